@@ -376,15 +376,15 @@ def observe_jointly(scheduler, **bounds):
     return scheduler.observe(estimates=bounds, upper_bounds=bounds)
 
 
-@given(DYADIC)
+@given(DYADIC, st.sampled_from(RULES))
 @settings(max_examples=100, deadline=None)
-def test_one_constraint_alone_is_the_plain_scheduler(bounds):
-    plain, alone = follow(ConstraintScheduler(0.0, 0.5), bounds), joint(0.5)
+def test_one_constraint_alone_is_the_plain_scheduler(bounds, rule):
+    plain, alone = follow(ConstraintScheduler(0.0, 0.3, rule=rule), bounds), joint(0.3, rule=rule)
     for decision, bound in zip(plain, bounds, strict=False):
         other = observe_jointly(alone, a=bound)
-        assert (other.action, other.restore, other.met) == (decision.action, decision.restore, decision.met)
-        assert other.fraction == pytest.approx(decision.fraction)
-        assert other.multipliers["a"] == pytest.approx(decision.multiplier)
+        for name in ("action", "rung", "fraction", "start", "restore", "best", "met", "reason"):
+            assert getattr(other, name) == getattr(decision, name), name
+        assert other.multipliers["a"] == decision.multiplier
         assert other.delta_multipliers["a"] == pytest.approx(decision.delta_multiplier)
 
 

@@ -14,10 +14,10 @@ class JointDecision:
 
     Args:
         delta_multipliers (`dict[str, float]`):
-            For a rung: temperature β/Δλ for each constraint's pairs; a constraint whose bound holds gets 0, no pairs.
+            For a rung: how much each constraint's cost weighs in its labels; 0 where the bound holds already.
         start ([`Trial`]), best ([`Trial`]):
-            Models of the ladder. Their numbers are those of the worst constraint, in margins beyond its threshold:
-            `upper_bound` = max over constraints of (bound − threshold)/margin.
+            Models of the ladder. With several constraints their numbers are those of the worst one, in margins beyond
+            its threshold: `upper_bound` = max over constraints of (bound − threshold)/margin.
         unmet (`tuple[str, ...]`):
             Constraints whose bound does not hold in the model of `best`; empty if all are met.
     """
@@ -63,19 +63,32 @@ class JointScheduler:
                     "its start. Make a new one."
                 )
         self.schedulers = dict(schedulers)
-        # The ladder as one constraint: bounds in margins beyond the threshold, the worst of them. Its multiplier only
-        # measures the way along the ladder.
-        self._path = ConstraintScheduler(
-            threshold=0.0,
-            margin=1.0,
-            max_rungs=max(scheduler.max_rungs for scheduler in schedulers.values()),
-            max_walk_backs=max(scheduler.max_walk_backs for scheduler in schedulers.values()),
-            max_growth=2.0,
-        )
+        self._path = self._path_of(list(schedulers.values()))
         self._bounds: list[dict[str, float]] = []
         self._estimates: list[dict[str, float]] = []
         self._multipliers = [dict.fromkeys(schedulers, 0.0)]  # of the model at the top of every rung, and before
         self._decision: JointDecision | None = None
+
+    @staticmethod
+    def _path_of(schedulers: list[ConstraintScheduler]) -> ConstraintScheduler:
+        """The ladder as one constraint: the only one; or bounds in margins beyond the threshold, the worst of them.
+
+        Of several, the multiplier only measures the way along the ladder.
+        """
+        if len(schedulers) == 1:
+            return schedulers[0].fresh()
+        return ConstraintScheduler(
+            threshold=0.0,
+            margin=1.0,
+            max_rungs=max(scheduler.max_rungs for scheduler in schedulers),
+            max_walk_backs=max(scheduler.max_walk_backs for scheduler in schedulers),
+            max_growth=2.0,
+        )
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The models observed so far, with numbers as in [`JointDecision`]."""
+        return self._path.trials
 
     @property
     def decision(self) -> JointDecision | None:
@@ -168,6 +181,9 @@ class JointScheduler:
             raise ValueError(f"For the constraint {name!r}: {error}") from error
 
     def _violation(self, name: str, bound: float) -> float:
+        """What the path sees of a bound."""
+        if len(self.schedulers) == 1:
+            return bound
         return (bound - self.schedulers[name].threshold) / self.schedulers[name].margin
 
     def _unmet(self, trial: Trial) -> tuple[str, ...]:
@@ -191,6 +207,8 @@ class JointScheduler:
         return {name: before[name] + fraction * (top[name] - before[name]) for name in top}
 
     def _reason(self, path: Decision, unmet: tuple[str, ...]) -> str:
+        if len(self.schedulers) == 1:
+            return path.reason
         bounds = ", ".join(
             f"{name} {bound:g} (threshold {self.schedulers[name].threshold:g})"
             for name, bound in self._bounds[path.best.number].items()

@@ -191,7 +191,7 @@ class ConstraintScheduler:
                     f"You load the state of a scheduler with {name}={given.get(name)!r}, but this one has "
                     f"{name}={own!r}. Make it with the same settings."
                 )
-        fresh = ConstraintScheduler(**self._settings())
+        fresh = self.fresh()
         for estimate, upper_bound in trials:
             fresh.observe(estimate=estimate, upper_bound=upper_bound)
         # The models were made by the recorded decisions: another version's rule must not reinterpret them.
@@ -201,6 +201,10 @@ class ConstraintScheduler:
                 "were made by them. Use the version of trl-rsa that wrote it, or start anew."
             )
         self._trials, self._decision = fresh._trials, fresh._decision
+
+    def fresh(self) -> "ConstraintScheduler":
+        """A scheduler with the same settings, which has observed nothing."""
+        return ConstraintScheduler(**self._settings())
 
     def climb(self, points: Sequence[Point]) -> float:
         """
