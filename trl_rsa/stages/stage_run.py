@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from trl_rsa.config import RSAConfig
 from trl_rsa.risk import RiskMeasure
 from trl_rsa.stages.anchor import Anchor
 from trl_rsa.stages.checkpoints import CheckpointMarker, is_last, load_last, newest_complete_checkpoint
+from trl_rsa.stages.tracking import LogAtStart
 from trl_rsa.trainer import RSATrainer
 
 
@@ -28,22 +29,28 @@ class ReadyStage:
     Args:
         title (`str`):
             How the stage is called in lines about progress.
-        config ([`RSAConfig`]):
-            Its arguments; `output_dir` is the stage's folder.
+        arguments (`dict`):
+            Arguments of its [`RSAConfig`], which is made from them at once; `output_dir` is the stage's folder.
         risk_measure ([`~trl_rsa.risk.RiskMeasure`], *optional*):
             A measure that has no name in `config`.
         train_dataset, eval_dataset (`Dataset`):
             Its pairs.
         data (`dict`):
             Their counts and fingerprints, for the manifest.
+        metrics (`dict[str, float]`, *optional*):
+            Logged once, when the stage starts.
     """
 
     title: str
-    config: RSAConfig
+    arguments: dict[str, Any]
     risk_measure: RiskMeasure | None
     train_dataset: Dataset
     eval_dataset: Dataset | None
     data: dict[str, Any]
+    config: RSAConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = RSAConfig(**self.arguments)
 
     @property
     def folder(self) -> Path:
@@ -79,6 +86,8 @@ def train_stage(
         peft_config=anchor.peft_config,
         risk_measure=ready.risk_measure,
     )
+    if ready.metrics:
+        trainer.add_callback(LogAtStart(trainer, ready.metrics))
     if checkpoint is not None and is_last(checkpoint):
         load_last(trainer, checkpoint)
     else:
