@@ -5,6 +5,7 @@ trained model would silently be anchored at the base model.
 """
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ class Anchor:
     model: PreTrainedModel | PeftModel
     ref_model: PreTrainedModel | None
     peft_config: PeftConfig | None
-    reference: str  # the reference in words, for the manifest
 
 
 def starting_point(plan: Plan, processing_class: Any) -> str:
@@ -55,25 +55,59 @@ def starting_point(plan: Plan, processing_class: Any) -> str:
     return str(folder)
 
 
-def anchor_at(plan: Plan, previous: str) -> Anchor:
-    """Loads the policy `previous` (a folder or Hub id) and a reference equal to it.
+@dataclass(frozen=True)
+class Tuning:
+    """How every model of a plan is loaded, and what of it is trained.
 
     Args:
-        plan ([`Plan`]):
-            The plan; its `peft_config` decides between full fine-tuning and adapters.
-        previous (`str`):
-            The policy of the stage before, or where the plan starts.
+        init_kwargs (`dict`):
+            Arguments of `from_pretrained` for every model.
+        peft_config (`PeftConfig` or `dict`, *optional*):
+            Trains an adapter instead of all weights.
+        use_cpu (`bool`):
+            Whether to sample on the CPU where there is an accelerator. (Training has an argument of this name.)
     """
-    kwargs = init_kwargs(plan)
-    if is_adapter(previous):
-        base = base_of(previous)
-        model = PeftModel.from_pretrained(_load(base, kwargs), previous, is_trainable=True)
-        # TRL copies the adapter that comes with the model to a frozen one named "ref".
-        return Anchor(model, None, None, f"the adapter in {previous} on {base}")
-    model = _load(previous, kwargs)
-    if plan.peft_config is not None:
-        return Anchor(model, None, _peft_config(plan.peft_config), f"{previous}, with the new adapter switched off")
-    return Anchor(model, _load(previous, kwargs), None, previous)
+
+    init_kwargs: dict[str, Any]
+    peft_config: "PeftConfig | dict[str, Any] | None"
+    use_cpu: bool
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Tuning":
+        return cls(init_kwargs(plan), plan.peft_config, bool(plan.args.get("use_cpu")))
+
+    def anchor_at(self, previous: str) -> Anchor:
+        """Loads the policy `previous` (a folder or Hub id) and a reference equal to it."""
+        if is_adapter(previous):
+            model = PeftModel.from_pretrained(self._load(base_of(previous)), previous, is_trainable=True)
+            # TRL copies the adapter that comes with the model to a frozen one named "ref".
+            return Anchor(model, None, None)
+        if self.peft_config is not None:
+            return Anchor(self._load(previous), None, _peft_config(self.peft_config))
+        return Anchor(self._load(previous), self._load(previous), None)
+
+    def reference(self, previous: str) -> str:
+        """The reference of a stage that starts from `previous`, in words."""
+        if is_adapter(previous):
+            return f"the adapter in {previous} on {base_of(previous)}"
+        return previous if self.peft_config is None else f"{previous}, with the new adapter switched off"
+
+    def load_policy(self, name: str) -> PreTrainedModel | PeftModel:
+        """The policy `name` (a folder or Hub id), on this process's device, for sampling."""
+        model: Any = self._load(base_of(name) if is_adapter(name) else name)
+        if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
+            model = model.to(_device(self.use_cpu))
+        return (PeftModel.from_pretrained(model, name) if is_adapter(name) else model).eval()
+
+    def _load(self, name: str) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(name, **self.init_kwargs)
+
+
+def _device(use_cpu: bool) -> torch.device:
+    accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def load_processing_class(start: str) -> Any:
@@ -84,18 +118,6 @@ def load_processing_class(start: str) -> Any:
         if is_adapter(start):
             return AutoTokenizer.from_pretrained(base_of(start))
         raise
-
-
-def _load(name: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(name, **kwargs)
-
-
-def load_policy(plan: Plan, name: str) -> PreTrainedModel | PeftModel:
-    """The policy `name` (a folder or Hub id), for sampling."""
-    kwargs = init_kwargs(plan)
-    if is_adapter(name):
-        return PeftModel.from_pretrained(_load(base_of(name), kwargs), name).eval()
-    return _load(name, kwargs).eval()
 
 
 def init_kwargs(plan: Plan) -> dict[str, Any]:

@@ -4,8 +4,12 @@
 saving leaves a broken newest folder, which it would choose.
 """
 
+import contextlib
+import json
+import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +37,13 @@ class CheckpointMarker(TrainerCallback):
         self.limit = limit
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert args.distributed_state is not None
+        args.distributed_state.wait_for_everyone()  # every process writes its part of a checkpoint
         if not state.is_world_process_zero:
             return
         run_dir = Path(str(args.output_dir))
         checkpoint = run_dir / f"checkpoint-{state.global_step}"
-        write_json(checkpoint / MARKER, {"global_step": state.global_step, "saved": now()})
+        write_json(checkpoint / MARKER, {"global_step": state.global_step, "saved": now(), **engine_of(args)})
         if self.limit is not None:
             keep = {checkpoint, Path(state.best_model_checkpoint or checkpoint)}
             for old in complete_checkpoints(run_dir)[: -self.limit]:
@@ -67,14 +73,58 @@ def is_last(checkpoint: Path) -> bool:
     return state.global_step >= state.max_steps
 
 
-def load_last(trainer: Trainer, checkpoint: Path) -> None:
-    """Puts the trainer where a run of all its steps ended.
+def engine_of(args: TrainingArguments) -> dict[str, Any]:
+    """What trains, for the manifest and the marker of a checkpoint: `engine`, and the number of `processes`."""
+    if args.deepspeed_plugin is not None:
+        engine = f"DeepSpeed ZeRO-{args.deepspeed_plugin.zero_stage}"
+    elif args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        engine = "FSDP"
+    else:
+        engine = "DDP" if args.world_size > 1 else "PyTorch"
+    return {"engine": engine, "processes": args.world_size}
 
-    `Trainer.train(resume_from_checkpoint=...)` would not do: from a checkpoint of the last step it makes one step
-    more (transformers 5.23).
+
+def check_engine(checkpoint: Path, args: TrainingArguments) -> None:
     """
-    trainer._load_from_checkpoint(str(checkpoint))
-    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    Raises:
+        ValueError: if `checkpoint` was written by another engine or number of processes: it cannot be read, or the
+            batches would be others.
+    """
+    marker = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    now_used = engine_of(args)
+    if now_used != {name: marker.get(name) for name in now_used}:
+        raise ValueError(
+            f"You resume with {_in_words(now_used)}, but {checkpoint} was written by {_in_words(marker)}. Launch as "
+            "before, or delete the folder's checkpoints to train the stage anew."
+        )
+
+
+def _in_words(launch: Mapping[str, Any]) -> str:
+    number = launch.get("processes")
+    return f"{launch.get('engine')} in {number} process{'' if number == 1 else 'es'}"
+
+
+def load_last(trainer: Trainer, checkpoint: Path) -> None:
+    """Puts the trainer where a run of all its steps ended: the engine loads the checkpoint, and no step is made.
+
+    `Trainer.train(resume_from_checkpoint=...)` alone would make one step more from a checkpoint of the last step
+    (transformers 5.23).
+    """
+    stop = _StopBeforeTheFirstStep()
+    trainer.add_callback(stop)
+    with contextlib.suppress(_Loaded):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    trainer.remove_callback(stop)
+    trainer.is_in_train = False
+
+
+class _Loaded(Exception):
+    """Raised to leave `train` once everything is loaded."""
+
+
+class _StopBeforeTheFirstStep(TrainerCallback):
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        raise _Loaded
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 
-from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
-from trl_rsa.evaluation.generation import generate
 from trl_rsa.evaluation.records import RecordWriter, read_records
 from trl_rsa.scoring import load_scorer, score
-from trl_rsa.stages.anchor import anchor_at, init_kwargs, load_policy
+from trl_rsa.stages.anchor import init_kwargs
 from trl_rsa.stages.constraint import RiskConstraint
 from trl_rsa.stages.decision import Decision
 from trl_rsa.stages.interpolate import interpolate
 from trl_rsa.stages.manifest import now, write_json
 from trl_rsa.stages.plan import Plan
-from trl_rsa.stages.stage_run import ReadyStage, free_memory, train_stage
+from trl_rsa.stages.runner import StageRunner
+from trl_rsa.stages.stage_run import ReadyStage
 
 
 @dataclass
@@ -42,8 +41,8 @@ class Ladder:
             Folder (or Hub id) of the policy to start from.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
-        callbacks (`Sequence[TrainerCallback]`):
-            Added to the trainer of every rung.
+        runner ([`StageRunner`]):
+            Trains the rungs and samples from the policies.
         report (`Callable[[str], None]`):
             Where the lines about progress go.
     """
@@ -52,7 +51,7 @@ class Ladder:
     constraint: RiskConstraint
     start: str
     processing_class: PreTrainedTokenizerBase
-    callbacks: Sequence[TrainerCallback]
+    runner: StageRunner
     report: Callable[[str], None]
 
     def __post_init__(self) -> None:
@@ -160,16 +159,15 @@ class Ladder:
         title = f"[rung {decision.rung}] λ += {decision.delta_multiplier:.3g}"
         ready = ReadyStage(
             title,
-            self._config(decision, folder),
+            self._arguments(decision, folder),
             None if isinstance(self.constraint.risk_measure, str) else self.constraint.risk_measure,
             dataset,
             None,
             {"pairs": len(dataset), "fingerprint": fingerprint(dataset)},
         )
-        train_stage(ready, anchor_at(self.plan, start), self.processing_class, self.callbacks, self.report)
-        free_memory()
+        self.runner.train(ready, start)
 
-    def _config(self, decision: Decision, folder: Path) -> RSAConfig:
+    def _arguments(self, decision: Decision, folder: Path) -> dict[str, Any]:
         measure, args = self.constraint.risk_measure, self.plan.args | self.constraint.args
         if isinstance(measure, str):
             args = args | {"risk_measure": measure}
@@ -183,7 +181,7 @@ class Ladder:
             "run_name": f"{Path(self.plan.output_dir).name}/{folder.name}",
             "seed": self.plan.seed + decision.rung,
         }
-        return RSAConfig(**args | own)
+        return args | own
 
     # Responses
 
@@ -195,22 +193,12 @@ class Ladder:
         records = list(read_records(path, scores=("cost",))) if path.exists() else []
         done = {(record["prompt_number"], record["draw"]) for record in records if record["cost"] is not None}
         if len(done) < len(prompts) * sampling.draws:
-            policy = load_policy(self.plan, model)
-            batches = generate(
-                policy,
-                self.processing_class,
-                prompts,
-                sampling,
-                batch_size=self.constraint.batch_size,
-                skip=done,
-            )
+            batches = self.runner.sample(model, prompts, sampling, batch_size=self.constraint.batch_size, skip=done)
             with RecordWriter(path) as writer:
                 for batch in batches:
                     for record in self._scored(batch, prompts, model):
                         writer.write(record)
                         records.append(record)
-            del policy
-            free_memory()
         kept = {(r["prompt_number"], r["draw"]): r for r in records if r["cost"] is not None}
         # In the order of prompts and draws, however the batches came: what follows must not depend on a kill.
         return [kept[key] for key in sorted(kept)]

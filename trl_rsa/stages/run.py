@@ -9,13 +9,13 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from trl_rsa.config import RSAConfig
 from trl_rsa.data import load_preferences, split_by_prompt
-from trl_rsa.stages.anchor import anchor_at, load_processing_class, starting_point
+from trl_rsa.stages.anchor import Tuning, load_processing_class, starting_point
 from trl_rsa.stages.ladder import Ladder
 from trl_rsa.stages.manifest import Manifest, differences, now
 from trl_rsa.stages.plan import Plan, Stage
-from trl_rsa.stages.stage_run import ReadyStage, free_memory, train_stage
+from trl_rsa.stages.runner import InProcess
+from trl_rsa.stages.stage_run import ReadyStage
 
 
 @dataclass
@@ -74,29 +74,27 @@ def align(
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
     manifest.update()
+    runner = InProcess(Tuning.of(plan), processing_class, callbacks, report)
     previous = start
     for index, ready in enumerate(stages):
         entry = manifest.stage(index)
         if entry["status"] == "complete":
             report(f"{ready.title}: complete already, in {ready.folder}")
         else:
-            anchor = anchor_at(plan, previous)
             manifest.update(
                 index,
                 status="running",
                 folder=ready.folder.name,
                 started=entry.get("started", now()),
-                reference=anchor.reference,
+                reference=runner.tuning.reference(previous),
                 temperature=ready.config.beta / ready.config.constraint_multiplier,
                 data=ready.data,
             )
-            result = train_stage(ready, anchor, processing_class, callbacks, report)
+            result = runner.train(ready, previous)
             manifest.update(index, status="complete", finished=now(), **result)
-            del anchor
-            free_memory()
         previous = str(ready.folder)
     if plan.constraint is not None:
-        ladder = Ladder(plan, plan.constraint, previous, processing_class, callbacks, report)
+        ladder = Ladder(plan, plan.constraint, previous, processing_class, runner, report)
         manifest.update(constraint=ladder.climb())
         previous = manifest.content["constraint"]["model"]
     report(f"Aligned model: {previous}")
@@ -142,7 +140,7 @@ def _prepare(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) 
     folder = Path(plan.output_dir) / f"{index + 1:02d}-{stage.name}"
     return ReadyStage(
         f"[{index + 1}/{len(plan.stages)}] {stage.name}",
-        _stage_config(plan, stage, folder),
+        _stage_arguments(plan, stage, folder),
         None if isinstance(stage.risk_measure, str) else stage.risk_measure,
         *_load_data(plan, stage, processing_class),
     )
@@ -174,7 +172,7 @@ def _load_data(
     return train, held_out_dataset, data | {"held_out_pairs": len(held_out_dataset)}
 
 
-def _stage_config(plan: Plan, stage: Stage, folder: Path) -> RSAConfig:
+def _stage_arguments(plan: Plan, stage: Stage, folder: Path) -> dict[str, Any]:
     measure = {"risk_measure": stage.risk_measure} if isinstance(stage.risk_measure, str) else {}
     own = {
         "beta": stage.beta,
@@ -183,4 +181,4 @@ def _stage_config(plan: Plan, stage: Stage, folder: Path) -> RSAConfig:
         "run_name": f"{Path(plan.output_dir).name}/{stage.name}",
         "seed": plan.seed,
     }
-    return RSAConfig(**plan.args | stage.args | measure | own)
+    return plan.args | stage.args | measure | own

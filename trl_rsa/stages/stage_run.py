@@ -12,12 +12,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from trl_rsa.config import RSAConfig
 from trl_rsa.risk import RiskMeasure
-from trl_rsa.stages.anchor import Anchor
-from trl_rsa.stages.checkpoints import CheckpointMarker, is_last, load_last, newest_complete_checkpoint
+from trl_rsa.stages.anchor import Tuning
+from trl_rsa.stages.checkpoints import (
+    CheckpointMarker,
+    check_engine,
+    engine_of,
+    is_last,
+    load_last,
+    newest_complete_checkpoint,
+)
 from trl_rsa.stages.tracking import LogAtStart
 from trl_rsa.trainer import RSATrainer
 
@@ -47,6 +54,7 @@ class ReadyStage:
     train_dataset: Dataset
     eval_dataset: Dataset | None
     data: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
     config: RSAConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,26 +67,36 @@ class ReadyStage:
 
 def train_stage(
     ready: ReadyStage,
-    anchor: Anchor,
+    start: str,
+    tuning: Tuning,
     processing_class: PreTrainedTokenizerBase,
     callbacks: Sequence[TrainerCallback],
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Trains the stage from its newest complete checkpoint, or from the anchor, and saves it to its folder.
+    """Trains the stage from its newest complete checkpoint, or from the policy `start`, and saves it to its folder.
+
+    In a process group every process calls it; the first one reports.
 
     Returns:
-        `dict`: `seconds` of this call, `steps` in all, and `metrics`.
+        `dict`: `seconds` of this call, `steps` in all, `metrics`, and the `engine` and number of `processes`.
     """
     began = time.monotonic()
-    limit, ready.config.save_total_limit = ready.config.save_total_limit, None  # see CheckpointMarker
-    checkpoint = newest_complete_checkpoint(ready.folder)
+    config = ready.config
+    limit, config.save_total_limit = config.save_total_limit, None  # see CheckpointMarker
+    report = report if config.process_index == 0 else _say_nothing
+    with config.main_process_first(local=False):  # it deletes ruins
+        checkpoint = newest_complete_checkpoint(ready.folder)
+    if checkpoint is not None:
+        check_engine(checkpoint, config)
     held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
     resumed = f"; resumed from {checkpoint.name}" if checkpoint else ""
-    report(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {anchor.reference}{resumed}")
+    report(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {tuning.reference(start)}{resumed}")
+    set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
+    anchor = tuning.anchor_at(start)
     trainer = RSATrainer(
         model=anchor.model,
         ref_model=anchor.ref_model,
-        args=ready.config,
+        args=config,
         train_dataset=ready.train_dataset,
         eval_dataset=ready.eval_dataset,
         processing_class=processing_class,
@@ -93,15 +111,25 @@ def train_stage(
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = _final_metrics(trainer)
-    trainer.save_model(str(ready.folder))
-    trainer.create_model_card(model_name=ready.folder.name)
-    # The frozen copy of the adapter, which served as the reference, is not part of the result.
-    shutil.rmtree(ready.folder / "ref", ignore_errors=True)
-    _finish_trackers(ready.config)
+    _save(trainer, ready.folder)
+    _finish_trackers(config)
     seconds = round(time.monotonic() - began, 1)
     shown = (f"{name}={metrics[name]:.4g}" for name in _HEADLINE if metrics.get(name) is not None)
     report(f"{ready.title}: done in {seconds:.0f} s, {'  '.join(shown)}")
-    return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics}
+    return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics, **engine_of(config)}
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _save(trainer: RSATrainer, folder: Path) -> None:
+    trainer.save_model(str(folder))
+    trainer.create_model_card(model_name=folder.name)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        # The frozen copy of the adapter, which served as the reference, is not part of the result.
+        shutil.rmtree(folder / "ref", ignore_errors=True)
 
 
 _HEADLINE = (
