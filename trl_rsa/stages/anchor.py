@@ -94,9 +94,10 @@ class Tuning:
 
     def load_policy(self, name: str) -> PreTrainedModel | PeftModel:
         """The policy `name` (a folder or Hub id), on this process's device, for sampling."""
+        device = _device(self.use_cpu)
         model: Any = self._load(base_of(name) if is_adapter(name) else name)
         if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
-            model = model.to(_device(self.use_cpu))
+            model = model.to(device)
         return (PeftModel.from_pretrained(model, name) if is_adapter(name) else model).eval()
 
     def _load(self, name: str) -> PreTrainedModel:
@@ -107,7 +108,9 @@ def _device(use_cpu: bool) -> torch.device:
     accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.accelerator.set_device_index(index)  # quantised models are loaded onto the current device
+    return torch.device(accelerator.type, index)
 
 
 def load_processing_class(start: str) -> Any:

@@ -1,0 +1,118 @@
+"""Trains and samples in process groups: one is launched for each stage, by a parent that is in none of them."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from trl_rsa.evaluation.generation import Response, Sampling, generate
+from trl_rsa.stages.anchor import Tuning
+from trl_rsa.stages.launcher import Launcher
+from trl_rsa.stages.stage_run import ReadyStage
+from trl_rsa.stages.worker import REQUEST, RESULT, SampleRequest, TrainRequest
+
+
+FOLDER = ".launch"
+
+
+@dataclass
+class Launched:
+    """A group of processes does it; a [`StageRunner`].
+
+    The request is written to `<output_dir>/.launch`, with the data, and the result is read from there. A group that is
+    gone leaves nothing that matters: what it has written to the stage's folder is resumed.
+
+    Args:
+        tuning ([`Tuning`]):
+            How models are loaded.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer.
+        launcher ([`Launcher`]):
+            How the processes are started.
+        output_dir (`Path`):
+            The plan's.
+    """
+
+    tuning: Tuning
+    processing_class: PreTrainedTokenizerBase
+    launcher: Launcher
+    output_dir: Path
+
+    def check(self, ready: ReadyStage) -> None:
+        """
+        Raises:
+            ValueError: if the stage holds something that cannot be sent to another process.
+        """
+        if type(ready.risk_measure).__module__ == "__main__":
+            raise ValueError(
+                f"You gave {ready.title} a {type(ready.risk_measure).__name__}, which is defined in the script that "
+                "you run, but the launched processes do not import it. Move the class into a module of its own."
+            )
+        try:
+            pickle.dumps(self._request(ready, ""))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"You launch processes, but {ready.title} holds something that cannot be sent to them: {error}. Give "
+                "it by name, or define it in a module."
+            ) from error
+
+    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+        self.check(ready)
+        folder = self._write(self._request(ready, start))
+        ready.train_dataset.save_to_disk(str(folder / "train"))
+        if ready.eval_dataset is not None:
+            ready.eval_dataset.save_to_disk(str(folder / "eval"))
+        self._run(folder, ready.title)
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        shutil.rmtree(folder)
+        return result
+
+    def sample(
+        self,
+        model: str,
+        prompts: Sequence[Any],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        skip: Container[tuple[int, int]],
+    ) -> Iterator[list[Response]]:
+        if sampling.engine == "vllm":  # it brings its own processes
+            yield from generate(model, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
+            return
+        pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))
+        done = frozenset(pair for pair in pairs if pair in skip)
+        folder = self._write(SampleRequest(model, self.tuning, list(prompts), sampling, batch_size, done))
+        self._run(folder, f"sampling from {model}")
+        lines = (line for path in sorted(folder.glob("responses-*.jsonl")) for line in path.open(encoding="utf-8"))
+        drawn = [Response(**json.loads(line)) for line in lines]
+        shutil.rmtree(folder)
+        for first in range(0, len(drawn), batch_size):
+            yield drawn[first : first + batch_size]
+
+    def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
+        return TrainRequest(ready.title, ready.arguments, ready.risk_measure, ready.metrics, start, self.tuning)
+
+    def _write(self, request: TrainRequest | SampleRequest) -> Path:
+        folder = self.output_dir / FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / REQUEST).write_bytes(pickle.dumps(request))
+        self.processing_class.save_pretrained(str(folder / "tokenizer"))
+        return folder
+
+    def _run(self, folder: Path, what: str) -> None:
+        status = self.launcher.run("trl_rsa.stages.worker", [str(folder)])
+        if status == 0:
+            return
+        errors = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
+        # The first to fail is the cause: the others lose their peer.
+        said = json.loads(errors[0].read_text(encoding="utf-8")) if errors else "a process was killed"
+        raise ChildProcessError(
+            f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
+            "plan, the run goes on from the newest complete checkpoint."
+        )
