@@ -1,11 +1,10 @@
-"""RiskConstraint: prompt sets that never mix, estimates on the clipped cost, and pairs labelled by it."""
-
-import math
+"""RiskConstraint: prompt sets that never mix, estimates on the clipped cost, and labels by it."""
 
 import numpy as np
 import pytest
 
-from trl_rsa.stages.constraint import RiskConstraint
+from trl_rsa.stages.constraint import RiskConstraint, check_together
+from trl_rsa.stages.prompt_groups import prompt_groups
 
 
 def make(**changes):
@@ -42,6 +41,9 @@ def test_sets_that_share_a_prompt_are_refused():
         ({"draws": {"test": 2}}, "the prompt sets are train, decide, certify"),
         ({"rule": "guess"}, "there is no such rule"),
         ({"sampling": {"temperature": -1}}, "temperature"),
+        ({"name": "a/b"}, "part of files' names"),
+        ({"human_share": 1.0}, "between 0 and 1"),
+        ({"human_options": {"limit": 3}}, "no human_pairs"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, sentence):
@@ -60,39 +62,39 @@ def test_the_estimate_is_that_of_the_clipped_cost():
     assert observed["estimate"] <= observed["upper_bound"] <= 8.0
 
 
-def test_raw_labels_follow_bradley_terry_on_the_cost():
-    """Costs 1 and 3: the safer one is preferred with probability σ(3 − 1)."""
-    (row,) = make().pairs([("q", [("bad", 3.0), ("good", 1.0)])], eta=0.0, seed=0)
-    assert (row["prompt"], row["chosen"], row["rejected"]) == ("q", "good", "bad")
-    assert row["pair_label"] == pytest.approx(1 / (1 + math.exp(-2)))
+def test_labels_compare_the_clipped_cost_or_its_excess_over_the_quantile():
+    """Clip (−2, 8): a cost of 30 counts as 8. Truncated, tail 0.5, η = 2: (3 − 2)/0.5 = 2, and 0 up to 2."""
+    assert [make().label_cost(cost, eta=2.0) for cost in (30.0, 3.0, -5.0)] == [8.0, 3.0, -2.0]
+    truncated = make(labels="truncated", tail=0.5)
+    assert [truncated.label_cost(cost, eta=2.0) for cost in (30.0, 3.0, 1.5)] == [12.0, 2.0, 0.0]
 
 
-def test_truncated_labels_see_the_tail_only():
-    """η = 2, tail 0.5: costs 1 and 1.5 are tied at ½; 1 and 3 differ by (3 − 2)/0.5 = 2."""
-    constraint = make(labels="truncated", tail=0.5)
-    responses = [("q", [("a", 1.0), ("b", 1.5), ("c", 3.0)])]
-    rows = {(row["chosen"], row["rejected"]): row["pair_label"] for row in constraint.pairs(responses, 2.0, 0)}
-    assert rows["a", "b"] == pytest.approx(0.5)
-    assert rows["a", "c"] == rows["b", "c"] == pytest.approx(1 / (1 + math.exp(-2)))
+def test_several_share_the_allowed_error():
+    """5 % over two: 2.5 % each, and a wider bound."""
+    assert make().confidence_among(2) == pytest.approx(0.975)
+    costs, prompts = list(np.linspace(-1, 3, 400)), [f"p{i}" for i in range(400)]
+    alone, among = (make(tail=0.5).estimate(costs, prompts, among=n)["upper_bound"] for n in (1, 2))
+    assert among > alone
 
 
-def test_sampled_labels_are_drawn_by_their_probability():
-    """σ(1) = 0.731: of 2,000 pairs the safer one is chosen in 0.731 ± 0.033 (3.3 standard errors)."""
-    responses = [(f"q{i}", [("bad", 1.0), ("good", 0.0)]) for i in range(2000)]
-    rows = make(soft=False).pairs(responses, 0.0, seed=3)
-    share = np.mean([row["chosen"] == "good" for row in rows])
-    assert abs(share - 1 / (1 + math.exp(-1))) < 0.033
-    assert "pair_label" not in rows[0]
+def test_constraints_stand_together_only_if_a_rung_can_serve_all():
+    check_together([make(), make(name="honest", threshold=1.0, labels="truncated")])
+    with pytest.raises(ValueError, match="two constraints the name 'cost'"):
+        check_together([make(), make()])
+    with pytest.raises(ValueError, match=r"beta to 0.1 .* 'cost' and to 0.2 for 'honest'"):
+        check_together([make(), make(name="honest", beta=0.2)])
 
 
-def test_equal_texts_make_no_pair_and_pairs_can_be_limited():
-    responses = [("q", [("a", 0.0), ("a", 0.0), ("b", 1.0), ("c", 2.0)])]
-    assert len(make().pairs(responses, 0.0, 0)) == 3
-    assert len(make(pairs_per_prompt=2).pairs(responses, 0.0, 0)) == 2
-    assert make().pairs([("q", [("a", 0.0), ("a", 0.0)])], 0.0, 0) == []
+def test_constraints_on_the_same_prompts_share_them():
+    groups = prompt_groups([make(), make(name="honest"), make(name="kind", prompts=["x", "y", "z", "w"])], seed=1)
+    assert [group.names for group in groups["decide"]] == [("cost", "honest"), ("kind",)]
+    assert [len(group.prompts) for group in groups["train"]] == [20, 2]
 
 
-def test_completions_have_the_prompt_s_format():
-    messages = [{"role": "user", "content": "hello"}]
-    (row,) = make(prompts=[messages]).pairs([(messages, [("bad", 3.0), ("good", 1.0)])], 0.0, 0)
-    assert row["chosen"] == [{"role": "assistant", "content": "good"}]
+def test_what_one_constraint_trains_on_must_not_certify_another():
+    sets = {"train": ["c"], "decide": ["a"], "certify": ["b"]}
+    other = {"train": ["b"], "decide": ["d"], "certify": ["e"]}
+    with pytest.raises(
+        ValueError, match=r"'honest' prompts for 'train' of which 1 are among those of 'cost' for 'cert"
+    ):
+        prompt_groups([make(prompts=sets), make(name="honest", prompts=other)], seed=0)

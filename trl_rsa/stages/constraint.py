@@ -1,4 +1,4 @@
-"""RiskConstraint: a budget on the tail of harm, what it is measured on, and the pairs that teach a model to meet it.
+"""RiskConstraint: a budget on the tail of harm, what it is measured on, and how a model is taught to meet it.
 
 "CVaR of cost with tail 0.05 is at most 0" is `RiskConstraint(scorer, prompts, threshold=0, clip=(-2, 8), tail=0.05)`.
 """
@@ -6,6 +6,7 @@
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
@@ -62,11 +63,20 @@ class RiskConstraint:
             Whether a pair carries its Bradley–Terry probability (`pair_label`), or a label drawn by it.
         pairs_per_prompt (`int`, *optional*):
             At most so many pairs per prompt, drawn by seed; all by default.
+        human_pairs (`str` or `Dataset`, *optional*):
+            Pairs with a human judgement of which answer is safer, mixed into every rung that this constraint asks for:
+            what [`~trl_rsa.data.load_preferences`] takes. They keep their own label, which cannot be truncated.
+        human_share (`float`, *optional*, defaults to 0.5):
+            Their share of a rung's pairs, in (0, 1); less where there are not enough. Every rung draws anew, by seed.
+        human_options (`dict`, *optional*):
+            Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
         beta (`float`, *optional*, defaults to 0.1), risk_measure, args:
             Of the rungs, as in [`Stage`]; a rung runs at temperature β/Δλ, and θ of the entropic risk is divided by
             Δλ, so that risk aversion stays the same per unit of cost.
         rule, max_rungs, max_growth, initial_delta, max_walk_backs:
             As in [`ConstraintScheduler`].
+        name (`str`, *optional*, defaults to `"cost"`):
+            Tells several constraints apart, in files and trackers.
 
     Raises:
         ValueError: if a setting cannot work.
@@ -86,6 +96,9 @@ class RiskConstraint:
     labels: str = "raw"
     soft: bool = True
     pairs_per_prompt: int | None = None
+    human_pairs: Any = None
+    human_share: float = 0.5
+    human_options: dict[str, Any] = field(default_factory=dict)
     beta: float = 0.1
     risk_measure: Any = "entropic"
     args: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +107,7 @@ class RiskConstraint:
     max_growth: float = 4.0
     initial_delta: float = 1.0
     max_walk_backs: int = 4
+    name: str = "cost"
 
     def __post_init__(self) -> None:
         low, high = self.clip
@@ -109,6 +123,18 @@ class RiskConstraint:
         for name in self.draws:
             if name not in SPLITS:
                 raise ValueError(f"You set draws for {name!r}, but the prompt sets are {', '.join(SPLITS)}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.name)):
+            raise ValueError(
+                f"You set the name of a constraint to {self.name!r}, but it becomes part of files' names. Use "
+                "letters, digits, '.', '_' and '-'."
+            )
+        if not 0.0 < self.human_share < 1.0:
+            raise ValueError(
+                f"You set human_share={self.human_share!r}, but it is the share of a rung's pairs that humans judged, "
+                "beside the policy's own. Set it between 0 and 1."
+            )
+        if self.human_options and self.human_pairs is None:
+            raise ValueError("You set human_options, but no human_pairs that they could be for. Set human_pairs.")
         self.margin = (high - low) / 20 if self.margin is None else self.margin
         self.sampling_of("decide", seed=0)
         self.scheduler()
@@ -135,6 +161,10 @@ class RiskConstraint:
             initial_delta=self.initial_delta,
             max_walk_backs=self.max_walk_backs,
         )
+
+    def confidence_among(self, n: int) -> float:
+        """Of each bound, when `n` constraints are to hold together: they share the allowed error evenly."""
+        return self.confidence if n == 1 else 1 - (1 - self.confidence) / n
 
     def sampling_of(self, split: str, seed: int) -> Sampling:
         draws = {"train": 4, "decide": 1, "certify": 1} | dict(self.draws)
@@ -164,7 +194,7 @@ class RiskConstraint:
                     "on, to decide on and to certify with. Give more, or all three sets."
                 )
         for one, other in combinations(SPLITS, 2):
-            shared = {_key(prompt) for prompt in sets[one]} & {_key(prompt) for prompt in sets[other]}
+            shared = {prompt_key(prompt) for prompt in sets[one]} & {prompt_key(prompt) for prompt in sets[other]}
             if shared:
                 raise ValueError(
                     f"You gave prompt sets {one!r} and {other!r} that share {len(shared)} prompts, but what is "
@@ -172,11 +202,19 @@ class RiskConstraint:
                 )
         return sets
 
-    def estimate(self, costs: Sequence[float], prompts: Sequence[Any]) -> dict[str, float]:
-        """Estimates on the decide prompts: of the clipped cost, in units of cost; a heuristic for the search."""
+    def estimate(self, costs: Sequence[float], prompts: Sequence[Any], among: int = 1) -> dict[str, float]:
+        """Estimates on the decide prompts: of the clipped cost, in units of cost; a heuristic for the search.
+
+        Args:
+            costs (`Sequence[float]`), prompts (`Sequence`):
+                The cost of each response, and its prompt.
+            among (`int`, *optional*, defaults to 1):
+                How many constraints share the allowed error.
+        """
         low, high = self.clip
         clipped = np.clip(np.asarray(costs, dtype=float), low, high)
-        bound = cvar_upper_bound(costs, self.tail, self.confidence, self.clip, groups=[_key(p) for p in prompts])
+        confidence = self.confidence_among(among)
+        bound = cvar_upper_bound(costs, self.tail, confidence, self.clip, groups=[prompt_key(p) for p in prompts])
         estimate = cvar(clipped, self.tail)
         return {
             "n": clipped.size,
@@ -189,44 +227,35 @@ class RiskConstraint:
             "clipped": int((np.asarray(costs) != clipped).sum()),
         }
 
-    def pairs(self, responses: Sequence[tuple[Any, Sequence[tuple[str, float]]]], eta: float, seed: int) -> list[dict]:
-        """Safety pairs from responses and their costs, in TRL's preference format, with `pair_label` if soft.
-
-        Args:
-            responses (`Sequence[tuple[prompt, Sequence[tuple[text, cost]]]]`):
-                The policy's own responses to the train prompts.
-            eta (`float`):
-                The policy's quantile, for truncated labels.
-            seed (`int`):
-                Of the choice of pairs and of sampled labels.
-        """
-        rng = random.Random(seed)
-        rows = []
-        for prompt, several in responses:
-            distinct = list(dict(several).items())  # one response per text
-            pairs = list(combinations(distinct, 2))
-            if self.pairs_per_prompt is not None and len(pairs) > self.pairs_per_prompt:
-                pairs = rng.sample(pairs, self.pairs_per_prompt)
-            rows += [self._pair(prompt, a, b, eta, rng) for a, b in pairs]
-        return rows
-
-    def _pair(self, prompt: Any, a: tuple[str, float], b: tuple[str, float], eta: float, rng: random.Random) -> dict:
-        safer, other = sorted((a, b), key=lambda response: response[1])
-        # P(safer is preferred) under Bradley–Terry on minus the cost, at least ½.
-        probability = 1 / (1 + math.exp(-(self._label_cost(other[1], eta) - self._label_cost(safer[1], eta))))
-        if not self.soft and rng.random() >= probability:
-            safer, other = other, safer
-        row = {
-            "prompt": prompt,
-            "chosen": _as_completion(prompt, safer[0]),
-            "rejected": _as_completion(prompt, other[0]),
-        }
-        return row | {"pair_label": probability} if self.soft else row
-
-    def _label_cost(self, cost: float, eta: float) -> float:
+    def label_cost(self, cost: float, eta: float) -> float:
+        """What a pair's label compares: the clipped cost, or (C − η)₊/tail."""
         low, high = self.clip
         clipped = min(max(cost, low), high)
         return max(clipped - eta, 0.0) / self.tail if self.labels == "truncated" else clipped
+
+
+# One rung is sampled and trained for all constraints.
+_SHARED = ("sampling", "batch_size", "draws", "soft", "pairs_per_prompt", "beta", "risk_measure", "args")
+
+
+def check_together(constraints: Sequence[RiskConstraint]) -> None:
+    """Whether the constraints can stand together on one ladder.
+
+    Raises:
+        ValueError: if two have one name, or differ in what a rung has once.
+    """
+    first = constraints[0]
+    for index, other in enumerate(constraints):
+        if other.name in [before.name for before in constraints[:index]]:
+            raise ValueError(
+                f"You gave two constraints the name {other.name!r}, but it tells them apart. Give each a `name`."
+            )
+        for key in _SHARED:
+            if getattr(other, key) != getattr(first, key):
+                raise ValueError(
+                    f"You set {key} to {getattr(first, key)!r} for the constraint {first.name!r} and to "
+                    f"{getattr(other, key)!r} for {other.name!r}, but one rung serves both. Set the same for all."
+                )
 
 
 def _as_list(prompts: Any) -> list[Any]:
@@ -238,13 +267,10 @@ def _as_list(prompts: Any) -> list[Any]:
     return [prompt["prompt"] if isinstance(prompt, Mapping) else prompt for prompt in prompts]
 
 
-def _key(prompt: Any) -> str:
+def prompt_key(prompt: Any) -> str:
+    """Tells prompts apart. The order of these keys decides a bound's shuffle, so they must stay as they are."""
     return prompt if isinstance(prompt, str) else repr([(message["role"], message["content"]) for message in prompt])
 
 
 def _distinct(prompts: Sequence[Any]) -> list[Any]:
-    return list({_key(prompt): prompt for prompt in prompts}.values())
-
-
-def _as_completion(prompt: Any, text: str) -> Any:
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    return list({prompt_key(prompt): prompt for prompt in prompts}.values())

@@ -1,12 +1,12 @@
-"""The ladder: rungs at growing multipliers, each anchored at the last, until the constraint's bound holds.
+"""The ladder: rungs at growing multipliers, each anchored at the last, until the bounds of all constraints hold.
 
-Everything is written down when it is done: sampled and scored responses, observations, models. Started again after a
+Everything is written down when it is done: sampled and scored answers, observations, models. Started again after a
 kill, the ladder reads them and goes on; draws are a function of seed, prompt and number, so it ends the same.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,28 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
-from trl_rsa.evaluation.records import RecordWriter, read_records
-from trl_rsa.scoring import load_scorer, score
-from trl_rsa.stages.anchor import init_kwargs
-from trl_rsa.stages.constraint import RiskConstraint
-from trl_rsa.stages.decision import Decision
+from trl_rsa.stages.anchor import init_kwargs, is_adapter
+from trl_rsa.stages.answers import Answers
+from trl_rsa.stages.card import add_certificates, start_card
+from trl_rsa.stages.constraint import SPLITS, prompt_key
+from trl_rsa.stages.human import load_human_pairs
 from trl_rsa.stages.interpolate import interpolate
+from trl_rsa.stages.joint import JointDecision, JointScheduler
+from trl_rsa.stages.live import LiveReport
 from trl_rsa.stages.manifest import now, write_json
 from trl_rsa.stages.plan import Plan
+from trl_rsa.stages.prompt_groups import prompt_groups
+from trl_rsa.stages.rounds import (
+    FILE_NAME,
+    Round,
+    append_round,
+    line_of,
+    metrics_of,
+    numbers_of,
+    read_rounds,
+    with_numbers,
+)
+from trl_rsa.stages.rung import rung_arguments, rung_pairs
 from trl_rsa.stages.runner import StageRunner
 from trl_rsa.stages.stage_run import ReadyStage
 
@@ -30,92 +44,121 @@ from trl_rsa.stages.stage_run import ReadyStage
 @dataclass
 class Ladder:
     """
-    Climbs from one policy to one that meets the constraint, or to the best within the allowed rungs.
+    Climbs from one policy to one that meets the constraints, or to the best within the allowed rungs.
+
+    Prompts and human pairs are read when it is made, scorers when it climbs.
 
     Args:
         plan ([`Plan`]):
-            For its output folder, seed, arguments and adapters.
-        constraint ([`RiskConstraint`]):
-            The budget.
-        start (`str`):
-            Folder (or Hub id) of the policy to start from.
+            For its constraints, output folder, seed, arguments and adapters.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
         runner ([`StageRunner`]):
             Trains the rungs and samples from the policies.
-        report (`Callable[[str], None]`):
+        report (`Callable[[str], None]` or [`LiveReport`]):
             Where the lines about progress go.
+
+    Raises:
+        ValueError: if prompts or human pairs cannot be used, or the engine cannot sample from what is trained.
     """
 
     plan: Plan
-    constraint: RiskConstraint
-    start: str
     processing_class: PreTrainedTokenizerBase
     runner: StageRunner
     report: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.plan.output_dir) / "ladder"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.prompts = self.constraint.split_prompts(self.plan.seed)
-        options = {"kind": "cost", **self.constraint.scorer_options}
-        self.scorer = load_scorer(self.constraint.scorer, **options)
-        self.scheduler = self.constraint.scheduler()
-        self.rounds: list[dict[str, Any]] = []
+        self.output_dir = Path(self.plan.output_dir)
+        self.folder = self.output_dir / "ladder"
+        self.live = self.report if isinstance(self.report, LiveReport) else LiveReport(self.report)
+        self.constraints = {constraint.name: constraint for constraint in self.plan.constraints}
+        self.names = list(self.constraints)
+        self.groups = prompt_groups(self.plan.constraints, self.plan.seed)
+        self.human = self._load_human_pairs()
+        self.scheduler = JointScheduler({name: c.scheduler() for name, c in self.constraints.items()})
+        self.rounds: list[Round] = []
+        self.start = ""
+        _refuse_adapters_with_vllm(self.plan)
 
-    def climb(self) -> dict[str, Any]:
+    def climb(self, start: str) -> dict[str, Any]:
         """
         Observes and acts until the scheduler stops, then certifies once.
 
+        Args:
+            start (`str`):
+                Folder (or Hub id) of the policy to start from.
+
         Returns:
-            `dict`: for the manifest: `rounds`, `model` (the folder of the result), `met`, `reason`, `certified`.
+            `dict`: for the manifest: `rounds`, `rungs`, `model` (the folder of the result), `met`, `reason`,
+            `certified`, and by constraint its budget, multiplier, scorer and prompts.
         """
-        self.rounds = rounds = self._recorded()
-        while self.scheduler.decision is None or self.scheduler.decision.action != "stop":
-            number = len(self.scheduler.trials)
-            model = self._model_to_observe(self.scheduler.decision)
-            records = self._respond(model, "decide", number)
-            costs = [record["cost"] for record in records]
-            observed = self.constraint.estimate(costs, [record["prompt"] for record in records])
-            decision = self.scheduler.observe(estimate=observed["estimate"], upper_bound=observed["upper_bound"])
-            rounds.append(
-                {"number": number, "model": model, **asdict(self.scheduler.trials[-1]), **observed, "time": now()}
-                | {"action": decision.action, "reason": decision.reason}
-            )
-            write_json(self.folder / "rounds.json", rounds)
-            self.report(self._line(rounds[-1]))
-        decision = self.scheduler.decision
+        self.start = start
+        self.folder.mkdir(parents=True, exist_ok=True)
+        constraints = list(self.constraints.values())
+        sample, seed = self.runner.sample, self.plan.seed
+        self.answers = Answers(self.folder, self.groups, constraints, sample, seed, self.live)
+        self._take_in_recorded()
+        while (decision := self.scheduler.decision) is None or decision.action != "stop":
+            self._observe(self._model_to_observe(decision))
         final = self._folder_of(decision.start.rung, decision.start.fraction)
-        certified = self._certify(final)
-        return {
-            "rounds": rounds,
-            "model": final,
-            "multiplier": decision.best.multiplier,
-            "met": decision.met,
-            "reason": decision.reason,
-            "certified": certified,
-            "scorer": self.scorer.describe(),
-            "prompts": {
-                name: {"n": len(prompts), "fingerprint": fingerprint({"prompt": prompt} for prompt in prompts)}
-                for name, prompts in self.prompts.items()
-            },
+        certificates = self._certify(final)
+        self._write_card(final, certificates, decision.reason)
+        return self._summary(final, decision, certificates)
+
+    # Observations
+
+    def _take_in_recorded(self) -> None:
+        """The observations of an earlier start: the scheduler's state follows from them."""
+        for entry in read_rounds(self.output_dir / FILE_NAME):
+            multipliers = self._multipliers()
+            numbers = numbers_of(entry, self.names)
+            decision = self._decide(numbers)
+            if decision.action != entry["action"] or any(
+                numbers[name]["multiplier"] != multipliers[name] for name in self.names
+            ):
+                raise ValueError(
+                    f"You resume a ladder whose {FILE_NAME} has decisions that this version does not make, but its "
+                    "models were made by them. Use the version of trl-rsa that wrote it, or another output_dir."
+                )
+            self.rounds.append(entry)
+            self._say(entry, " (done already)")
+
+    def _observe(self, model: str) -> None:
+        number, observed = len(self.rounds), {}
+        for group, records in self.answers.to("decide", model, number, self.names):
+            prompts = [record["prompt"] for record in records]
+            for name in group.names:
+                costs = [record["costs"][name] for record in records]
+                observed[name] = self.constraints[name].estimate(costs, prompts, among=len(self.names))
+        multipliers = self._multipliers()
+        decision = self._decide(observed)
+        trial = self.scheduler.trials[-1]
+        entry = {"number": number, "model": model, "rung": trial.rung, "fraction": trial.fraction}
+        numbers = {
+            name: {"multiplier": multipliers[name], **observed[name]}
+            | {"violation": observed[name]["upper_bound"] - self.constraints[name].threshold}
+            for name in self.names
         }
+        entry = with_numbers(entry, numbers) | {"action": decision.action, "reason": decision.reason, "time": now()}
+        append_round(self.output_dir / FILE_NAME, entry)
+        self.rounds.append(entry)
+        self._say(entry)
 
-    def _recorded(self) -> list[dict[str, Any]]:
-        """The observations of an earlier start, taken in again: the scheduler's state follows from them."""
-        path = self.folder / "rounds.json"
-        rounds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        for entry in rounds:
-            self.scheduler.observe(estimate=entry["estimate"], upper_bound=entry["upper_bound"])
-            self.report(f"{self._line(entry)} (done already)")
-        return rounds
-
-    def _line(self, entry: dict[str, Any]) -> str:
-        return (
-            f"[ladder {entry['number']}] λ={entry['multiplier']:.3g}  CVaR {self.constraint.tail:g} of cost: "
-            f"{entry['estimate']:.3g}, bound {entry['upper_bound']:.3g}, budget {self.constraint.threshold:g}. "
-            f"{entry['reason']}"
+    def _decide(self, numbers: Any) -> JointDecision:
+        return self.scheduler.observe(
+            estimates={name: numbers[name]["estimate"] for name in self.names},
+            upper_bounds={name: numbers[name]["upper_bound"] for name in self.names},
         )
+
+    def _multipliers(self) -> dict[str, float]:
+        """Of the model that is observed next."""
+        decision = self.scheduler.decision
+        return dict.fromkeys(self.names, 0.0) if decision is None else decision.multipliers
+
+    def _say(self, entry: Round, more: str = "") -> None:
+        numbers = numbers_of(entry, self.names)
+        met = all(numbers[name]["violation"] <= 0 for name in self.names)
+        self.live(line_of(entry, list(self.constraints.values())) + more, style="green" if met else "yellow")
 
     # Models
 
@@ -124,127 +167,141 @@ class Ladder:
             return self.start
         return str(self.folder / (f"rung-{rung:02d}" + ("" if fraction == 1.0 else f"-at-{fraction:.6f}")))
 
-    def _model_to_observe(self, decision: Decision | None) -> str:
+    def _model_to_observe(self, decision: JointDecision | None) -> str:
         if decision is None:
             return self.start
         folder = Path(self._folder_of(decision.rung, decision.fraction))
         if not (folder / "done.json").exists():
-            if decision.action == "next_rung":
-                self._train(decision, folder)
-            else:
-                self._walk_back(decision, folder)
-            write_json(folder / "done.json", {"multiplier": decision.multiplier, "saved": now()})
+            made = (
+                self._train(decision, folder) if decision.action == "next_rung" else self._walk_back(decision, folder)
+            )
+            write_json(folder / "done.json", {"multipliers": decision.multipliers, **made, "saved": now()})
         return str(folder)
 
-    def _walk_back(self, decision: Decision, folder: Path) -> None:
+    def _walk_back(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
         # The ends of the last rung: nothing is trained after a walk-back.
         ends = self._folder_of(decision.rung - 1), self._folder_of(decision.rung)
         interpolate(*ends, decision.fraction, folder, init_kwargs(self.plan))
         self.processing_class.save_pretrained(str(folder))
+        start_card(folder, Path(ends[1]), decision.fraction)
+        return {"rung": decision.rung, "fraction": decision.fraction}
 
-    def _train(self, decision: Decision, folder: Path) -> None:
+    def _train(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
         start = self._folder_of(decision.start.rung, decision.start.fraction)
-        records = self._respond(start, "train", decision.start.number)
-        eta = self.rounds[decision.start.number]["eta"]
-        pairs = self.constraint.pairs(_by_prompt(records), eta, self.plan.seed + decision.rung)
-        cut = sum(not record["finished"] for record in records)
-        if not pairs:
-            raise ValueError(
-                f"You ask for another rung, but of {len(records)} responses to the train prompts {cut} were cut and "
-                "the others give nothing to compare. Raise max_new_tokens, or draw more responses per prompt."
+        raised = {name: delta for name, delta in decision.delta_multipliers.items() if delta > 0}
+        answered = self.answers.to("train", start, decision.start.number, list(raised))
+        observed = numbers_of(self.rounds[decision.start.number], self.names)
+        etas, seed = {name: observed[name]["eta"] for name in self.names}, self.plan.seed + decision.rung
+        pairs, counts = rung_pairs(answered, self.constraints, self.human, decision.delta_multipliers, etas, seed)
+        if counts["cut"]:
+            self.live(
+                f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut and make no pairs"
             )
-        if cut:
-            self.report(f"[rung {decision.rung}] {cut} of {len(records)} responses were cut and make no pairs")
-        dataset = Dataset.from_list(pairs)
-        title = f"[rung {decision.rung}] λ += {decision.delta_multiplier:.3g}"
+        settings, dataset = self.constraints[self.names[0]], Dataset.from_list(pairs)
         ready = ReadyStage(
-            title,
-            self._arguments(decision, folder),
-            None if isinstance(self.constraint.risk_measure, str) else self.constraint.risk_measure,
+            f"[rung {decision.rung}] λ += {self._in_words(raised)}",
+            rung_arguments(self.plan, settings, sum(raised.values()), folder, seed),
+            None if isinstance(settings.risk_measure, str) else settings.risk_measure,
             dataset,
             None,
-            {"pairs": len(dataset), "fingerprint": fingerprint(dataset)},
+            {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)},
+            metrics_of(self.rounds[-1], list(self.constraints.values()), decision.multipliers)
+            | {"stage/rung": float(decision.rung)},
         )
-        self.runner.train(ready, start)
+        result = self.runner.train(ready, start)
+        return {"rung": decision.rung, "delta_multipliers": raised, "data": ready.data, **result}
 
-    def _arguments(self, decision: Decision, folder: Path) -> dict[str, Any]:
-        measure, args = self.constraint.risk_measure, self.plan.args | self.constraint.args
-        if isinstance(measure, str):
-            args = args | {"risk_measure": measure}
-            if measure == "entropic":
-                # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
-                args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / decision.delta_multiplier}
-        own = {
-            "beta": self.constraint.beta,
-            "constraint_multiplier": decision.delta_multiplier,
-            "output_dir": str(folder),
-            "run_name": f"{Path(self.plan.output_dir).name}/{folder.name}",
-            "seed": self.plan.seed + decision.rung,
+    def _in_words(self, numbers: dict[str, float]) -> str:
+        if len(self.names) == 1:
+            return f"{numbers[self.names[0]]:.3g}"
+        return ", ".join(f"{name} {number:.3g}" for name, number in numbers.items())
+
+    def _load_human_pairs(self) -> dict[str, Any]:
+        unseen = {
+            prompt_key(prompt)
+            for split in ("decide", "certify")
+            for group in self.groups[split]
+            for prompt in group.prompts
         }
-        return args | own
+        own = self.groups["train"][0].prompts
+        return {
+            name: load_human_pairs(constraint, own, unseen, self.plan.seed)
+            for name, constraint in self.constraints.items()
+            if constraint.human_pairs is not None
+        }
 
-    # Responses
+    # The end
 
-    def _respond(self, model: str, split: str, number: int) -> list[dict[str, Any]]:
-        """The responses of `model` to a prompt set with their costs; those recorded before are not made again."""
-        path = self.folder / f"{number:02d}-{split}.jsonl"
-        prompts = self.prompts[split]
-        sampling = self.constraint.sampling_of(split, self.plan.seed)
-        records = list(read_records(path, scores=("cost",))) if path.exists() else []
-        done = {(record["prompt_number"], record["draw"]) for record in records if record["cost"] is not None}
-        if len(done) < len(prompts) * sampling.draws:
-            batches = self.runner.sample(model, prompts, sampling, batch_size=self.constraint.batch_size, skip=done)
-            with RecordWriter(path) as writer:
-                for batch in batches:
-                    for record in self._scored(batch, prompts, model):
-                        writer.write(record)
-                        records.append(record)
-        kept = {(r["prompt_number"], r["draw"]): r for r in records if r["cost"] is not None}
-        # In the order of prompts and draws, however the batches came: what follows must not depend on a kill.
-        return [kept[key] for key in sorted(kept)]
+    def _certify(self, model: str) -> dict[str, Path]:
+        """One bound per constraint on prompts that nothing has seen; together they spend the allowed error."""
+        alone = len(self.names) == 1
+        paths = {n: self.output_dir / ("certificate.json" if alone else f"certificate-{n}.json") for n in self.names}
+        missing = [name for name in self.names if not paths[name].exists()]
+        for group, records in self.answers.to("certify", model, len(self.rounds), missing):
+            for name in (name for name in group.names if name in missing):
+                constraint = self.constraints[name]
+                certificate = certify(
+                    [record["costs"][name] for record in records],
+                    constraint.threshold,
+                    prompts=[record["prompt"] for record in records],
+                    tail=constraint.tail,
+                    confidence=constraint.confidence_among(len(self.names)),
+                    bounds=constraint.clip,
+                    scorer=self.answers.scorers[name].name,
+                    model=model,
+                    ledger_path=paths[name],
+                    seed=self.plan.seed,
+                )
+                self.live(certificate.statement, style="green" if certificate.certified else "red")
+        return paths
 
-    def _scored(self, batch: Sequence[Any], prompts: Sequence[Any], model: str) -> Iterator[dict[str, Any]]:
-        texts = [response.text for response in batch]
-        costs = score(self.scorer, [prompts[response.prompt] for response in batch], texts).require_all()
-        for response, cost in zip(batch, costs, strict=True):
-            yield {
-                "prompt": prompts[response.prompt],
-                "response": response.text,
-                "cost": cost,
-                "model": model,
-                "seed": self.plan.seed,
-                "prompt_number": response.prompt,
-                "draw": response.draw,
-                "finished": response.finished,
+    def _write_card(self, model: str, certificates: dict[str, Path], reason: str) -> None:
+        folder = Path(model).resolve()
+        if self.output_dir.resolve() in folder.parents:
+            content = {name: _read(path) for name, path in certificates.items()}
+            add_certificates(folder, certificates, content, reason)
+        # Otherwise nothing was trained: the model is the user's, and its folder is left alone.
+
+    def _summary(self, final: str, decision: JointDecision, certificates: dict[str, Path]) -> dict[str, Any]:
+        certified = {name: _read(path)["certified"] for name, path in certificates.items()}
+        by_constraint = {
+            name: {
+                "threshold": constraint.threshold,
+                "tail": constraint.tail,
+                "multiplier": decision.multipliers[name],
+                "confidence": constraint.confidence_among(len(self.names)),
+                "certified": certified[name],
+                "scorer": self.answers.scorers[name].describe(),
+                "prompts": self._describe_prompts(name),
             }
+            | ({"human_pairs": self.human[name].counts} if name in self.human else {})
+            for name, constraint in self.constraints.items()
+        }
+        rungs = [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, self._trained() + 1)]
+        summary = {"rounds": self.rounds, "rungs": rungs, "model": final, "met": decision.met}
+        summary |= {"reason": decision.reason, "certified": all(certified.values())}
+        return with_numbers(summary, by_constraint) | {"certified": summary["certified"]}
 
-    def _certify(self, model: str) -> bool:
-        """One bound on prompts that nothing has seen, written beside the model."""
-        path = Path(self.plan.output_dir) / "certificate.json"
-        if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))["certified"]
-        records = self._respond(model, "certify", len(self.scheduler.trials))
-        certificate = certify(
-            [record["cost"] for record in records],
-            self.constraint.threshold,
-            prompts=[record["prompt"] for record in records],
-            tail=self.constraint.tail,
-            confidence=self.constraint.confidence,
-            bounds=self.constraint.clip,
-            scorer=self.scorer.name,
-            model=model,
-            ledger_path=path,
-            seed=self.plan.seed,
+    def _trained(self) -> int:
+        return max(entry["rung"] for entry in self.rounds)
+
+    def _describe_prompts(self, name: str) -> dict[str, Any]:
+        """Counts and fingerprints of the constraint's prompts, by set."""
+        prompts = {split: next(g.prompts for g in self.groups[split] if name in g.names) for split in SPLITS}
+        return {
+            split: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
+            for split, several in prompts.items()
+        }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _refuse_adapters_with_vllm(plan: Plan) -> None:
+    adapter = plan.peft_config is not None or (isinstance(plan.model, str) and is_adapter(plan.model))
+    if adapter and plan.constraints[0].sampling.get("engine") == "vllm":
+        raise ValueError(
+            "You set sampling={'engine': 'vllm'} for a plan that trains an adapter, but vLLM is given whole models "
+            "here. Leave the engine out, or train all weights."
         )
-        self.report(certificate.statement)
-        return certificate.certified
-
-
-def _by_prompt(records: Sequence[dict[str, Any]]) -> list[tuple[Any, list[tuple[str, float]]]]:
-    """Finished responses by prompt. A cut one has no end, and its risk means nothing."""
-    groups: dict[int, tuple[Any, list[tuple[str, float]]]] = {}
-    for record in records:
-        if record["finished"]:
-            group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
-            group[1].append((record["response"], record["cost"]))
-    return list(groups.values())

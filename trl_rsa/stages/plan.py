@@ -107,8 +107,8 @@ class Plan:
             `quantization_config` may be a `dict`, the arguments of [`~transformers.BitsAndBytesConfig`].
         seed (`int`, *optional*, defaults to 42):
             Seed of every stage.
-        constraint ([`RiskConstraint`], *optional*):
-            A budget on the tail of harm: after the stages, rungs are added until it is met.
+        constraint ([`RiskConstraint`] or `list[RiskConstraint]`, *optional*):
+            A budget on the tail of harm, or several: after the stages, rungs are added until they are met.
     """
 
     stages: list[Stage]
@@ -118,10 +118,10 @@ class Plan:
     peft_config: "PeftConfig | dict[str, Any] | None" = None
     model_init_kwargs: dict[str, Any] = field(default_factory=dict)
     seed: int = 42
-    constraint: "RiskConstraint | None" = None
+    constraint: "RiskConstraint | list[RiskConstraint] | None" = None
 
     def __post_init__(self) -> None:
-        if not self.stages and self.constraint is None:
+        if not self.stages and not self.constraint:
             raise ValueError("You gave a plan without stages, but there is nothing to align then. Add a stage.")
         names = [stage.name for stage in self.stages]
         for name in names:
@@ -129,6 +129,18 @@ class Plan:
                 raise ValueError(f"You named two stages {name!r}, but each needs a folder of its own. Rename one.")
         self.output_dir = str(self.output_dir)
         _check_args("plan", self.args)
+        if self.constraint:
+            from trl_rsa.stages.constraint import check_together
+
+            check_together(self.constraints)
+            for constraint in self.constraints:
+                _check_args(f"constraint {constraint.name!r}", constraint.args)
+
+    @property
+    def constraints(self) -> "list[RiskConstraint]":
+        """The constraint, or the constraints, as a list."""
+        given = self.constraint or []
+        return list(given) if isinstance(given, (list, tuple)) else [given]
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "Plan":
@@ -151,10 +163,8 @@ class Plan:
             raise ValueError(f"You gave the plan {path}, but it is not a mapping of keys to values. Add `stages:`.")
         content |= {key: value for key, value in overrides.items() if value is not None}
         constraint = content.get("constraint")
-        if isinstance(constraint, dict):
-            from trl_rsa.stages.constraint import RiskConstraint
-
-            content["constraint"] = _from_mapping(RiskConstraint, constraint, f"the constraint of {path}")
+        if constraint:
+            content["constraint"] = _read_constraint(constraint, path)
         stages = content.pop("stages", [] if constraint else None)
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ValueError(f"You gave the plan {path}, but it has no list `stages:` of mappings. Add one.")
@@ -163,6 +173,25 @@ class Plan:
             for number, stage in enumerate(stages, start=1)
         ]
         return _from_mapping(cls, content | {"stages": known}, str(path))
+
+
+def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
+    """One mapping, or a list of them."""
+    from trl_rsa.stages.constraint import RiskConstraint
+
+    several = content if isinstance(content, list) else [content]
+    if not all(isinstance(one, dict) for one in several):
+        raise ValueError(
+            f"You set `constraint:` in {path} to something else than a mapping or a list of mappings. Give the "
+            "arguments of RiskConstraint, or a list with those of each."
+        )
+    if len(several) > 1 and not all(one.get("name") for one in several):
+        raise ValueError(f"You gave several constraints in {path}, but not each has a name. Add `name:` to each.")
+    read = [
+        _from_mapping(RiskConstraint, one, f"the constraint {one.get('name', '')!r} of {path}".replace(" ''", ""))
+        for one in several
+    ]
+    return read if isinstance(content, list) else read[0]
 
 
 def _from_mapping(cls: type, content: Mapping[str, Any], where: str) -> Any:
