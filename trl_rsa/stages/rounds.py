@@ -57,7 +57,8 @@ def metrics_of(
     entry: Round, constraints: Sequence[RiskConstraint], multipliers: Mapping[str, float]
 ) -> dict[str, float]:
     """For the trackers of the rung that follows on the round; `multipliers` are those that it trains for."""
-    numbers, metrics = numbers_of(entry, [constraint.name for constraint in constraints]), {}
+    numbers = numbers_of(entry, [constraint.name for constraint in constraints])
+    metrics: dict[str, float] = {}
     for constraint in constraints:
         of, prefix = numbers[constraint.name], "constraint/"
         if len(constraints) > 1:
