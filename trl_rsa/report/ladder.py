@@ -18,12 +18,26 @@ def rounds_of(manifest: Manifest) -> list[Mapping[str, Any]]:
     return [r for r in rounds if isinstance(r, Mapping)] if isinstance(rounds, list) else []
 
 
+def observed(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """A round's numbers by constraint. Those of one alone stand in the round itself, and it has no name here."""
+    several = _part(entry, "constraints")
+    return {str(name): _part(several, name) for name in several} or {"": entry}
+
+
+def _threshold(manifest: Manifest, name: str) -> float | None:
+    constraint = _part(manifest, "constraint")
+    return value_of((_part(_part(constraint, "constraints"), name) if name else constraint).get("threshold"))
+
+
 def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: of the rungs where `constraint.rounds` exists, else of the stages."""
     rounds = rounds_of(manifest)
     if rounds:
-        headings = ["Rung", "λ", "Estimated risk", "Upper bound", "Reward"]
-        return headings, [_round_row(i, r) for i, r in enumerate(rounds)]
+        names = list(observed(rounds[0]))
+        headings = [f"{name} {of}".strip() for name in names for of in ("λ", "Estimated risk", "Upper bound")]
+        rewarded = any(value_of(r.get("reward")) is not None for r in rounds)
+        headings = ["Rung", *headings, *(["Reward"] if rewarded else [])]
+        return headings, [_round_row(i, r, names, rewarded) for i, r in enumerate(rounds)]
     plan = _part(manifest, "plan")
     headings = ["Stage", "Status", "β", "λ", "β/λ", "Pairs", "Steps", "Loss", "Preferred", "KL", "Minutes"]
     stages, planned = ([s for s in part.get("stages") or [] if isinstance(s, Mapping)] for part in (manifest, plan))
@@ -31,15 +45,17 @@ def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     return headings, [_stage_row(*pair) for pair in zip(stages, planned, strict=False)]
 
 
-def _round_row(index: int, entry: Mapping[str, Any]) -> list[str]:
+def _round_row(index: int, entry: Mapping[str, Any], names: Sequence[str], rewarded: bool) -> list[str]:
     rung = entry.get("rung", index)
     name = "start" if rung == 0 else f"{rung}"
     fraction = value_of(entry.get("fraction"))
     if fraction is not None and fraction < 1:
         name += f", {text_of(fraction, '.0%')} kept"
-    numbers = [text_of(value_of(entry.get("multiplier")), ".3g"), cell(entry.get("estimate"))]
-    numbers += [text_of(value_of(entry.get("upper_bound"))), cell(entry.get("reward"))]
-    return [name, *numbers]
+    numbers = []
+    for of in (_part(observed(entry), constraint) for constraint in names):
+        numbers += [text_of(value_of(of.get("multiplier")), ".3g"), cell(of.get("estimate"))]
+        numbers += [text_of(value_of(of.get("upper_bound")))]
+    return [name, *numbers, *([cell(entry.get("reward"))] if rewarded else [])]
 
 
 def _part(of: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -72,31 +88,42 @@ def _stage_row(stage: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str
 
 
 def ladder_plot(manifest: Manifest) -> Figure | None:
-    """Bound and estimate per rung against the threshold, and the reward below. None where there are no rungs."""
+    """Bound and estimate per rung against the threshold, a panel per constraint, and the reward below.
+
+    None where there are no rungs.
+    """
     rounds = rounds_of(manifest)
     if not rounds:
         return None
-    rewards = [value_of(r.get("reward")) for r in rounds]
-    n_panels = 1 + any(reward is not None for reward in rewards)
-    figure = new_figure(1.0 + 1.7 * n_panels)
-    panels = figure.subplots(n_panels, 1, sharex=True, squeeze=False)[:, 0]
-    _line(panels[0], [value_of(r.get("upper_bound")) for r in rounds], "upper bound", colour_of(1), "o-")
-    _line(panels[0], [value_of(r.get("estimate")) for r in rounds], "estimate", colour_of(2), "s--")
-    threshold = value_of(manifest["constraint"].get("threshold"))
-    if threshold is not None:
-        panels[0].axhline(threshold, color=UNSAFE, ls="--", lw=1.2, label=f"limit {text_of(threshold, 'g')}")
-    panels[0].set_ylabel("risk of cost")
-    panels[0].legend(fontsize=8)
-    if n_panels == 2:
-        _line(panels[1], rewards, "reward", colour_of(3), "D-")
-        panels[1].set_ylabel("reward")
-    labels = [text_of(value_of(r.get("multiplier")), ".3g") for r in rounds]
+    names, rewards = list(observed(rounds[0])), [value_of(r.get("reward")) for r in rounds]
+    rewarded = any(reward is not None for reward in rewards)
+    figure = new_figure(1.0 + 1.7 * (len(names) + rewarded))
+    panels = figure.subplots(len(names) + rewarded, 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=False):
+        _risk_panel(axes, name, [_part(observed(r), name) for r in rounds], _threshold(manifest, name))
+    if rewarded:
+        _line(panels[-1], rewards, "reward", colour_of(3), "D-")
+        panels[-1].set_ylabel("reward")
+    if len(names) == 1:
+        labels = [text_of(value_of(r.get("multiplier")), ".3g") for r in rounds]
+        panels[-1].set_xlabel("multiplier λ of each model, in the order in which they were tried")
+    else:
+        labels = [_round_row(i, r, [], False)[0] for i, r in enumerate(rounds)]
+        panels[-1].set_xlabel("rung of each model, in the order in which they were tried")
     panels[-1].set_xticks(range(len(rounds)), labels)
-    panels[-1].set_xlabel("multiplier λ of each model, in the order in which they were tried")
     for axes in panels:
         axes.margins(x=0.08, y=0.2)
         axes.tick_params(color=MUTED)
     return figure
+
+
+def _risk_panel(axes: Any, name: str, numbers: Sequence[Mapping[str, Any]], threshold: float | None) -> None:
+    _line(axes, [value_of(of.get("upper_bound")) for of in numbers], "upper bound", colour_of(1), "o-")
+    _line(axes, [value_of(of.get("estimate")) for of in numbers], "estimate", colour_of(2), "s--")
+    if threshold is not None:
+        axes.axhline(threshold, color=UNSAFE, ls="--", lw=1.2, label=f"limit {text_of(threshold, 'g')}")
+    axes.set_ylabel(f"risk of {name or 'cost'}")
+    axes.legend(fontsize=8)
 
 
 def _line(axes: Any, values: Sequence[float | None], label: str, colour: str, style: str) -> None:
