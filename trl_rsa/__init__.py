@@ -11,6 +11,7 @@ __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
     "ConstraintScheduler": "stages.scheduler",
+    "Launcher": "stages.launcher",
     "Plan": "stages.plan",
     "RSAConfig": "config",
     "RSATrainer": "trainer",
@@ -24,6 +25,7 @@ _MODULE_OF = {
 
 __all__ = [
     "ConstraintScheduler",
+    "Launcher",
     "Plan",
     "RSAConfig",
     "RSATrainer",

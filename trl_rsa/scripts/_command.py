@@ -4,13 +4,16 @@ A command is a module `trl_rsa/scripts/<name>.py` with
 
 * `make_parser()`, an `argparse.ArgumentParser` (or a subclass: `parse_args` may return anything),
 * `main(args) -> int | None`, which is given what `parse_args` returned; `None` is success,
-* optionally `INTERRUPTED`, a sentence that says what Ctrl-C has left behind.
+* optionally `INTERRUPTED`, a sentence that says what Ctrl-C has left behind,
+* optionally `launch(args, argv, launcher) -> int | None`, which `main` gives way to if the arguments ask for processes
+  (`--accelerate_config`, or another argument of `accelerate launch`); `argv` are the command's own arguments.
 """
 
 import difflib
 import os
 import re
 import sys
+import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -28,7 +31,7 @@ class UsageError(ValueError):
     """The command line or its YAML file is not as the command needs it."""
 
 
-def run_command(name: str, argv: list[str] | None = None) -> int:
+def run_command(name: str, argv: list[str] | None = None, launched: bool = False) -> int:
     """
     Runs a command.
 
@@ -37,6 +40,8 @@ def run_command(name: str, argv: list[str] | None = None) -> int:
             Name of the command.
         argv (`list[str]`, *optional*):
             Its arguments, without the command itself; defaults to `sys.argv[1:]`.
+        launched (`bool`, *optional*, defaults to `False`):
+            Whether this is one of the processes that the command has started, and must not start more.
 
     Returns:
         `int`: exit status: what the command returned, 0 if that was `None`; 2 after an error that the user can mend,
@@ -49,8 +54,9 @@ def run_command(name: str, argv: list[str] | None = None) -> int:
     try:
         module = import_module(f"trl_rsa.scripts.{name}")
         interrupted = getattr(module, "INTERRUPTED", "")
-        arguments = parse_arguments(module.make_parser(), sys.argv[1:] if argv is None else argv, f"trl-rsa {name}")
-        return module.main(arguments) or 0
+        argv = sys.argv[1:] if argv is None else argv
+        launchable = hasattr(module, "launch") and not launched and int(os.environ.get("WORLD_SIZE", "1")) == 1
+        return (_launch if launchable else _run)(module, argv, f"trl-rsa {name}") or 0
     except SystemExit as stop:  # argparse's --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
@@ -63,8 +69,24 @@ def run_command(name: str, argv: list[str] | None = None) -> int:
         sentence = explain(error)
         if sentence is None or os.environ.get(DEBUG):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # if the first process fails alike, the launcher ends this one before it says the same again
         print(f"trl-rsa {name}: error: {sentence}", file=sys.stderr)
         return 2
+
+
+def _run(module: Any, argv: list[str], prog: str) -> int | None:
+    return module.main(parse_arguments(module.make_parser(), argv, prog))
+
+
+def _launch(module: Any, argv: list[str], prog: str) -> int | None:
+    from trl_rsa.scripts._launch import make_launcher, split_arguments
+
+    parser = module.make_parser()
+    own, words = split_arguments(parser, argv)
+    arguments = parse_arguments(parser, own, prog)
+    launcher = make_launcher(words, getattr(parser, "launch", {}))
+    return module.main(arguments) if launcher is None else module.launch(arguments, own, launcher)
 
 
 def parse_arguments(parser: ArgumentParser, argv: list[str], prog: str) -> Any:

@@ -10,13 +10,15 @@ import yaml
 from trl import TrlParser
 
 from trl_rsa.scripts._command import did_you_mean
+from trl_rsa.scripts._launch import launch_names
 
 
 class ScreenParser(TrlParser):
     """
     [`~trl.TrlParser`] whose `--help` shows chosen arguments and an example; `--help_all` shows every argument.
 
-    Flags that no dataclass has, and keys of the YAML file that none has, are errors.
+    Flags that no dataclass has, and keys of the YAML file that none has, are errors; keys of `accelerate launch` are
+    kept in `launch`.
 
     Args:
         dataclass_types (sequence of dataclasses):
@@ -34,6 +36,7 @@ class ScreenParser(TrlParser):
     ):
         super().__init__(dataclass_types, add_help=False, allow_abbrev=False, description=description)
         self.shown, self.example = shown, example
+        self.launch: dict[str, Any] = {}
         self.add_argument("-h", "--help", action=_Help, help="Show the arguments that most runs need.")
         self.add_argument("--help_all", "--help-all", action=_HelpAll, help="Show every argument.")
         self.add_argument(
@@ -64,8 +67,10 @@ class ScreenParser(TrlParser):
         if not isinstance(values, dict) or not isinstance(environment, dict):
             self.error(f"{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)")
         known = {action.dest for action in self._actions}
-        for name in values:
-            if name not in known:
+        for name in [name for name in values if name not in known]:
+            if name in launch_names():
+                self.launch[name] = values.pop(name)
+            else:
                 self.error(f"unrecognized argument in {path}: {name}{did_you_mean(str(name), known)}")
         os.environ.update({name: str(value) for name, value in environment.items()})
         self.set_defaults_with_config(**values)

@@ -1,6 +1,13 @@
 """`trl-rsa align`: runs a plan of stages from a YAML file."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+from trl_rsa.scripts._launch import HELP
+
+
+if TYPE_CHECKING:
+    from trl_rsa.stages.launcher import Launcher
 
 
 INTERRUPTED = "Started again with the same plan it resumes."
@@ -23,6 +30,11 @@ example plan.yaml:
       args: {risk_tail: 0.1}
 
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
+
+  trl-rsa align --config plan.yaml --accelerate_config zero3
+
+trains every stage in processes of its own, one per accelerator; further arguments of accelerate launch, such as
+--num_processes 2, work too.
 """
 
 
@@ -41,10 +53,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry_run", action="store_true", help="read the plan and its data, print what would run, train nothing"
     )
+    parser.add_argument("--accelerate_config", metavar="NAME", help=HELP)
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def launch(args: argparse.Namespace, argv: list[str], launcher: "Launcher") -> int:
+    return main(args, launcher)
+
+
+def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     from trl_rsa.stages.plan import Plan
     from trl_rsa.stages.run import align, preview
 
@@ -52,5 +69,5 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         preview(plan)
     else:
-        align(plan)
+        align(plan, launcher=launcher)
     return 0

@@ -4,7 +4,7 @@
 
 ```bash
 trl-rsa train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized --output_dir out
-accelerate launch -m trl_rsa.scripts.train --config stage.yaml
+trl-rsa train --accelerate_config zero3 --config stage.yaml     # or: accelerate launch -m trl_rsa.scripts.train …
 ```
 """
 
@@ -19,7 +19,9 @@ from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantiza
 from trl_rsa.config import RSAConfig
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
+from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
+from trl_rsa.stages.launcher import Launcher
 from trl_rsa.trainer import RSATrainer
 
 
@@ -49,6 +51,8 @@ _SHOWN = {
         "use_peft": "train a LoRA adapter (--lora_r, --lora_alpha, …)",
         "resume_from_checkpoint": "folder of a checkpoint, or true for the last one in output_dir",
         "use_cpu": "train without an accelerator",
+        "accelerate_config": HELP,
+        "num_processes": "how many, if not one per accelerator; other arguments of accelerate launch work too",
     },
     "risk": {
         "loss_type": "rsa1 or rsa2, alone or with sft",
@@ -74,6 +78,22 @@ def make_parser() -> ScreenParser:
         shown=_SHOWN,
         example=_EXAMPLE,
     )
+
+
+def launch(args: tuple[Any, ...], argv: list[str], launcher: Launcher) -> int:
+    """Runs `main` in the processes that `launcher` starts; the arguments have been checked here."""
+    training_args = args[1]
+    launcher.check(training_args.use_cpu)
+    for name in ("deepspeed", "fsdp"):
+        if getattr(training_args, name):
+            raise ValueError(
+                f"You set {name} and arguments of a launcher, but both choose the engine. Remove {name}, and set "
+                "accelerate_config; a DeepSpeed file goes there as deepspeed_config_file."
+            )
+    status = launcher.run("trl_rsa.scripts._rank", ["train", *argv])
+    if status:
+        raise ChildProcessError(f"The launched processes ended with status {status}; see above. {INTERRUPTED}")
+    return 0
 
 
 def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetMixtureConfig]) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_rsa.evaluation.generation import Response, Sampling, generate
 from trl_rsa.stages.anchor import Tuning
 from trl_rsa.stages.launcher import Launcher
+from trl_rsa.stages.plan import Plan
 from trl_rsa.stages.stage_run import ReadyStage
 from trl_rsa.stages.worker import REQUEST, RESULT, SampleRequest, TrainRequest
 
@@ -116,3 +117,28 @@ class Launched:
             f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
             "plan, the run goes on from the newest complete checkpoint."
         )
+
+
+def check_launch(plan: Plan, callbacks: Sequence[TrainerCallback], launcher: Launcher) -> None:
+    """
+    Raises:
+        ValueError: if the plan cannot be run in launched processes as it would be in one.
+    """
+    launcher.check(bool(plan.args.get("use_cpu")))
+    if callbacks:
+        raise ValueError(
+            f"You gave callbacks ({', '.join(type(callback).__name__ for callback in callbacks)}) and a launcher, but "
+            "the launched processes do not share this one's objects. Set report_to in args, or leave out the launcher."
+        )
+    if launcher.machines > 1:
+        raise ValueError(
+            f"You launch on {launcher.machines} machines, but align drives the processes of one. Train stage by stage "
+            "with `accelerate launch -m trl_rsa.scripts.train`, giving each stage the last one's folder as its model."
+        )
+    for where, args in [("the plan", plan.args), *((f"stage {stage.name!r}", stage.args) for stage in plan.stages)]:
+        for name in ("deepspeed", "fsdp"):
+            if args.get(name):
+                raise ValueError(
+                    f"You set {name!r} in the args of {where} and a launcher, but both choose the engine. Remove it, "
+                    "and launch with accelerate_config; a DeepSpeed file goes there as deepspeed_config_file."
+                )

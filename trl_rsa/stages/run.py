@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl_rsa.data import load_preferences, split_by_prompt
 from trl_rsa.stages.anchor import Tuning, load_processing_class, starting_point
 from trl_rsa.stages.ladder import Ladder
+from trl_rsa.stages.launched import Launched, check_launch
+from trl_rsa.stages.launcher import Launcher
 from trl_rsa.stages.manifest import Manifest, differences, now
 from trl_rsa.stages.plan import Plan, Stage
-from trl_rsa.stages.runner import InProcess
+from trl_rsa.stages.runner import InProcess, StageRunner
 from trl_rsa.stages.stage_run import ReadyStage
 
 
@@ -38,6 +40,7 @@ def align(
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     report: Callable[[str], None] = print,
+    launcher: Launcher | None = None,
 ) -> Alignment:
     """
     Runs the stages of `plan`, each anchored at the policy of the one before.
@@ -55,7 +58,10 @@ def align(
         callbacks (`Sequence[TrainerCallback]`, *optional*):
             Added to every stage's trainer.
         report (`Callable[[str], None]`, *optional*):
-            Where the lines about progress go.
+            Where the lines about progress go. Those of launched processes go to their standard output.
+        launcher ([`Launcher`], *optional*):
+            Trains every stage, and samples, in a group of processes of its own. This process stays outside, keeps the
+            manifest, and takes the group with it when it ends. By default this process does everything.
 
     Returns:
         [`Alignment`]: the last stage's folder and the manifest.
@@ -63,8 +69,11 @@ def align(
     Raises:
         ValueError: if the plan or a stage's data has changed since the run in `output_dir` was started, or an option
             cannot be honoured.
+        ChildProcessError: if launched processes failed.
     """
     _refuse_many_processes()
+    if launcher is not None:
+        check_launch(plan, callbacks, launcher)
     manifest = Manifest(plan)
     start = starting_point(plan, processing_class)
     if processing_class is None:
@@ -73,8 +82,14 @@ def align(
     stages = [_prepare(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
+    tuning, runner = Tuning.of(plan), _runner(plan, processing_class, callbacks, report, launcher)
+    if isinstance(runner, Launched):
+        for ready in stages:
+            runner.check(ready)
+    ladder = Ladder(plan, processing_class, runner, report) if plan.constraints else None
+    if ladder is not None:
+        _check_human_pairs(ladder, manifest)
     manifest.update()
-    runner = InProcess(Tuning.of(plan), processing_class, callbacks, report)
     previous = start
     for index, ready in enumerate(stages):
         entry = manifest.stage(index)
@@ -86,29 +101,41 @@ def align(
                 status="running",
                 folder=ready.folder.name,
                 started=entry.get("started", now()),
-                reference=runner.tuning.reference(previous),
+                reference=tuning.reference(previous),
                 temperature=ready.config.beta / ready.config.constraint_multiplier,
                 data=ready.data,
             )
             result = runner.train(ready, previous)
             manifest.update(index, status="complete", finished=now(), **result)
         previous = str(ready.folder)
-    if plan.constraint is not None:
-        ladder = Ladder(plan, plan.constraint, previous, processing_class, runner, report)
-        manifest.update(constraint=ladder.climb())
+    if ladder is not None:
+        manifest.update(constraint=ladder.climb(previous))
         previous = manifest.content["constraint"]["model"]
     report(f"Aligned model: {previous}")
     return Alignment(previous, manifest.content)
 
 
 def _refuse_many_processes() -> None:
-    """Several processes would write one manifest, and load each model once per process before it is sharded."""
+    """Several processes would write one manifest."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ValueError(
-            f"You launched align in {processes} processes, but it runs in one. Start it without a launcher, or train "
-            "stage by stage with `accelerate launch -m trl_rsa.scripts.train`."
+            f"You launched align in {processes} processes, but it launches them itself, a group for every stage. "
+            f"Start it without a launcher: `trl-rsa align --accelerate_config NAME --num_processes {processes} …`, or "
+            "align(plan, launcher=Launcher(NAME)) in Python."
         )
+
+
+def _runner(
+    plan: Plan,
+    processing_class: PreTrainedTokenizerBase,
+    callbacks: Sequence[TrainerCallback],
+    report: Callable[[str], None],
+    launcher: Launcher | None,
+) -> StageRunner:
+    if launcher is None:
+        return InProcess(Tuning.of(plan), processing_class, callbacks, report)
+    return Launched(Tuning.of(plan), processing_class, launcher, Path(plan.output_dir))
 
 
 def preview(
@@ -151,6 +178,17 @@ def _check_data(ready: ReadyStage, entry: dict[str, Any]) -> None:
         raise ValueError(
             f"You resume the stage {entry['name']!r}, but its data has changed since it was started "
             f"({'; '.join(differences(entry['data'], ready.data))}). Restore the data, or use another output_dir."
+        )
+
+
+def _check_human_pairs(ladder: Ladder, manifest: Manifest) -> None:
+    """As [`_check_data`], for the pairs that are mixed into the rungs."""
+    counts = {name: pairs.counts for name, pairs in ladder.human.items()}
+    before = manifest.content.setdefault("human_pairs", counts)
+    if before != counts:
+        raise ValueError(
+            f"You resume with human_pairs that have changed since the run was started "
+            f"({'; '.join(differences(before, counts))}). Restore the data, or use another output_dir."
         )
 
 
