@@ -59,6 +59,7 @@ def measure_solver(repeats: int) -> list[Row]:
     from benchmarks.kernels.subjects import MEASURE, HeadProblem
     from trl_rsa.kernels.parallel import map_blocks
     from trl_rsa.kernels.projection import slices
+    from trl_rsa.kernels.scratch import Scratch
     from trl_rsa.kernels.tilts import solve
 
     problem = HeadProblem(128, 151_936)
@@ -73,12 +74,12 @@ def measure_solver(repeats: int) -> list[Row]:
         project()
         log_pi, log_p = tiles.log_softmax(-1)
         x, p = log_p - log_pi, log_p.exp()
-        mean = (p * x).sum(-1)
+        weighted = p * x
         rows = slices(128, 1)
         subjects: dict[str, Callable[[], object]] = {
             "two projections": project,
             "CVaR and its law": lambda: map_blocks(
-                lambda b: solve(MEASURE, x[b], p[b], log_p[b], mean[b]), rows, "cpu"
+                lambda b: solve(MEASURE, x[b], p[b], log_p[b], weighted[b], Scratch.of_thread()), rows, "cpu"
             ),
         }
         for name, solver in SOLVERS.items():

@@ -1,9 +1,10 @@
-"""Ways to find the quantile of each row of a tile, beside the radix selection that the kernel uses."""
+"""Ways to find the quantile of each row of a tile, beside the selection by bins that the kernel uses."""
 
 import torch
 from torch import Tensor
 
 from trl_rsa.kernels.cvar import upper_quantiles
+from trl_rsa.kernels.scratch import Scratch
 
 
 def by_sorting(x: Tensor, p: Tensor, tail: float) -> Tensor:
@@ -42,7 +43,7 @@ def by_interpolation(x: Tensor, p: Tensor, tail: float, precision: float = 1e-6)
 
 
 SOLVERS = {
-    "radix selection": lambda x, p, tail: upper_quantiles(x, p, [tail]),
+    "selection by bins": lambda x, p, tail: upper_quantiles(x, p, [tail], Scratch.of_thread()),
     "bisection": by_bisection,
     "interpolation": by_interpolation,
     "sort": by_sorting,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trl_rsa.kernels.scratch import Scratch
 from trl_rsa.kernels.statistics import TokenStatistics
 from trl_rsa.kernels.tilts import by_logarithms, needs_loss, solve, tilted_law
 from trl_rsa.risk import RiskMeasure
@@ -32,22 +33,24 @@ def block_statistics(
     logits: Tensor, ref_logits: Tensor, labels: Tensor, measure: RiskMeasure
 ) -> tuple[TokenStatistics, Kept]:
     """The statistics of R tokens from their logits `[R, V]`, which are overwritten."""
-    index = labels.unsqueeze(-1)
+    scratch, index = Scratch.of_thread(), labels.unsqueeze(-1)
+    spare = scratch.like(logits)
     mean_logits = logits.mean(-1)
     is_top1 = logits.argmax(-1) == labels
-    shifted, pi, max_logit, log_sum = _normalise_(logits)
-    ref_shifted, p, ref_max_logit, ref_log_sum = _normalise_(ref_logits)
+    shifted, pi, max_logit, log_sum = _normalise_(logits, scratch.like(logits))
     # Beyond −1000, π is 0 in any dtype; so −Σ π log π has its 0·∞ = 0.
-    entropy = log_sum - pi.mul_(shifted.clamp(min=-1e3)).sum(-1, keepdim=True)
+    entropy = log_sum - pi.mul_(torch.clamp(shifted, min=-1e3, out=spare)).sum(-1, keepdim=True)
+    ref_shifted, p, ref_max_logit, ref_log_sum = _normalise_(ref_logits, pi)
     log_probs = shifted.gather(-1, index) - log_sum
     ref_log_probs = ref_shifted.gather(-1, index) - ref_log_sum
-    x = _loss(shifted, ref_shifted, log_sum, ref_log_sum)
+    x = _loss(shifted, ref_shifted, log_sum, ref_log_sum, shifted)
     log_p = ref_shifted.sub_(ref_log_sum)
     # A token of probability 0 has no loss. By logarithms, one whose probability only underflows still has.
     x_of_p = x if len(p) and p.amin() > 0 else x.masked_fill(p == 0, 0.0)
-    kl = (p * x_of_p).sum(-1)
+    weighted = torch.mul(p, x_of_p, out=spare)
+    kl = weighted.sum(-1)
     x = x.masked_fill_(log_p == -torch.inf, 0.0) if by_logarithms(measure) else x_of_p
-    risk, numbers, sides = solve(measure, x, p, log_p, kl)
+    risk, numbers, sides = solve(measure, x, p, log_p, weighted, scratch)
     statistics = TokenStatistics(
         log_probs.squeeze(-1), ref_log_probs.squeeze(-1), risk, kl, entropy.squeeze(-1), mean_logits, is_top1
     )
@@ -69,7 +72,7 @@ def block_gradient(
     ∂ log π(y)/∂v = onehot − π and ∂ρ/∂v = π − q, so it is g_logp·onehot + (g_risk − g_logp)·π − g_risk·q. `logits` may
     be missing where π cancels, and `ref_logits` where there is no g_risk.
     """
-    shifted = None if logits is None else logits.sub_(kept.max_logit)
+    scratch, shifted = Scratch.of_thread(), None if logits is None else logits.sub_(kept.max_logit)
     if ref_logits is None:
         assert shifted is not None
         gradient = shifted.sub_(kept.log_sum).exp_().mul_(grad_risk - grad_log_probs)
@@ -77,11 +80,12 @@ def block_gradient(
         ref_shifted, x = ref_logits.sub_(kept.ref_max_logit), None
         if needs_loss(measure):
             assert shifted is not None
-            x = _loss(shifted, ref_shifted, kept.log_sum, kept.ref_log_sum)
+            x = _loss(shifted, ref_shifted, kept.log_sum, kept.ref_log_sum, scratch.like(shifted))
             x.masked_fill_(ref_shifted == -torch.inf, 0.0)
         log_p = ref_shifted.sub_(kept.ref_log_sum)
-        sides = [unpack_sides(side, log_p) for side in kept.sides.unbind(1)]
-        q = tilted_law(measure, kept.numbers, sides, log_p.exp(), log_p, x)
+        sides = [unpack_sides(side, scratch.like(log_p)) for side in kept.sides.unbind(1)]
+        p = torch.exp(log_p, out=scratch.like(log_p))
+        q = tilted_law(measure, kept.numbers, sides, p, log_p, x, scratch)
         if shifted is None:
             gradient = torch.mul(q, -grad_risk, out=ref_logits)
         else:
@@ -92,18 +96,18 @@ def block_gradient(
     return gradient.scatter_add_(1, index, torch.where(inside, grad_log_probs, 0.0))
 
 
-def _normalise_(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits less their maximum, in place; their law; the maximum; and log Σ exp of what is left."""
+def _normalise_(logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits less their maximum, in place; their law, in `out`; the maximum; and log Σ exp of what is left."""
     largest = logits.amax(-1, keepdim=True)
     shifted = logits.sub_(largest)
-    law = shifted.exp()
+    law = torch.exp(shifted, out=out)
     total = law.sum(-1, keepdim=True)
     return shifted, law.div_(total), largest, total.log()
 
 
-def _loss(shifted: Tensor, ref_shifted: Tensor, log_sum: Tensor, ref_log_sum: Tensor) -> Tensor:
+def _loss(shifted: Tensor, ref_shifted: Tensor, log_sum: Tensor, ref_log_sum: Tensor, out: Tensor) -> Tensor:
     """X = log π_ref − log π, in an order in which equal logits give exactly 0."""
-    return (ref_shifted - shifted).add_(log_sum - ref_log_sum)
+    return torch.sub(ref_shifted, shifted, out=out).add_(log_sum - ref_log_sum)
 
 
 def pack_sides(sides: Tensor) -> Tensor:
@@ -119,9 +123,9 @@ def pack_sides(sides: Tensor) -> Tensor:
     return packed.view(rows, groups * (PACKED_WORDS // 4))
 
 
-def unpack_sides(packed: Tensor, like: Tensor) -> Tensor:
-    """The inverse of [`pack_sides`], in the shape and dtype of `like`."""
-    rows, words = like.shape
+def unpack_sides(packed: Tensor, out: Tensor) -> Tensor:
+    """The inverse of [`pack_sides`], into `out` `[R, V]`."""
+    rows, words = out.shape
     packed = packed.view(rows, packed.shape[1] * 4 // PACKED_WORDS, 1, PACKED_WORDS // 4)
     quarters = torch.cat([(packed >> (2 * i)) & 3 for i in range(4)], 2)
-    return quarters.flatten(1)[:, :words].to(like.dtype)
+    return out.copy_(quarters.flatten(1)[:, :words])

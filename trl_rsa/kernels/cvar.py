@@ -1,18 +1,26 @@
-"""The quantile of a weighted row without sorting it: radix selection on the bits of the losses.
+"""The quantile of a weighted row without sorting it: selection by bins, from the top.
 
 CVaR needs the threshold η, the largest loss with at least the mass `tail` at or above it. A sort of the vocabulary
 finds it at about three times the cost of the projection that made the logits. Here one pass adds the probabilities
-into bins by the first 16 bits of the losses, the next picks out the words of the bin with the quantile in it, and only
-those are binned again, by the next bits. Whatever the losses are, η is one of them, not an approximation.
+into equal bins between the smallest and the largest loss. Only the words of the bin with the quantile in it, usually a
+few dozen, are looked at again and sorted. Whatever the losses are, η is one of them, not an approximation.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trl_rsa.kernels.scratch import Scratch
 
-def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float]) -> Tensor:
+
+_BINS = 4096
+# So few are sorted: that costs less than another round of twenty small operations.
+_SORTED = 2048
+
+
+def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float], scratch: Scratch | None = None) -> Tensor:
     """For each tail mass the largest η with P(X ≥ η) ≥ tail·Σp.
 
     Args:
@@ -22,49 +30,72 @@ def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float]) -> Tensor:
             Their probabilities, not necessarily normalised.
         tails (`Sequence[float]`):
             K tail masses in (0, 1].
+        scratch ([`Scratch`], *optional*):
+            Memory for what is needed in passing.
 
     Returns:
         `torch.Tensor` of shape `[R, K]`: the thresholds η, in the dtype of `x`.
     """
-    keys = _flip(x.view(torch.int64 if x.dtype == torch.float64 else torch.int32))
-    width = torch.iinfo(keys.dtype).bits
-    # More bins than words would cost more than they save.
-    passes = -(-width // min(16, max(2, x.shape[-1].bit_length())))
-    bits = -(-width // passes)
-    digits = keys >> (width - bits)
     # Summed in float64: 150,000 additions in float32 would lose two digits. (Apple's MPS has no float64.)
-    mass = p if p.device.type == "mps" else p.double()
-    index = (digits & ((1 << bits) - 1)).long()
-    histogram = mass.new_zeros(len(p), 1 << bits).scatter_add_(1, index, mass)
-    total = histogram.sum(-1, keepdim=True)
+    scratch = scratch or Scratch()
+    mass = p if p.device.type == "mps" else scratch.like(p, torch.float64).copy_(p)
+    total, first = mass.sum(-1, keepdim=True), None
     etas = []
     for tail in tails:
-        digit, target = _next_digit(histogram, tail * total)
-        # Torch's integers are signed, so that the first digit is.
-        prefix = digit - (digit >> (bits - 1) << bits)
-        # From here on only the words in the bin: a few hundred of a large vocabulary.
-        rows, words = torch.eq(digits, prefix.to(digits.dtype)).nonzero(as_tuple=True)
-        rest, mass_of_rest = keys[rows, words], mass[rows, words]
-        for left in range(width - bits, 0, -bits):  # bits of the key that are still to be found
-            size = min(bits, left)
-            index = ((rest >> (left - size)) & ((1 << size) - 1)).long() + (rows << size)
-            inside = torch.where(rest >> left == prefix[rows, 0], mass_of_rest, 0.0)
-            fine = mass.new_zeros(len(p) << size).scatter_add_(0, index, inside).view(len(p), 1 << size)
-            digit, target = _next_digit(fine, target)
-            prefix = (prefix << size) + digit
-        etas.append(_flip(prefix.to(keys.dtype)).view(x.dtype))
-    return torch.cat(etas, dim=-1)
+        losses, masses, missing, bins = x, mass, tail * total, first
+        while losses.shape[-1] > _SORTED:
+            bins = _fill_bins(losses, masses, scratch) if bins is None else bins
+            first = bins if first is None else first
+            if bins.constant:
+                break
+            losses, masses, missing = _choose_bin(losses, masses, missing, bins, scratch)
+            bins = None
+        etas.append(_by_sorting(losses, masses, missing) if losses.shape[-1] <= _SORTED else losses[:, :1])
+    return torch.cat(etas, -1)
 
 
-def _next_digit(histogram: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The first digit up to which lies the mass `target`, and the mass still to be found at it, both `[R, 1]`."""
-    cumulative = histogram.cumsum(-1)
-    # Passes add in different orders: the quantile at the end of its bin must not leave it.
-    digit = torch.searchsorted(cumulative, target).clamp(max=histogram.shape[-1] - 1)
-    return digit, target - (cumulative - histogram).gather(-1, digit)
+class _Bins(NamedTuple):
+    index: Tensor  # [R, V] of int64, 0 for the largest losses
+    mass: Tensor  # [R, _BINS]
+    constant: bool  # every row has one value
 
 
-def _flip(bits: Tensor) -> Tensor:
-    """The bits of floats as unsigned integers in the opposite order, and back: all but the sign of a positive flip."""
-    info = torch.iinfo(bits.dtype)
-    return (bits >> (info.bits - 1)).bitwise_not_().bitwise_and_(info.max).bitwise_xor_(bits)
+def _fill_bins(x: Tensor, mass: Tensor, scratch: Scratch) -> _Bins:
+    high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+    if not (high - low).isfinite().all():
+        # Infinity becomes the largest number: the finite losses then share a bin, which the next round looks into.
+        x = x.nan_to_num() / 4
+        high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+    constant = high - low <= torch.finfo(x.dtype).tiny * _BINS
+    # Every other row has words in the first bin and in the last or last but one: a round always leaves fewer.
+    scale = torch.where(constant, 0.0, (_BINS - 1) / (high - low))
+    index = scratch.like(x, torch.int64).copy_(torch.sub(high, x, out=scratch.like(x)).mul_(scale))
+    return _Bins(index, mass.new_zeros(len(x), _BINS).scatter_add_(1, index, mass), bool(constant.all()))
+
+
+def _choose_bin(
+    x: Tensor, mass: Tensor, missing: Tensor, bins: _Bins, scratch: Scratch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and masses in the bin where the mass from the top reaches `missing`, and what is still missing at it.
+
+    All rows are as long as the longest: the others end with copies of their smallest loss that have no mass.
+    """
+    cumulative = bins.mass.cumsum(-1)
+    # Rounds add in different orders: the quantile at the end of its bin must not leave it.
+    reached = torch.searchsorted(cumulative, missing.minimum(cumulative[:, -1:])).clamp(max=_BINS - 1)
+    rows, words = torch.eq(bins.index, reached, out=scratch.like(x, torch.bool)).nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(x))
+    place = torch.arange(len(rows), device=x.device) - (counts.cumsum(0) - counts)[rows]
+    shape = len(x), max(int(counts.max()), 1)
+    losses = x.new_full(shape, torch.inf).index_put_((rows, place), x[rows, words])
+    masses = mass.new_zeros(shape).index_put_((rows, place), mass[rows, words])
+    filled = torch.arange(shape[1], device=x.device) < counts[:, None]
+    losses = torch.where(filled, losses, losses.amin(-1, keepdim=True))
+    return losses, masses, missing - (cumulative - bins.mass).gather(-1, reached)
+
+
+def _by_sorting(x: Tensor, mass: Tensor, missing: Tensor) -> Tensor:
+    worst_first, order = x.sort(-1, descending=True)
+    cumulative = mass.gather(-1, order).cumsum(-1)
+    place = torch.searchsorted(cumulative, missing.minimum(cumulative[:, -1:]))
+    return worst_first.gather(-1, place.clamp(max=x.shape[-1] - 1))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trl_rsa.kernels.cvar import upper_quantiles
+from trl_rsa.kernels.scratch import Scratch
 from trl_rsa.risk import (
     CVaR,
     Entropic,
@@ -72,57 +73,65 @@ def by_logarithms(measure: RiskMeasure) -> bool:
     return isinstance(measure, Entropic | WorstCase)
 
 
-def solve(measure: RiskMeasure, x: Tensor, p: Tensor, log_p: Tensor, mean: Tensor) -> Solution:
+def solve(
+    measure: RiskMeasure, x: Tensor, p: Tensor, log_p: Tensor, weighted: Tensor, scratch: Scratch | None = None
+) -> Solution:
     """The risk of each row, and what its tilted law needs.
 
     Args:
         x, p, log_p (`torch.Tensor` of shape `[R, V]`):
             Losses, 0 where the law is 0; the law; its logarithm.
-        mean (`torch.Tensor` of shape `[R]`):
-            The expected loss.
+        weighted (`torch.Tensor` of shape `[R, V]`):
+            p·x.
+        scratch ([`Scratch`], *optional*):
+            Memory for what is needed in passing, and for `sides`.
     """
-    tolerance, mean = TIE_TOLERANCE[x.dtype], mean.unsqueeze(-1)
+    tolerance, mean, scratch = TIE_TOLERANCE[x.dtype], weighted.sum(-1, keepdim=True), scratch or Scratch()
     match measure:
         case Entropic(theta):
-            return _solve_entropic(theta, x, log_p, mean)
+            return _solve_entropic(theta, x, log_p, mean, scratch)
         case WorstCase():
             worst = x.masked_fill(log_p == -torch.inf, -torch.inf).amax(-1, keepdim=True)
-            side = torch.ge(x, worst - tolerance, out=torch.empty_like(x))
+            side = torch.ge(x, worst - tolerance, out=scratch.like(x))
             log_mass = log_p.masked_fill(side == 0, -torch.inf).logsumexp(-1, keepdim=True)
-            q = tilted_law(measure, log_mass, [side], p, log_p)
+            q = tilted_law(measure, log_mass, [side], p, log_p, scratch=scratch)
             return Solution(q.mul_(x).sum(-1), log_mass, [side])
         case UpperSemideviation(weight):
-            above = torch.gt(x, mean + tolerance, out=torch.empty_like(x))
-            mass, loss = _mass_and_loss(above, p, x)
+            above, product = torch.gt(x, mean + tolerance, out=scratch.like(x)), scratch.like(x)
+            mass, loss = _sum_where(above, p, product), _sum_where(above, weighted, product)
             base = 1 - weight * mass
             # On the mean counts as below: X = const gives q = p.
             numbers = torch.cat([base, torch.zeros_like(base), torch.full_like(base, weight)], -1)
             return Solution((base * mean + weight * loss).squeeze(-1), numbers, [above.mul_(2)])
-    return _solve_cvar(measure, x, p, mean, tolerance)
+    return _solve_cvar(measure, x, p, weighted, mean, scratch)
 
 
-def _solve_entropic(theta: float, x: Tensor, log_p: Tensor, mean: Tensor) -> Solution:
+def _solve_entropic(theta: float, x: Tensor, log_p: Tensor, mean: Tensor, scratch: Scratch) -> Solution:
     # Measured from the mean, which is exact by translation invariance, a small θ loses no digits.
     mean = torch.where(mean.isfinite(), mean, 0.0)
-    log_norm = (x - mean).mul_(theta).add_(log_p).logsumexp(-1, keepdim=True)
+    log_norm = torch.sub(x, mean, out=scratch.like(x)).mul_(theta).add_(log_p).logsumexp(-1, keepdim=True)
     risk = mean + (log_norm - log_p.logsumexp(-1, keepdim=True)) / theta
     return Solution(risk.squeeze(-1), torch.cat([mean, log_norm], -1), [])
 
 
-def _solve_cvar(measure: RiskMeasure, x: Tensor, p: Tensor, mean: Tensor, tolerance: float) -> Solution:
+def _solve_cvar(
+    measure: RiskMeasure, x: Tensor, p: Tensor, weighted: Tensor, mean: Tensor, scratch: Scratch
+) -> Solution:
     """Everything above the quantile keeps p/tail; the atom on it shares the rest of the mass in proportion to p."""
+    tolerance = TIE_TOLERANCE[x.dtype]
     of_mean, parts = cvar_mixture(measure)
     risk = of_mean * mean if of_mean else torch.zeros_like(mean)  # the mean may be infinite
     numbers, sides = [torch.full_like(mean, of_mean)], []
     # A tail that the dtype cannot hold is already the worst case.
     tails = [max(tail, torch.finfo(x.dtype).tiny) for tail, _ in parts]
-    etas = upper_quantiles(x, p, tails).split(1, -1) if parts else ()
+    etas = upper_quantiles(x, p, tails, scratch).split(1, -1) if parts else ()
+    atom, product = scratch.like(x), scratch.like(x)
     for tail, (_, weight), eta in zip(tails, parts, etas, strict=True):
         # Comparisons that write floats, which are several times faster than those that write booleans.
-        above = torch.gt(x, eta + tolerance, out=torch.empty_like(x))
-        atom = torch.ge(x, eta - tolerance, out=torch.empty_like(x)).sub_(above)
-        above_mass, above_loss = _mass_and_loss(above, p, x)
-        atom_mass, atom_loss = _mass_and_loss(atom, p, x)
+        above = torch.gt(x, eta + tolerance, out=scratch.like(x))
+        atom = torch.ge(x, eta - tolerance, out=atom).sub_(above)
+        above_mass, above_loss = _sum_where(above, p, product), _sum_where(above, weighted, product)
+        atom_mass, atom_loss = _sum_where(atom, p, product), _sum_where(atom, weighted, product)
         share, full = split_atom(tail, weight, above_mass, atom_mass)
         risk = risk + full * (above_loss + share * atom_loss)
         numbers += [share * full, full]
@@ -137,31 +146,37 @@ def split_atom(tail: float, weight: float, above_mass: Tensor, atom_mass: Tensor
     return share, weight / (above_mass + share * atom_mass)
 
 
-def _mass_and_loss(where: Tensor, p: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ p and Σ p·x over an indicator `where`, each `[R, 1]`."""
-    law = p * where
-    loss = (law * x).sum(-1, keepdim=True)
-    if loss.isnan().any():  # 0·∞ = 0
-        loss = (law * torch.where(law > 0, x, 0.0)).sum(-1, keepdim=True)
-    return law.sum(-1, keepdim=True), loss
+def _sum_where(indicator: Tensor, values: Tensor, product: Tensor) -> Tensor:
+    """Σ of the values where the indicator is 1, `[R, 1]`."""
+    total = torch.mul(indicator, values, out=product).sum(-1, keepdim=True)
+    if total.isnan().any():  # 0·∞ = 0
+        total = torch.where(indicator > 0, values, 0.0).sum(-1, keepdim=True)
+    return total
 
 
 def tilted_law(
-    measure: RiskMeasure, numbers: Tensor, sides: list[Tensor], p: Tensor, log_p: Tensor, x: Tensor | None = None
+    measure: RiskMeasure,
+    numbers: Tensor,
+    sides: list[Tensor],
+    p: Tensor,
+    log_p: Tensor,
+    x: Tensor | None = None,
+    scratch: Scratch | None = None,
 ) -> Tensor:
-    """The tilted law `[R, V]` as a fresh tensor. `x` is needed where [`needs_loss`] says so."""
+    """The tilted law `[R, V]` in memory of its own or of `scratch`. `x` is needed where [`needs_loss`] says so."""
+    scratch = scratch or Scratch()
     match measure:
         case Entropic(theta):
             assert x is not None
             mean, log_norm = numbers.split(1, -1)
-            return (x - mean).mul_(theta).add_(log_p).sub_(log_norm).exp_()
+            return torch.sub(x, mean, out=scratch.like(x)).mul_(theta).add_(log_p).sub_(log_norm).exp_()
         case WorstCase():
             # Above 0 are only words that are not on the threshold.
-            return (log_p - numbers).clamp_(max=0.0).exp_().mul_(sides[0])
+            return torch.sub(log_p, numbers, out=scratch.like(log_p)).clamp_(max=0.0).exp_().mul_(sides[0])
     base, *steps = numbers.split(1, -1)
-    q = p * base
+    q, factor = torch.mul(p, base, out=scratch.like(p)), scratch.like(p)
     for side, on, above in zip(sides, steps[::2], steps[1::2], strict=True):
         # on·side below 2, and there corrected to `above`: exact, and a table look-up would cost ten times as much.
-        factor = (side - 1).clamp_(min=0).mul_(above - 2 * on).addcmul_(side, on)
-        q.add_(factor.mul_(p))
+        torch.sub(side, 1, out=factor).clamp_(min=0).mul_(above - 2 * on).addcmul_(side, on)
+        q.addcmul_(factor, p)
     return q

@@ -101,7 +101,7 @@ def _statistics_kernel(z_ptr, z_stride, r_ptr, r_stride, label_ptr, out_ptr, n_w
 def _quantile_kernel(
     z_ptr, z_stride, r_ptr, r_stride, kept_ptr, tail_ptr, eta_ptr, n_words, n_tails, BLOCK: tl.constexpr
 ):
-    # Radix selection as in `upper_quantiles`, four bits at a time: 16 bins fit in registers.
+    # Radix selection, four bits of the losses at a time: 16 bins fit in registers, those of `upper_quantiles` do not.
     row = tl.program_id(0).to(tl.int64)
     tail = tl.program_id(1)
     z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 11
