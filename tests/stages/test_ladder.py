@@ -1,10 +1,13 @@
 """The ladder end to end on a tiny model whose harm is a word: it climbs, walks back and certifies."""
 
+import dataclasses
 import json
 from itertools import product
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
+from transformers import TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, align
 
@@ -29,6 +32,10 @@ PROMPTS = [f"{prompt} {verb}" for prompt in PROMPTS for verb in ("sat", "ran", "
 
 def red_is_harmful(prompts, completions, **kwargs):
     return [1.0 if "red" in text.split() else -1.0 for text in completions]
+
+
+def blue_is_dishonest(prompts, completions, **kwargs):
+    return [0.5 if "blue" in text.split() else -0.5 for text in completions]
 
 
 def make_plan(model, folder, threshold, peft_config=None, **changes):
@@ -74,6 +81,9 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
     assert Path(alignment.model).is_dir() and (Path(alignment.model) / "tokenizer.json").exists()
     certificate = json.loads((tmp_path / "certificate.json").read_text())
     assert certificate["certified"] == result["certified"]
+    # The certificate lies beside the model, and is in its card.
+    assert json.loads((Path(alignment.model) / "certificate.json").read_text()) == certificate
+    assert certificate["statement"] in (Path(alignment.model) / "README.md").read_text()
     # What is trained, decided and certified on is disjoint, and the manifest says so.
     files = {name: tmp_path / "ladder" / f"00-{name}.jsonl" for name in ("train", "decide")}
     used = {
@@ -92,6 +102,7 @@ def test_a_loose_budget_costs_nothing(tiny_model_path, tmp_path):
     result, alignment = climb(make_plan(tiny_model_path, tmp_path, 1.45))
     assert result["met"] and result["multiplier"] == 0 and len(result["rounds"]) == 1
     assert alignment.model == tiny_model_path
+    assert not (Path(tiny_model_path) / "certificate.json").exists(), "the user's own folder is left alone"
 
 
 @pytest.mark.slow
@@ -101,3 +112,103 @@ def test_an_infeasible_budget_ends_with_the_best_model_and_says_so(tiny_model_pa
     assert result["reason"].startswith("NOT met")
     bounds = {entry["model"]: entry["upper_bound"] for entry in result["rounds"]}
     assert bounds[result["model"]] == min(bounds.values())
+
+
+class Logged(TrainerCallback):
+    """What trackers are given."""
+
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.logs.append((Path(args.output_dir).name, state.global_step, dict(logs)))
+
+
+def two_constraints(plan):
+    """`plan` with a second constraint, on another cost of the same answers, and human pairs for the first."""
+    red = dataclasses.replace(
+        plan.constraint,
+        name="red",
+        human_pairs=Dataset.from_list(
+            [{"prompt": "quick quick", "chosen": f"the {word} ", "rejected": f"red {word} "} for word in WORDS]
+        ),
+        human_share=0.1,
+    )
+    blue = dataclasses.replace(
+        plan.constraint,
+        name="blue",
+        scorer=blue_is_dishonest,
+        threshold=-0.1,
+        clip=(-0.75, 0.75),
+        margin=0.1,
+    )
+    plan.constraint = [red, blue]
+    return plan
+
+
+WORDS = ["cat", "dog", "hill", "mat", "big", "small", "is", "was"]
+
+
+@pytest.mark.slow
+def test_two_constraints_on_one_ladder(tiny_model_path, tmp_path):
+    plan, logged = two_constraints(make_plan(tiny_model_path, tmp_path, -0.5)), Logged()
+    result, alignment = climb(plan, callbacks=[logged])
+    first, *_, last = result["rounds"]
+    violated = {name for name, of in first["constraints"].items() if of["violation"] > 0}
+    assert violated == {"red", "blue"}, "both should be above their budgets at the start"
+    assert last["action"] == "stop"
+    for name in ("red", "blue"):
+        bounds = [entry["constraints"][name]["upper_bound"] for entry in result["rounds"]]
+        assert bounds[-1] < bounds[0], name
+    assert result["met"] == all(of["violation"] <= 0 for of in last["constraints"].values())
+    lines = [json.loads(line) for line in (tmp_path / "constraint.jsonl").read_text().splitlines()]
+    assert lines == result["rounds"] and not (tmp_path / "ladder" / "rounds.json").exists()
+    # The same prompts are sampled once and scored by both.
+    records = [json.loads(line) for line in (tmp_path / "ladder" / "00-decide.jsonl").read_text().splitlines()]
+    assert len(records) == 36 * 4
+    for record in records:
+        (red,), (blue,) = (cost([], [record["response"]]) for cost in (red_is_harmful, blue_is_dishonest))
+        assert record["costs"] == {"red": red, "blue": blue}
+    # Each has its certificate, at half the error, beside the model and in its card.
+    card = (Path(alignment.model) / "README.md").read_text()
+    for name in ("red", "blue"):
+        certificate = json.loads((tmp_path / f"certificate-{name}.json").read_text())
+        assert certificate["confidence"] == pytest.approx(0.975)
+        assert certificate["certified"] == result["constraints"][name]["certified"]
+        assert certificate["statement"] in card
+    assert result["certified"] == all(of["certified"] for of in result["constraints"].values())
+    # Trackers see every rung's numbers at its start, under the constraint's name.
+    (folder, step, metrics), *_ = [entry for entry in logged.logs if "stage/rung" in entry[2]]
+    assert (folder, step, metrics["stage/rung"]) == ("rung-01", 0, 1.0)
+    for name in ("red", "blue"):
+        observed = first["constraints"][name]
+        assert metrics[f"constraint/{name}/estimate"] == observed["estimate"]
+        assert metrics[f"constraint/{name}/upper_bound"] == observed["upper_bound"]
+        assert metrics[f"constraint/{name}/violation"] == observed["violation"]
+        assert metrics[f"constraint/{name}/multiplier"] == result["rounds"][1]["constraints"][name]["multiplier"]
+    # A tenth of the first rung's pairs are human, as far as there are enough.
+    data = result["rungs"][0]["data"]
+    assert data["human_pairs"] == {"red": min(len(WORDS), round(data["own_pairs"] / 9))}
+    assert data["pairs"] == data["own_pairs"] + data["human_pairs"]["red"]
+    # Started again, nothing is repeated.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "manifest.json"}
+    again, _ = climb(plan)
+    assert again == result
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_changed_human_pairs_are_refused(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 1.45)
+    pairs = [{"prompt": "quick quick", "chosen": "the cat ", "rejected": "red cat "}]
+    plan.constraint = dataclasses.replace(plan.constraint, human_pairs=Dataset.from_list(pairs))
+    climb(plan)
+    plan.constraint.human_pairs = Dataset.from_list([pairs[0] | {"chosen": "the dog "}])
+    with pytest.raises(ValueError, match=r"human_pairs that have changed .*fingerprint"):
+        climb(plan)
+
+
+def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 0.0, {"r": 2, "target_modules": ["q_proj"]})
+    plan.constraint = dataclasses.replace(plan.constraint, sampling={"engine": "vllm"})
+    with pytest.raises(ValueError, match=r"'engine': 'vllm'.* trains an adapter"):
+        climb(plan)

@@ -22,6 +22,7 @@ def measure_methods(
     output_dir: Path,
     n_prompts: int,
     draws: int,
+    budget: float,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Samples, scores and summarises.
@@ -35,6 +36,8 @@ def measure_methods(
             Gets `records.jsonl` and `metrics.json`.
         n_prompts (`int`), draws (`int`):
             Test prompts, and answers to each.
+        budget (`float`):
+            For the settings.
         report (`Callable[[str], None]`):
             Where the lines about progress go.
 
@@ -63,6 +66,7 @@ def measure_methods(
     for name, kl in divergences.items():
         metrics["models"][name]["kl"] = kl["mean"]
     metrics["demo"] = {"world": sandbox.world.name, "seed": sandbox.seed, "prompts": len(prompts), "draws": draws}
+    metrics["demo"]["budget"] = budget
     (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
 

@@ -4,11 +4,15 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
 from trl_rsa.stages.plan import Plan, Stage
+
+
+if TYPE_CHECKING:
+    from trl_rsa.stages.constraint import RiskConstraint
 
 
 # β as in SACPO, and the second of its four β/λ: 0.05. The learning rate is for a model of a million parameters; it is
@@ -29,6 +33,10 @@ TRAINING: dict[str, Any] = {
     "bf16": False,
 }
 NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
+# The budget's tail, the range that costs are clipped to, and how many train prompts the rungs' pairs are made of.
+TAIL = 0.05
+CLIP = (-2.0, 10.0)
+TRAIN_PROMPTS = 600
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Method:
             Which of the preference sets, "helpful" and "safe", in which order.
         args (`dict`):
             [`RSAConfig`] arguments that make the method.
+        constrained (`bool`):
+            Whether rungs follow on the stages, until the bound on the CVaR of cost is within the budget.
     """
 
     name: str
@@ -53,20 +63,64 @@ class Method:
     stages: tuple[str, ...] = ()
     start: str | None = None
     args: dict[str, Any] | None = None
+    constrained: bool = False
+
+    @property
+    def folder(self) -> str:
+        return self.name.partition(",")[0].lower()
 
 
 METHODS = (
     Method("SFT", "the model before any alignment"),
     Method("DPO", "helpful pairs only, risk-neutral", ("helpful",), args=NEUTRAL),
     Method("SACPO", "then safe pairs, risk-neutral", ("safe",), start="DPO", args=NEUTRAL),
-    Method("RSA", "helpful, then safe, with RSAConfig's default risk measure", ("helpful", "safe")),
+    Method(
+        f"RSA, CVaR({TAIL:g}) ≤ budget",
+        "helpful, then rungs on pairs of its own answers until the bound holds; RSAConfig's default risk measure",
+        ("helpful",),
+        constrained=True,
+    ),
 )
 
 
+def default_budget(sandbox: Any) -> float:
+    """Half the CVaR of the answers that the SFT policy is taught to give: known before any model is trained."""
+    from trl_rsa.sandbox import prompt_kinds, tail_mean
+
+    law = sandbox.world.population_law(prompt_kinds(sandbox.prompts["decide"]))
+    return round(tail_mean(law.costs, law.probabilities, TAIL) / 2, 1)
+
+
+def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
+    """The budget on the world's true cost, on the sandbox's own prompt sets."""
+    from trl_rsa.stages.constraint import RiskConstraint
+
+    prompts = {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
+    return RiskConstraint(
+        sandbox.world.cost,
+        prompts | {"train": prompts["train"][:TRAIN_PROMPTS]},
+        threshold=budget,
+        clip=CLIP,
+        tail=TAIL,
+        scorer_options={"name": "the true cost"},
+        sampling={"max_new_tokens": MAX_NEW_TOKENS},
+        batch_size=512,
+        beta=BETA,
+        initial_delta=MULTIPLIER,
+        max_rungs=4,
+        max_walk_backs=2,
+    )
+
+
 def align_methods(
-    sandbox: Any, output_dir: Path, max_steps: int, report: Callable[[str], None], training: dict[str, Any]
+    sandbox: Any,
+    output_dir: Path,
+    max_steps: int,
+    budget: float,
+    report: Callable[[str], None],
+    training: dict[str, Any],
 ) -> dict[str, str]:
-    """Trains each method, with the same pairs and the same number of optimizer steps per stage.
+    """Trains each method, with the same number of optimizer steps per stage and rung.
 
     Args:
         sandbox (`Sandbox`):
@@ -74,7 +128,9 @@ def align_methods(
         output_dir (`Path`):
             Gets a folder per method; finished ones are not trained again.
         max_steps (`int`):
-            Optimizer steps per stage.
+            Optimizer steps per stage and rung.
+        budget (`float`):
+            Largest CVaR of cost of the methods that are constrained.
         report (`Callable[[str], None]`):
             Where the lines about progress go.
         training (`dict`):
@@ -84,6 +140,7 @@ def align_methods(
         `dict[str, str]`: the folder of each method's model, by name.
     """
     # Imported here: it loads TRL, and `METHODS` is also read by what does not train.
+    from trl_rsa.stages.live import LiveReport
     from trl_rsa.stages.run import align
 
     folders: dict[str, str] = {}
@@ -105,15 +162,13 @@ def align_methods(
         plan = Plan(
             stages,
             model=start,
-            output_dir=str(output_dir / method.name.lower()),
+            output_dir=str(output_dir / method.folder),
             args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
             seed=sandbox.seed,
+            constraint=constraint_of(sandbox, budget) if method.constrained else None,
         )
+        lines = LiveReport(report, prefix=f"{method.folder.upper()} ")
         # The trainer's own log lines are for people who watch one training; its progress bars go to stderr and stay.
         with redirect_stdout(io.StringIO()):
-            folders[method.name] = align(plan, report=partial(_prefixed, report, method.name)).model
+            folders[method.name] = align(plan, report=lines).model
     return folders
-
-
-def _prefixed(report: Callable[[str], None], name: str, line: str) -> None:
-    report(f"{name} {line}")

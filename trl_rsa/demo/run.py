@@ -1,13 +1,12 @@
 """The demo from the sandbox to the folder with its results."""
 
-import sys
+import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.demo.measure import measure_methods
-from trl_rsa.demo.methods import align_methods
+from trl_rsa.demo.methods import METHODS, TAIL, align_methods, default_budget
 from trl_rsa.demo.table import markdown, print_table, sampled_answers
 from trl_rsa.report import write_report
 
@@ -18,7 +17,8 @@ def run_demo(
     max_steps: int,
     n_prompts: int,
     draws: int,
-    report: Callable[[str], None] | None = None,
+    budget: float | None = None,
+    report: Callable[[str], None] = print,
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Aligns, measures, prints the table, and writes the report, table and answers.
@@ -30,7 +30,9 @@ def run_demo(
             Gets `report.html`, its short form `report.md` and its pictures in `plots`, `README.md` (the table),
             `answers.md`, `records.jsonl`, `metrics.json` and a folder per trained method.
         max_steps (`int`), n_prompts (`int`), draws (`int`):
-            Optimizer steps per stage, test prompts, answers per prompt.
+            Optimizer steps per stage and rung, test prompts, answers per prompt.
+        budget (`float`, *optional*):
+            Largest CVaR of cost of the constrained method; see [`default_budget`].
         report (`Callable[[str], None]`, *optional*):
             Where the lines about progress go.
         training (`dict`, *optional*):
@@ -39,12 +41,19 @@ def run_demo(
     Returns:
         `dict`: what `metrics.json` holds.
     """
-    report = report or partial(print, file=sys.stdout)
+    from trl_rsa.stages.live import LiveReport
+
+    report = LiveReport(report)
     report(
         f"World {sandbox.world.name!r}, seed {sandbox.seed}; the model and its pairs are cached in {sandbox.folder}"
     )
-    folders = align_methods(sandbox, output_dir, max_steps, report, training or {})
-    metrics = measure_methods(sandbox, folders, output_dir, n_prompts, draws, report)
+    budget = default_budget(sandbox) if budget is None else budget
+    report(f"Budget: CVaR({TAIL:g}) of cost at most {budget:g}")
+    folders = align_methods(sandbox, output_dir, max_steps, budget, report, training or {})
+    for method in METHODS:
+        if method.constrained:
+            shutil.copyfile(output_dir / method.folder / "certificate.json", output_dir / "certificate.json")
+    metrics = measure_methods(sandbox, folders, output_dir, n_prompts, draws, budget, report)
     write_report(output_dir, title=f"World “{sandbox.world.name}”: how bad are the worst answers?")
     (output_dir / "README.md").write_text(markdown(metrics), encoding="utf-8")
     (output_dir / "answers.md").write_text(sampled_answers(output_dir / "records.jsonl"), encoding="utf-8")

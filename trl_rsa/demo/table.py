@@ -76,6 +76,9 @@ def markdown(metrics: dict[str, Any]) -> str:
         "",
         *(f"* **{method.name}**: {method.description}" for method in METHODS),
         "",
+        f"The budget is {demo['budget']:g}, set before anything was trained. `certificate.json` says whether the "
+        "constrained model keeps it on prompts that nothing else has used.",
+        "",
         "![Share of answers above each cost](plots/survival.png)",
         "",
         "![Reward against the tail of cost](plots/tradeoff.png)",

@@ -12,9 +12,9 @@ example:
 
   trl-rsa demo --world tail --seed 1
 
-Offline, on a CPU, in about five minutes on two cores. It makes a language model of a million parameters in a small
-world whose true reward and harm are known, aligns it with DPO, SACPO and RSA on the same pairs, and compares the
-tails of harm. The model and its data are cached; the second start is faster.
+Offline, on a CPU. It makes a language model of a million parameters in a small world whose true reward and harm are
+known, aligns it with DPO, SACPO and RSA, and compares the tails of harm. RSA is given a budget on that tail, and adds
+rungs on its own answers until it keeps it. The model and its data are cached; the second start is faster.
 """
 
 
@@ -31,7 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
     parser.add_argument("--output_dir", help="where to write (default: runs/demo-WORLD-SEED)")
-    parser.add_argument("--steps", type=int, default=120, help="optimizer steps per stage (default: 120)")
+    parser.add_argument("--steps", type=int, default=120, help="optimizer steps per stage and rung (default: 120)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="largest CVaR(0.05) of RSA's cost (default: half of what the world's own answers have)",
+    )
     parser.add_argument("--prompts", type=int, default=600, help="test prompts (default: 600, at most 1200)")
     parser.add_argument("--draws", type=int, default=4, help="answers per prompt (default: 4)")
     return parser
@@ -48,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     began = time.monotonic()
     sandbox = build_sandbox(args.world, args.seed, progress=True)
     output_dir = Path(args.output_dir or f"runs/demo-{args.world}-{args.seed}")
-    run_demo(sandbox, output_dir, args.steps, args.prompts, args.draws)
+    run_demo(sandbox, output_dir, args.steps, args.prompts, args.draws, args.budget)
     print(f"\n{time.monotonic() - began:.0f} s. Report: {output_dir / 'report.html'}")
     print("Beside it: the table, the pictures, some answers, the models.")
     return 0

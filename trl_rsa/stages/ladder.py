@@ -70,7 +70,7 @@ class Ladder:
     def __post_init__(self) -> None:
         self.output_dir = Path(self.plan.output_dir)
         self.folder = self.output_dir / "ladder"
-        self.live = self.report if isinstance(self.report, LiveReport) else LiveReport(self.report)
+        self.live = LiveReport(self.report)
         self.constraints = {constraint.name: constraint for constraint in self.plan.constraints}
         self.names = list(self.constraints)
         self.groups = prompt_groups(self.plan.constraints, self.plan.seed)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
@@ -14,16 +15,23 @@ class LiveReport:
 
     Args:
         report (`Callable[[str], None]`, *optional*, defaults to `print`):
-            Gets plain lines. With `print`, and a terminal as the standard output, lines are coloured and phases count.
+            Gets plain lines. With `print`, they go to the standard output of now, which may be redirected later; on a
+            terminal they are coloured, and phases count. Another report lends its place.
         prefix (`str`, *optional*):
             Before every line.
     """
 
     def __init__(self, report: Callable[[str], None] = print, prefix: str = ""):
-        self.report, self.prefix = report, prefix
-        # The output of now: it may be redirected while something noisy runs.
-        console = Console(file=sys.stdout) if report is print else None
-        self.console = console if console is not None and console.is_terminal else None
+        self.prefix = prefix
+        self.console: Console | None = None
+        if isinstance(report, LiveReport):
+            self.report, self.console, self.prefix = report.report, report.console, report.prefix + prefix
+        elif report is print:
+            self.report = partial(print, file=sys.stdout, flush=True)
+            console = Console(file=sys.stdout)
+            self.console = console if console.is_terminal else None
+        else:
+            self.report = report
 
     def __call__(self, line: str, style: str = "") -> None:
         """One line; `style`, rich's, is seen on a terminal."""

@@ -1,0 +1,70 @@
+"""SIGKILL anywhere on the ladder, then the same command again: it ends as it would have without."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+SCRIPT = Path(__file__).with_name("climb_and_die.py")
+# In the order in which a climb comes by.
+PLACES = (
+    "sampling",
+    "deciding",
+    "scoring",
+    "training",
+    "saving",
+    "the end of training",
+    "between rungs",
+    "walking back",
+    "certifying",
+)
+
+
+def climb(model, folder, kind, *places):
+    """How the starts ended, one per place and the last one."""
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), model, str(folder), kind, *places],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    lines = [line.rpartition(": ") for line in ended.stdout.splitlines() if line.startswith((*PLACES, "nowhere"))]
+    assert lines[-1][2] == "0", ended.stderr[-3000:]
+    return {place: int(status) for place, _, status in lines[:-1]}
+
+
+def result(folder):
+    rounds = [json.loads(line) for line in (folder / "constraint.jsonl").read_text().splitlines()]
+    for entry in rounds:
+        del entry["time"], entry["model"]
+    constraint = json.loads((folder / "manifest.json").read_text())["constraint"]
+    certificate = json.loads((folder / "certificate.json").read_text())
+    (weights,) = Path(constraint["model"]).glob("*.safetensors")
+    data = [rung["data"] for rung in constraint["rungs"]]
+    return rounds, (certificate["bound"], certificate["attempt"]), data, load_file(weights), Path(constraint["model"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_killed_everywhere_it_ends_the_same(kind, tiny_model_path, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert climb(tiny_model_path, whole, kind) == {}
+    assert climb(tiny_model_path, again, kind, *PLACES) == dict.fromkeys(PLACES, -signal.SIGKILL)
+    rounds, certificate, data, weights, model = result(whole)
+    assert [entry["action"] for entry in rounds] == ["next_rung", "walk_back", "stop"], "every place should be met"
+    other_rounds, other_certificate, other_data, other_weights, other_model = result(again)
+    assert other_rounds == rounds and other_certificate == certificate and other_data == data
+    assert other_model.name == model.name and other_weights.keys() == weights.keys()
+    assert all(torch.equal(other_weights[name], weights[name]) for name in weights)
+    card = (other_model / "README.md").read_text()
+    assert card == (model / "README.md").read_text().replace(str(whole), str(again))
+    assert card.count("## Risk of harm") == 1

@@ -1,0 +1,101 @@
+"""The ladder in a world whose cost is known: a tight budget is met, a loose one not overpaid, an impossible one told."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from trl_rsa import Plan, RiskConstraint, align
+from trl_rsa.evaluation.tails import cvar
+from trl_rsa.sandbox import PolicySettings, SandboxSettings, build_sandbox, sample_responses
+
+
+TAIL = 0.2
+ARGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "per_device_train_batch_size": 16,
+    "max_steps": 40,
+    "max_length": 128,
+    "save_strategy": "no",
+    "learning_rate": 3e-4,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A smaller policy than the sandbox's own, which speaks the language well enough."""
+    policy = PolicySettings(hidden_size=96, intermediate_size=192, steps=250)
+    splits = {"train": 150, "decide": 300, "certify": 300, "test": 300}
+    sandbox = build_sandbox("aligned", 0, tmp_path_factory.mktemp("cache"), SandboxSettings(policy, splits=splits))
+    return SimpleNamespace(sandbox=sandbox, start=true_risk(sandbox, sandbox.sft()))
+
+
+def true_risk(sandbox, model):
+    """CVaR of the true cost on the test prompts."""
+    prompts = sandbox.prompts["test"]
+    answers = sample_responses(model, sandbox.tokenizer, prompts, k=4, seed=1)
+    flat = [answer for several in answers for answer in several]
+    return cvar(sandbox.world.cost([prompt.text for prompt in prompts for _ in range(4)], flat), TAIL)
+
+
+def climb(world, folder, threshold, **changes):
+    sandbox = world.sandbox
+    settings = {"margin": 0.3, "max_rungs": 5, "initial_delta": 2.0} | changes
+    constraint = RiskConstraint(
+        sandbox.world.cost,
+        {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")},
+        threshold=threshold,
+        clip=(-2.5, 5.0),
+        tail=TAIL,
+        sampling={"max_new_tokens": 48},
+        batch_size=300,
+        draws={"decide": 2, "certify": 2},
+        args={"loss_type": ["rsa2"]},
+        risk_measure="expectation",
+        **settings,
+    )
+    plan = Plan([], model=str(sandbox.sft_path), output_dir=str(folder), args=ARGS, seed=0, constraint=constraint)
+    alignment = align(plan, report=lambda line: None)
+    return alignment.manifest["constraint"], alignment.model
+
+
+def loaded(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.mark.slow
+def test_a_tight_budget_is_met_by_the_true_cost_on_fresh_prompts(world, tmp_path):
+    budget = world.start - 0.75
+    result, model = climb(world, tmp_path, budget)
+    assert result["met"], result["reason"]
+    assert result["rounds"][0]["upper_bound"] > budget and result["multiplier"] > 0
+    assert true_risk(world.sandbox, loaded(model)) <= budget
+
+
+@pytest.mark.slow
+def test_a_loose_budget_is_not_overpaid(world, tmp_path):
+    """Well above the start: nothing is trained. Just below the start's bound: no more than a little is paid."""
+    result, model = climb(world, tmp_path / "loose", world.start + 1.0)
+    assert result["met"] and result["multiplier"] == 0 and model == str(world.sandbox.sft_path)
+    bound = result["rounds"][0]["upper_bound"]
+    result, model = climb(world, tmp_path / "near", bound - 0.05, initial_delta=8.0, margin=0.4, max_walk_backs=3)
+    assert result["met"], result["reason"]
+    rungs = [entry for entry in result["rounds"] if entry["fraction"] == 1.0]
+    assert len(rungs) == 2, "one rung of 8 should be more than enough"
+    final = next(entry for entry in result["rounds"] if entry["model"] == model)
+    assert bound - 0.05 - 0.4 <= final["upper_bound"] <= bound - 0.05
+    assert result["multiplier"] < 8.0
+
+
+@pytest.mark.slow
+def test_an_infeasible_budget_ends_with_the_best_model_and_says_so(world, tmp_path):
+    result, model = climb(world, tmp_path, -2.2, max_rungs=2)
+    assert not result["met"] and not result["certified"]
+    assert result["reason"].startswith("NOT met")
+    bounds = {entry["model"]: entry["upper_bound"] for entry in result["rounds"]}
+    assert len(bounds) == 3 and bounds[model] == min(bounds.values())
