@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def timings(benchmark: str, seconds: dict[str, list[float]], **config: object) -
     ]
 
 
-def measure_solver(repeats: int) -> list[Row]:
+def measure_solver(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
     from benchmarks.kernels.solvers import SOLVERS
     from benchmarks.kernels.subjects import MEASURE, HeadProblem
     from trl_rsa.kernels.parallel import map_blocks
@@ -84,59 +84,52 @@ def measure_solver(repeats: int) -> list[Row]:
         }
         for name, solver in SOLVERS.items():
             subjects[name] = lambda s=solver: map_blocks(lambda b: s(x[b], p[b], MEASURE.tail), rows, "cpu")
-        return timings("solver", interleave(subjects, repeats), vocabulary=151_936, tokens=128)
+        yield timings("solver", interleave(subjects, repeats), vocabulary=151_936, tokens=128)
 
 
-def measure_sweep(repeats: int) -> list[Row]:
+def measure_sweep(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
     from benchmarks.kernels.subjects import HEAD_METHODS, HeadProblem
 
-    rows: list[Row] = []
     on_gpu = torch.cuda.is_available()
     device, dtype, hidden = ("cuda", torch.bfloat16, 4096) if on_gpu else ("cpu", torch.float32, 896)
     for vocabulary in (32_768, 65_536, 131_072, 262_144):
-        for tokens in (1024, 2048, 4096) if on_gpu else (64, 128, 256):
-            problem = HeadProblem(tokens, vocabulary, hidden, dtype, device)
-            subjects = {name: lambda n=name, p=problem: p.run(n) for name in HEAD_METHODS}
+        for n in (1024, 2048, 4096) if on_gpu else (64, 128, 256):
+            problem = HeadProblem(n, vocabulary, hidden, dtype, device)
+            subjects = {name: lambda m=name, p=problem: p.run(m) for name in HEAD_METHODS}
             seconds = interleave(subjects, repeats)
             # Five products in RSA-1, as in DPO: both logits, one of them again, two gradients.
-            config = {"vocabulary": vocabulary, "tokens": tokens, "hidden": hidden, "dtype": str(dtype)[6:]}
-            rows += timings("sweep", seconds, **config, flops=5 * 2 * vocabulary * tokens * hidden)
-            print(f"  {vocabulary} words, {tokens} tokens", flush=True)
-    return rows
+            config = {"vocabulary": vocabulary, "tokens": n, "hidden": hidden, "dtype": str(dtype)[6:]}
+            yield timings("sweep", seconds, **config, flops=5 * 2 * vocabulary * n * hidden)
 
 
-def measure_step(repeats: int) -> list[Row]:
+def measure_step(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
     from benchmarks.kernels.subjects import make_batch, make_models, make_trainer, train_step
 
-    rows: list[Row] = []
     models = make_models()
     optimizer = torch.optim.AdamW(models[0].parameters(), lr=1e-6)
     with tempfile.TemporaryDirectory() as folder:
         trainers = {name: make_trainer(name, models, folder, optimizer) for name in METHODS}
-        for tokens, prompt in (128, 1), (128, 64), (512, 1):
-            batch = make_batch(tokens, prompt)
+        for n, prompt in (128, 1), (128, 64), (512, 1):
+            if n not in tokens:
+                continue
+            batch = make_batch(n, prompt)
             subjects = {
-                name: lambda n=name, t=trainer, b=batch: train_step(t, b, n)
+                name: lambda m=name, t=trainer, b=batch: train_step(t, b, m)
                 for name, trainer in trainers.items()
                 if not (name == "RSA dense" and prompt > 1)
             }
-            seconds = interleave(subjects, repeats if tokens == 128 else max(2, repeats - 2))
-            rows += timings("step", seconds, vocabulary=151_936, tokens=tokens, prompt=prompt)
-            print(f"  {tokens} tokens, {prompt} of the prompt", flush=True)
-    return rows
+            seconds = interleave(subjects, repeats if n == 128 else max(2, repeats - 2))
+            yield timings("step", seconds, vocabulary=151_936, tokens=n, prompt=prompt)
 
 
-def measure_memory(repeats: int) -> list[Row]:
-    rows: list[Row] = []
-    for tokens in (128, 512):
+def measure_memory(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
+    for n in tokens:
         for method in METHODS:
-            command = [sys.executable, "-m", "benchmarks.kernels.memory", method, str(tokens)]
+            command = [sys.executable, "-m", "benchmarks.kernels.memory", method, str(n)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             peaks = json.loads(output.splitlines()[-1])
-            config = {"benchmark": "memory", "method": method, "vocabulary": 151_936, "tokens": tokens, "prompt": 1}
-            rows += [config | {"quantity": name, "value": value, "repeats": 1} for name, value in peaks.items()]
-            print(f"  {method}, {tokens} tokens", flush=True)
-    return rows
+            config = {"benchmark": "memory", "method": method, "vocabulary": 151_936, "tokens": n, "prompt": 1}
+            yield [config | {"quantity": name, "value": value, "repeats": 1} for name, value in peaks.items()]
 
 
 BENCHMARKS = {
@@ -179,22 +172,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--tokens", nargs="+", type=int, choices=[128, 512], default=[128, 512], help="step and memory"
+    )
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.csv"
-    # Benchmarks that are not run again keep their rows.
+    # What is not measured again keeps its rows, and what is measured is written at once.
     kept = list(csv.DictReader(path.open())) if path.exists() else []
     for name in args.only:
-        print(name, flush=True)
-        rows = [provenance() | row for row in BENCHMARKS[name](args.repeats)]
-        kept = [row for row in kept if row["benchmark"] != name] + rows
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(kept)
+        for group in BENCHMARKS[name](args.repeats, args.tokens):
+            rows = [provenance() | row for row in group]
+            print("  ".join(str(rows[0].get(key, "")) for key in KEY[:-1]), flush=True)
+            measured = {_key(row) for row in rows}
+            kept = [row for row in kept if _key(row) not in measured] + rows
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, restval="")
+                writer.writeheader()
+                writer.writerows(kept)
     from benchmarks.kernels.page import write_page
 
     write_page(path, args.out)
+
+
+KEY = ["benchmark", "vocabulary", "tokens", "prompt", "method"]
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(str(row.get(key, "")) for key in KEY)
 
 
 if __name__ == "__main__":
