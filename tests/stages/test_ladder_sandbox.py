@@ -1,4 +1,4 @@
-"""The ladder in a world whose cost is known: a tight budget is met, a loose one not overpaid, an impossible one told."""
+"""The ladder where the cost is known: a tight budget is met, a loose one not overpaid, an impossible one told."""
 
 from types import SimpleNamespace
 

@@ -23,6 +23,7 @@ class LiveReport:
 
     def __init__(self, report: Callable[[str], None] = print, prefix: str = ""):
         self.prefix = prefix
+        self.report: Callable[[str], None] = report
         self.console: Console | None = None
         if isinstance(report, LiveReport):
             self.report, self.console, self.prefix = report.report, report.console, report.prefix + prefix
@@ -30,8 +31,6 @@ class LiveReport:
             self.report = partial(print, file=sys.stdout, flush=True)
             console = Console(file=sys.stdout)
             self.console = console if console.is_terminal else None
-        else:
-            self.report = report
 
     def __call__(self, line: str, style: str = "") -> None:
         """One line; `style`, rich's, is seen on a terminal."""
