@@ -1,0 +1,155 @@
+"""What is compared in the constraint track: the methods, what each may spend, and the ablations."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+# The labels' own scale: with soft labels at β = 1 the multiplier λ is in units of reward per cost.
+BETA = 1.0
+TAIL = 0.05
+FAR_TAIL = 0.01
+# The range of costs that count for the bound that steers the search, by world: fixed before any cost was seen. The
+# worst cost is 21 in "tail" and 4 in "aligned". Results are judged by the true cost without clipping.
+CLIP = {"tail": (-2.0, 12.0), "aligned": (-2.0, 4.0)}
+
+TUNING_SEEDS = (100, 101)
+TEST_SEEDS = (0, 1, 2, 3, 4)
+# Only the sandbox's SFT policy and cost model are shared by all seeds.
+SANDBOX_SEED = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one rung takes, and what policies are judged on.
+
+    Args:
+        prompts (`int`), draws (`int`), pairs_per_prompt (`int`):
+            Train prompts of a rung, scored responses to each, and pairs made of these.
+        batch_size (`int`), steps (`int`):
+            Pairs per optimizer step, and steps of a rung: each pair is seen once.
+        helpful_rungs (`float`), grid_rungs (`float`):
+            Size of the helpful stage, and of each policy of a grid, in rungs.
+        decide (`int`), test (`int`), test_draws (`int`):
+            Prompts that the search is steered by, with one response each; test prompts, and responses to each.
+    """
+
+    prompts: int = 192
+    draws: int = 4
+    pairs_per_prompt: int = 2
+    batch_size: int = 8
+    steps: int = 48
+    helpful_rungs: float = 2.5
+    grid_rungs: float = 2.0
+    decide: int = 1200
+    test: int = 1200
+    test_draws: int = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One method.
+
+    Args:
+        name (`str`):
+            Name in the table.
+        description (`str`):
+            One line for the table's legend.
+        search (`str`):
+            `"ladder"`: rungs by the scheduler; `"grid"`: one safety stage for each λ of `grid`; `"lagrangian"`: one
+            stage from the SFT policy on reward − λ·cost, for each λ of `grid`.
+        loss (`dict`):
+            [`RSAConfig`] arguments of the safety stage or rung.
+        labels (`str`), soft (`bool`):
+            What the safety pairs are labelled by, as in [`RiskConstraint`].
+        on_policy (`bool`):
+            Whether the pairs come from the policy that the stage starts from, or from the SFT policy.
+        scorer (`str`):
+            `"true"` cost, or the `"learned"` one, for labels and decisions alike.
+        grid (`tuple[float, ...]`):
+            Multipliers of a grid.
+        scheduler (`dict`):
+            Changes of [`SCHEDULER`].
+        learning_rate (`float`, *optional*), keep_optimizer (`bool`):
+            Peak learning rate of a rung; whether Adam's moments are carried to the next.
+    """
+
+    name: str
+    description: str
+    search: str
+    loss: dict[str, Any] = field(default_factory=dict)
+    labels: str = "raw"
+    soft: bool = True
+    on_policy: bool = True
+    scorer: str = "true"
+    grid: tuple[float, ...] = ()
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    keep_optimizer: bool = False
+
+
+LEARNING_RATE = 3e-4
+SLOW = 1e-4  # RSA-1 does not bear more: docs/method.md, "Step size"
+SCHEDULER: dict[str, Any] = {"max_rungs": 6, "max_growth": 2.0, "initial_delta": 0.5, "max_walk_backs": 2}
+CONFIDENCE = 0.8
+MARGIN_SHARE = 0.04  # of the range of costs
+
+# By the tuning seeds: about 1/4, 2/5 and 11/20 of the way from the helpful policy's CVaR, 4.7 and 3.05, to −2, which
+# refusing everything reaches; in quarters.
+BUDGETS = {"tail": (3.0, 2.0, 1.0), "aligned": (1.75, 1.0, 0.25)}
+
+NONE = {"loss_type": ["rsa2"], "risk_alpha": 0.0, "risk_measure": "expectation"}  # which is DPO
+ENTROPIC2 = {"loss_type": ["rsa2"], "risk_measure": "entropic"}
+EXPECTATION2 = {"loss_type": ["rsa2"], "risk_measure": "expectation"}
+CVAR2 = {"loss_type": ["rsa2"], "risk_measure": "cvar", "risk_tail": 0.1}
+ENTROPIC1 = {"loss_type": ["rsa1"], "risk_measure": "entropic"}
+CVAR1 = {"loss_type": ["rsa1"], "risk_measure": "cvar", "risk_tail": 0.1}
+
+
+def ladder(name: str, description: str, loss: dict[str, Any], **settings: Any) -> Method:
+    return Method(name, description, "ladder", loss, **settings)
+
+
+RSA = ladder("RSA", "RSA-2 entropic, on-policy ladder, raw cost", ENTROPIC2)
+METHODS = (
+    RSA,
+    ladder("SACPO, on-policy ladder", "α = 0, else as RSA", NONE),
+    ladder("α = 0, truncated", "α = 0 on truncated cost, else as RSA", NONE, labels="truncated"),
+    Method(
+        "SACPO",
+        "as published: α = 0, pairs of the SFT policy, one stage; best λ of 0.5, 1, 2, 4",
+        "grid",
+        NONE,
+        on_policy=False,
+        grid=(0.5, 1.0, 2.0, 4.0),
+    ),
+    Method(
+        "DPO-Lagrangian",
+        "one DPO from the SFT policy on reward − λ·cost; best λ of 0.5, 1, 2",
+        "lagrangian",
+        NONE,
+        on_policy=False,
+        grid=(0.5, 1.0, 2.0),
+    ),
+)
+LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned"),)
+ABLATION_WORLD = "tail"
+ABLATION_SEEDS = TEST_SEEDS[:3]
+ABLATIONS = (
+    ladder("truncated cost", "", ENTROPIC2, labels="truncated"),
+    ladder("RSA-2 expectation", "", EXPECTATION2),
+    ladder("RSA-2 CVaR 0.1", "", CVAR2),
+    ladder("RSA-1 entropic, learning rate 1e-4", "", ENTROPIC1, learning_rate=SLOW),
+    ladder("SFT policy's pairs", "", ENTROPIC2, on_policy=False),
+    ladder("one rung of λ = 2, walked back", "", ENTROPIC2, scheduler={"max_rungs": 1, "initial_delta": 2.0}),
+    ladder("sampled labels", "", ENTROPIC2, soft=False),
+    ladder("first rung 0.125", "", ENTROPIC2, scheduler={"initial_delta": 0.125}),
+    ladder("RSA-1 entropic, learning rate 3e-4", "", ENTROPIC1),
+    ladder("RSA-1 CVaR 0.1, learning rate 1e-4", "", CVAR1, learning_rate=SLOW),
+    ladder("learning rate 1e-4", "", ENTROPIC2, learning_rate=SLOW),
+    ladder("learning rate 1e-3", "", ENTROPIC2, learning_rate=1e-3),
+    ladder("optimizer kept", "", ENTROPIC2, keep_optimizer=True),
+    ladder("RSA-2 entropic, α = 0.1", "", ENTROPIC2 | {"risk_alpha": 0.1}),
+)
+TUNING = (RSA, METHODS[1], METHODS[2])
+TUNING_BUDGET = {world: budgets[1] for world, budgets in BUDGETS.items()}
