@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, align
+from trl_rsa.stages.run import preview
 
 
 ARGS = {
@@ -205,6 +206,19 @@ def test_changed_human_pairs_are_refused(tiny_model_path, tmp_path):
     plan.constraint.human_pairs = Dataset.from_list([pairs[0] | {"chosen": "the dog "}])
     with pytest.raises(ValueError, match=r"human_pairs that have changed .*fingerprint"):
         climb(plan)
+
+
+def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_nothing(tiny_model_path, tmp_path):
+    lines, plan = [], make_plan(tiny_model_path, tmp_path / "run", -0.5)
+    preview(plan, report=lines.append)
+    assert lines == [
+        "[ladder] cost: CVaR 0.8 of cost at most -0.5, clipped to [-1.5, 1.5], in up to 3 rungs; prompts: train 72, "
+        "decide 36, certify 36"
+    ]
+    plan.constraint.args = {"risk_tail": 0.1}
+    with pytest.raises(ValueError, match="You set tail"):
+        climb(plan)
+    assert not (tmp_path / "run").exists()
 
 
 def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):

@@ -78,4 +78,4 @@ def test_colours_and_counts_on_a_terminal(monkeypatch):
         advance(3)
     shown = terminal.getvalue()
     assert "\x1b[32mmet" in shown
-    assert "decide answers 2/8" in shown
+    assert "decide answers 5/8" in shown

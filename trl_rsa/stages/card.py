@@ -20,12 +20,12 @@ def add_certificates(folder: Path, certificates: Mapping[str, Path], content: Ma
         reason (`str`):
             How the search for the multiplier ended.
     """
-    for path in certificates.values():
-        shutil.copyfile(path, folder / path.name)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if BEGIN not in text:
-        # One write: a kill leaves the card without the section, or with all of it.
+        for path in certificates.values():
+            shutil.copyfile(path, folder / path.name)
+        # The card last, in one write: a kill leaves it without the section, or with all of it.
         section = _section(content, reason)
         card.write_text(f"{text.rstrip()}\n\n{section}".lstrip("\n"), encoding="utf-8")
 

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
 from trl_rsa.stages.anchor import init_kwargs, is_adapter
@@ -79,6 +80,18 @@ class Ladder:
         self.rounds: list[Round] = []
         self.start = ""
         _refuse_adapters_with_vllm(self.plan)
+        # A wrong argument is found now, not after the first observation.
+        RSAConfig(**rung_arguments(self.plan, self.plan.constraints[0], 1.0, self.folder / "rung-01", self.plan.seed))
+
+    def describe(self) -> list[str]:
+        """What it is to meet, on how many prompts, in a line per constraint."""
+        return [
+            f"[ladder] {name}: CVaR {c.tail:g} of cost at most {c.threshold:g}, clipped to {list(c.clip)}, in up to "
+            f"{c.max_rungs} rungs; prompts: "
+            + ", ".join(f"{split} {of['n']}" for split, of in self._describe_prompts(name).items())
+            + (f"; {len(self.human[name].rows)} human pairs" if name in self.human else "")
+            for name, c in self.constraints.items()
+        ]
 
     def climb(self, start: str) -> dict[str, Any]:
         """

@@ -160,6 +160,10 @@ def preview(
             f"{plan.stages[index].risk_measure} at temperature {config.beta / config.constraint_multiplier:g}; "
             f"{manifest.stage(index)['status']}, in {ready.folder}"
         )
+    if plan.constraints:
+        ladder = Ladder(plan, processing_class, _runner(plan, processing_class, (), report, None), report)
+        for line in ladder.describe():
+            report(line)
 
 
 def _prepare(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) -> ReadyStage:
