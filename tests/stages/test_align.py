@@ -152,12 +152,6 @@ def test_a_mistake_in_the_last_stage_costs_nothing(tiny_model_path, make_prefere
     assert not any(tmp_path.iterdir())
 
 
-def test_a_launch_in_several_processes_is_refused(tiny_model_path, make_preference_dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="launched align in 2 processes, but it runs in one"):
-        align(make_plan(tiny_model_path, tmp_path, make_preference_dataset(12)))
-
-
 def test_each_stage_is_its_own_tracker_run(tiny_model_path, make_preference_dataset, tmp_path, monkeypatch):
     finished = []
     tracker = SimpleNamespace(end_run=lambda: finished.append(True), __spec__=ModuleSpec("mlflow", None))

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,23 +80,32 @@ def _run(module: Any, argv: list[str], prog: str) -> int | None:
 
 
 def _launch(module: Any, argv: list[str], prog: str) -> int | None:
-    from trl_rsa.scripts._launch import make_launcher, split_arguments
+    from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments
 
     parser = module.make_parser()
     own, words = split_arguments(parser, argv)
-    arguments = parse_arguments(parser, own, prog)
+    arguments = parse_arguments(parser, own, prog, others=lambda: [f"--{name}" for name in launch_names()])
     launcher = make_launcher(words, getattr(parser, "launch", {}))
     return module.main(arguments) if launcher is None else module.launch(arguments, own, launcher)
 
 
-def parse_arguments(parser: ArgumentParser, argv: list[str], prog: str) -> Any:
-    """What `parser.parse_args(argv)` returns, with its errors raised as [`UsageError`] and no abbreviated flags."""
+def parse_arguments(
+    parser: ArgumentParser, argv: list[str], prog: str, others: Callable[[], Iterable[str]] = tuple
+) -> Any:
+    """What `parser.parse_args(argv)` returns, with its errors raised as [`UsageError`] and no abbreviated flags.
+
+    `others` gives flags that are taken elsewhere: a mistaken flag may be meant for them.
+    """
 
     def fail(message: str) -> NoReturn:
         raise UsageError(message + "".join(map(suggest, re.findall(r"--[\w-]+", message))))
 
     def suggest(flag: str) -> str:
-        return "" if flag in parser._option_string_actions else did_you_mean(flag, parser._option_string_actions)
+        return (
+            ""
+            if flag in parser._option_string_actions
+            else did_you_mean(flag, [*parser._option_string_actions, *others()])
+        )
 
     parser.prog = prog
     parser.allow_abbrev = False

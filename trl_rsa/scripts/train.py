@@ -52,7 +52,7 @@ _SHOWN = {
         "resume_from_checkpoint": "folder of a checkpoint, or true for the last one in output_dir",
         "use_cpu": "train without an accelerator",
         "accelerate_config": HELP,
-        "num_processes": "how many, if not one per accelerator; other arguments of accelerate launch work too",
+        "num_processes": "how many; all arguments of accelerate launch work",
     },
     "risk": {
         "loss_type": "rsa1 or rsa2, alone or with sft",
