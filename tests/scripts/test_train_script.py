@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,7 +20,8 @@ from trl import DPOConfig  # noqa: E402
 from trl_rsa import RSAConfig, RSATrainer  # noqa: E402
 from trl_rsa.cli import main  # noqa: E402
 from trl_rsa.scripts import _datasets, train  # noqa: E402
-from trl_rsa.scripts._command import explain  # noqa: E402
+from trl_rsa.scripts._command import explain, run_command  # noqa: E402
+from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +94,7 @@ def test_train_from_flags(arguments, capsys):
     assert f"Model saved to {arguments['output_dir']}." in capsys.readouterr().out
     assert moved(arguments)
     saved = torch.load(Path(arguments["output_dir"]) / "training_args.bin", weights_only=False)
-    assert (saved.loss_type, saved.risk_measure, saved.risk_tail) == (["rsa1"], "cvar", 0.2)
+    assert (saved.loss_type, saved.risk_measure, saved.risk_tail) == (["rsa2"], "cvar", 0.2)
 
 
 def test_train_from_a_dpo_yaml_file(arguments, monkeypatch, tmp_path, make_preference_dataset):
@@ -153,6 +155,53 @@ def test_train_under_accelerate_launch(arguments):
     assert moved(arguments)
 
 
+# Launching
+
+
+def test_arguments_of_the_launcher_are_told_apart():
+    argv = ["--max_steps", "-1", "--accelerate-config=zero3", "--beta", "0.2", "--num_processes", "2", "--use_cpu"]
+    own, launch = split_arguments(train.make_parser(), argv)
+    assert own == ["--max_steps", "-1", "--beta", "0.2", "--use_cpu"]
+    launcher = make_launcher(launch, {})
+    assert launcher.accelerate_config == "zero3" and launcher.arguments == ("--num_processes", "2")
+
+
+def test_the_yaml_file_may_name_the_engine_as_for_trl(arguments, monkeypatch, tmp_path):
+    path = tmp_path / "stage.yaml"
+    path.write_text(yaml.safe_dump(arguments | {"accelerate_config": "zero2", "num_processes": 3}))
+    launched = []
+    monkeypatch.setattr(train, "launch", lambda args, argv, launcher: launched.append((argv, launcher)))
+    assert main(["train", "--config", str(path), "--beta", "0.2"]) == 0
+    (argv, launcher) = launched.pop()
+    assert argv == ["--config", str(path), "--beta", "0.2"]
+    assert launcher.accelerate_config == "zero2" and launcher.arguments == ("--num_processes=3",)
+    # In the processes that this has started the keys are the launcher's business.
+    assert run_command("train", ["--config", str(path)], launched=True) == 0 and not launched
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--accelerate_config", "zero4"], "neither a file nor one of fsdp2, multi_gpu, single, zero1"),
+        (["--accelerate_config", "zero3"], "there is none. Add --num_processes"),
+        (["--accelerate_config", "fsdp2", "--num_processes", "2"], "it falls back to DDP without a word"),
+        (["--num_processes", "two"], "does not accept: argument --num_processes"),
+        (["--num_procesess", "2"], "unrecognized arguments: --num_procesess 2. Did you mean --num_processes?"),
+    ],
+)
+def test_what_cannot_be_launched_is_one_sentence(flags, message, arguments, capsys, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    assert main(["train", *as_flags(arguments), *flags]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trl-rsa train: error")]
+    assert message in line
+
+
+def test_two_ways_to_choose_the_engine_are_refused():
+    training_args = SimpleNamespace(use_cpu=True, deepspeed="ds.json", fsdp=None)
+    with pytest.raises(ValueError, match="You set deepspeed and arguments of a launcher"):
+        train.launch((None, training_args), [], make_launcher(["--num_processes", "2"], {}))
+
+
 # Help
 
 
@@ -166,7 +215,7 @@ def test_help_fits_on_a_screen(capsys):
 def test_help_shows_all_of_our_arguments_and_no_other():
     parser = train.make_parser()
     shown = {name for arguments in train._SHOWN.values() for name in arguments}
-    assert shown <= {action.dest for action in parser._actions}
+    assert shown <= {action.dest for action in parser._actions} | launch_names()
     theirs = {field.name for field in dataclasses.fields(DPOConfig)}
     ours = {field.name for field in dataclasses.fields(RSAConfig)} - theirs
     assert ours and ours | {"loss_type", "label_smoothing", "beta"} <= shown
