@@ -70,11 +70,11 @@ def all_cells() -> list[Cell]:
     return [
         *cells_of("main", METHODS, early),
         *cells_of("main", METHODS[:2], late),
-        *ablation_cells(ABLATIONS[:6]),
+        *ablation_cells(ABLATIONS[:7]),
         *cells_of("learned", LEARNED, early),
         *cells_of("main", METHODS[2:], late),
         *cells_of("learned", LEARNED, late),
-        *ablation_cells(ABLATIONS[6:]),
+        *ablation_cells(ABLATIONS[7:]),
         *tuning_cells(),
     ]
 

@@ -72,6 +72,9 @@ class Method:
             Changes of [`SCHEDULER`].
         learning_rate (`float`, *optional*), keep_optimizer (`bool`):
             Peak learning rate of a rung; whether Adam's moments are carried to the next.
+        bound (`str`):
+            What steers the ladder: the package's `"betting"` bound, or a one-sided 95 % `"bootstrap"` one, which is
+            tighter and promises nothing for finite samples.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Method:
     scheduler: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
     keep_optimizer: bool = False
+    bound: str = "betting"
 
 
 LEARNING_RATE = 3e-4
@@ -138,6 +142,7 @@ ABLATION_SEEDS = TEST_SEEDS[:3]
 ABLATIONS = (
     ladder("truncated cost", "", ENTROPIC2, labels="truncated"),
     ladder("RSA-2 expectation", "", EXPECTATION2),
+    ladder("steered by a bootstrap bound", "", ENTROPIC2, bound="bootstrap"),
     ladder("RSA-2 CVaR 0.1", "", CVAR2),
     ladder("RSA-1 entropic, learning rate 1e-4", "", ENTROPIC1, learning_rate=SLOW),
     ladder("SFT policy's pairs", "", ENTROPIC2, on_policy=False),

@@ -12,12 +12,13 @@ from benchmarks.alignment.constraint_methods import (
     CLIP,
     CONFIDENCE,
     MARGIN_SHARE,
-    NONE,
     SCHEDULER,
     TAIL,
     Method,
 )
 from trl_rsa import RiskConstraint
+from trl_rsa.evaluation.bootstrap import resamples
+from trl_rsa.evaluation.tails import sorted_cvar
 from trl_rsa.stages.pairs import Answer, safety_pairs
 
 
@@ -67,150 +68,144 @@ class Bill:
 
 
 def search(lab: Lab, method: Method, threshold: float) -> Found:
-    return climb(lab, method, threshold) if method.search == "ladder" else best_of_grid(lab, method, threshold)
+    """Runs the method's search for a policy whose CVaR of cost is at most `threshold`."""
+    run = Search(lab, method, threshold)
+    return run.climb() if method.search == "ladder" else run.best_of_grid()
 
 
-def make_constraint(lab: Lab, method: Method, threshold: float) -> RiskConstraint:
-    """The package's own constraint, which estimates, bounds, labels and schedules here as in `align`."""
-    low, high = CLIP[lab.world.name]
-    return RiskConstraint(
-        scorer=lab.world.cost,  # not called: the answers bring their costs
-        prompts=(),
-        threshold=threshold,
-        clip=(low, high),
-        tail=TAIL,
-        confidence=CONFIDENCE,
-        margin=MARGIN_SHARE * (high - low),
-        labels=method.labels,
-        soft=method.soft,
-        pairs_per_prompt=lab.sizes.pairs_per_prompt,
-        beta=BETA,
-        **(SCHEDULER | method.scheduler),
-    )
+class Search:
+    """One search, with the package's own constraint, which estimates, bounds, labels and schedules as in `align`."""
 
+    def __init__(self, lab: Lab, method: Method, threshold: float):
+        self.lab, self.method, self.bill = lab, method, Bill()
+        low, high = CLIP[lab.world.name]
+        self.constraint = RiskConstraint(
+            scorer=lab.world.cost,  # not called: the answers bring their costs
+            prompts=(),
+            threshold=threshold,
+            clip=(low, high),
+            tail=TAIL,
+            confidence=CONFIDENCE,
+            margin=MARGIN_SHARE * (high - low),
+            labels=method.labels,
+            soft=method.soft,
+            pairs_per_prompt=lab.sizes.pairs_per_prompt,
+            beta=BETA,
+            **(SCHEDULER | method.scheduler),
+        )
 
-def costs_of(lab: Lab, method: Method, answers: Answers) -> np.ndarray:  # [n]
-    return lab.learned_costs(answers) if method.scorer == "learned" else answers.costs
+    def climb(self) -> Found:
+        """The ladder of `trl_rsa.stages.ladder`, with policies in the lab instead of folders."""
+        scheduler, policies, observed = self.constraint.scheduler(), [self.lab.helpful], []
+        rungs = [self.lab.helpful]  # the policy after each rung
+        while scheduler.decision is None or scheduler.decision.action != "stop":
+            decision = scheduler.decision
+            if decision is not None and decision.action == "next_rung":
+                pairs = self.pairs(rungs[-1], observed[decision.start.number]["eta"], 1.0, decision.rung)
+                rungs.append(self.rung(rungs[-1], pairs, decision.delta_multiplier, 1.0))
+                policies.append(rungs[-1])
+            elif decision is not None:
+                policies.append(self.lab.between(rungs[decision.rung - 1], rungs[decision.rung], decision.fraction))
+                self.bill.seconds += self.lab.seconds(policies[-1])
+            observed.append(self.observe(policies[-1]))
+            scheduler.observe(estimate=observed[-1]["estimate"], upper_bound=observed[-1]["upper_bound"])
+            _tell(scheduler.trials[-1].multiplier, observed[-1])
+        best, met = scheduler.decision.start, scheduler.decision.met
+        return self._found(
+            policies[best.number], met, best.multiplier, observed[best.number], len(rungs) - 1, policies
+        )
 
+    def best_of_grid(self) -> Found:
+        """Trains a policy for each λ, and takes the most helpful of those whose bound holds, by *true* decide reward.
 
-def observe(lab: Lab, method: Method, constraint: RiskConstraint, policy: str, bill: Bill) -> dict[str, float]:
-    answers = bill.answers(lab.answers(policy, "decide", lab.sizes.decide))
-    return constraint.estimate(costs_of(lab, method, answers).tolist(), [prompt.text for prompt in answers.prompts])
-
-
-def make_pairs(
-    lab: Lab, method: Method, constraint: RiskConstraint, policy: str, eta: float, rungs: float, seed: int, bill: Bill
-) -> list[dict[str, Any]]:
-    """Safety pairs of `policy`'s own answers, or of the SFT policy's, for as many train prompts as so many rungs."""
-    source = policy if method.on_policy else "sft"
-    answers = bill.answers(lab.answers(source, "train", lab.units(rungs)))
-    costs = costs_of(lab, method, answers)
-    responses = [
-        (prompt.messages, [Answer(t, constraint.label_cost(c, eta), c) for t, c in zip(texts, several, strict=True)])
-        for texts, several, prompt in grouped(answers, costs)
-    ]
-    pairs = safety_pairs(responses, seed, constraint.soft, constraint.pairs_per_prompt)
-    bill.pairs += len(pairs)
-    return pairs
-
-
-def climb(lab: Lab, method: Method, threshold: float) -> Found:
-    """The ladder of `trl_rsa.stages.ladder`, with policies in the lab instead of folders."""
-    constraint, bill = make_constraint(lab, method, threshold), Bill()
-    scheduler, observed, policies = constraint.scheduler(), [], [lab.helpful]
-    rungs = [lab.helpful]  # the policy after each rung
-    decision = None
-    while decision is None or decision.action != "stop":
-        if decision is not None and decision.action == "next_rung":
-            number = decision.start.number
-            pairs = make_pairs(
-                lab, method, constraint, rungs[-1], observed[number]["eta"], 1.0, lab.seed + decision.rung, bill
-            )
-            rungs.append(train_rung(lab, method, rungs[-1], pairs, decision.delta_multiplier, 1.0, bill))
-            policies.append(rungs[-1])
-        elif decision is not None:
-            policies.append(lab.between(rungs[decision.rung - 1], rungs[decision.rung], decision.fraction))
-            bill.seconds += lab.seconds(policies[-1])
-        observed.append(observe(lab, method, constraint, policies[-1], bill))
-        decision = scheduler.observe(estimate=observed[-1]["estimate"], upper_bound=observed[-1]["upper_bound"])
-        print(f"    λ={scheduler.trials[-1].multiplier:.3g} {_short(observed[-1])}: {decision.action}", flush=True)
-    best = decision.start
-    return Found(
-        policy=policies[best.number],
-        met=decision.met,
-        multiplier=best.multiplier,
-        bound=best.upper_bound,
-        estimate=best.estimate,
-        rungs=len(rungs) - 1,
-        observed=len(policies),
-        **vars(bill),
-    )
-
-
-def _short(observed: dict[str, float]) -> str:
-    return f"η {observed['eta']:.2f}, CVaR {observed['estimate']:.2f}, bound {observed['upper_bound']:.2f}"
-
-
-def train_rung(
-    lab: Lab,
-    method: Method,
-    start: str,
-    pairs: Sequence[dict[str, Any]],
-    multiplier: float,
-    rungs: float,
-    bill: Bill,
-) -> str:
-    steps = lab.steps(rungs)
-    policy = lab.trained(start, pairs, method.loss, multiplier, steps, method.learning_rate, method.keep_optimizer)
-    bill.steps += steps
-    bill.seconds += lab.seconds(policy)
-    return policy
-
-
-def best_of_grid(lab: Lab, method: Method, threshold: float) -> Found:
-    """Trains a policy for each λ, and takes the most helpful of those whose bound holds, by *true* decide reward.
-
-    That choice knows more than the scheduler does, in the baselines' favour. If no bound holds, it is the least.
-    """
-    constraint, bill = make_constraint(lab, method, threshold), Bill()
-    tried = []
-    for place, multiplier in enumerate(method.grid):
-        if method.search == "lagrangian":
-            policy = lagrangian(lab, multiplier, bill, first=place == 0)
+        That choice knows more than the scheduler does, in the baselines' favour. If no bound holds, it is the least.
+        """
+        make = self.lagrangian if self.method.search == "lagrangian" else self.single_stages
+        policies = make()
+        observed = [self.observe(policy) for policy in policies]
+        for multiplier, numbers in zip(self.method.grid, observed, strict=True):
+            _tell(multiplier, numbers)
+        holding = [i for i, numbers in enumerate(observed) if numbers["upper_bound"] <= self.constraint.threshold]
+        if holding:
+            best = max(holding, key=lambda i: self._answers(policies[i], "decide").rewards.mean())
         else:
-            # All λ share the pairs, as published.
-            spent = bill if place == 0 else Bill()
-            eta = observe(lab, method, constraint, lab.helpful, spent)["eta"]
-            pairs = make_pairs(lab, method, constraint, lab.helpful, eta, lab.sizes.grid_rungs, lab.seed, spent)
-            policy = train_rung(lab, method, lab.helpful, pairs, multiplier, lab.sizes.grid_rungs, bill)
-        observed = observe(lab, method, constraint, policy, bill)
-        print(f"    λ={multiplier:.3g} {_short(observed)}", flush=True)
-        reward = float(lab.answers(policy, "decide", lab.sizes.decide).rewards.mean())
-        tried.append((policy, multiplier, observed, reward))
-    holding = [entry for entry in tried if entry[2]["upper_bound"] <= threshold]
-    least = min(tried, key=lambda entry: entry[2]["upper_bound"])
-    policy, multiplier, observed, _ = max(holding, key=lambda entry: entry[3]) if holding else least
-    return Found(
-        policy=policy,
-        met=bool(holding),
-        multiplier=multiplier,
-        bound=observed["upper_bound"],
-        estimate=observed["estimate"],
-        rungs=len(tried),
-        observed=len(tried),
-        **vars(bill),
-    )
+            best = min(range(len(policies)), key=lambda i: observed[i]["upper_bound"])
+        found = policies[best], bool(holding), self.method.grid[best], observed[best]
+        return self._found(*found, len(policies), policies)
+
+    def single_stages(self) -> list[str]:
+        """One safety stage from the helpful policy for each λ, on the same pairs, as published."""
+        size, start = self.lab.sizes.grid_rungs, self.lab.helpful
+        pairs = self.pairs(start, self.observe(start)["eta"], size, 0)
+        return [self.rung(start, pairs, multiplier, size) for multiplier in self.method.grid]
+
+    def lagrangian(self) -> list[str]:
+        """DPO from the SFT policy on reward − λ·cost, as long as the helpful stage and a grid's stage together."""
+        size = self.lab.sizes.helpful_rungs + self.lab.sizes.grid_rungs
+        answers = self.bill.answers(self.lab.answers("sft", "train", self.lab.units(size)))
+        several = [self.lab.label(answers, "lagrangian", multiplier) for multiplier in self.method.grid]
+        self.bill.pairs += len(several[0])
+        return [self.rung("sft", pairs, 1.0, size) for pairs in several]
+
+    # What searches are made of
+
+    def observe(self, policy: str) -> dict[str, float]:
+        answers = self.bill.answers(self._answers(policy, "decide"))
+        costs = self._costs(answers)
+        numbers = self.constraint.estimate(costs.tolist(), [prompt.text for prompt in answers.prompts])
+        if self.method.bound == "bootstrap":
+            numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.clip)))
+        return numbers
+
+    def pairs(self, policy: str, eta: float, rungs: float, number: int) -> list[dict[str, Any]]:
+        """Safety pairs of `policy`'s own answers, or of the SFT policy's, as many as so many rungs have."""
+        source = policy if self.method.on_policy else "sft"
+        answers = self.bill.answers(self.lab.answers(source, "train", self.lab.units(rungs)))
+        weigh = self.constraint.label_cost
+        responses = [
+            (prompt.messages, [Answer(t, weigh(c, eta), c) for t, c in zip(texts, costs, strict=True)])
+            for texts, costs, prompt in grouped(answers, self._costs(answers))
+        ]
+        seed, most = self.lab.seed + number, self.constraint.pairs_per_prompt
+        pairs = safety_pairs(responses, seed, self.constraint.soft, most)
+        self.bill.pairs += len(pairs)
+        return pairs
+
+    def rung(self, start: str, pairs: Sequence[dict[str, Any]], multiplier: float, rungs: float) -> str:
+        method, steps = self.method, self.lab.steps(rungs)
+        options = method.learning_rate, method.keep_optimizer
+        policy = self.lab.trained(start, pairs, method.loss, multiplier, steps, *options)
+        self.bill.steps += steps
+        self.bill.seconds += self.lab.seconds(policy)
+        return policy
+
+    def _answers(self, policy: str, split: str) -> Answers:
+        return self.lab.answers(policy, split, getattr(self.lab.sizes, split))
+
+    def _costs(self, answers: Answers) -> np.ndarray:  # [n]
+        return self.lab.learned_costs(answers) if self.method.scorer == "learned" else answers.costs
+
+    def _found(
+        self,
+        policy: str,
+        met: bool,
+        multiplier: float,
+        observed: dict[str, float],
+        rungs: int,
+        policies: Sequence[str],
+    ) -> Found:
+        bound, estimate = observed["upper_bound"], observed["estimate"]
+        return Found(policy, met, multiplier, bound, estimate, rungs, len(policies), **vars(self.bill))
 
 
-def lagrangian(lab: Lab, multiplier: float, bill: Bill, first: bool) -> str:
-    """One DPO from the SFT policy on reward − λ·cost, as long as the helpful stage and a grid's stage together."""
-    rungs = lab.sizes.helpful_rungs + lab.sizes.grid_rungs
-    answers = lab.answers("sft", "train", lab.units(rungs))
-    pairs = lab.label(answers, "lagrangian", multiplier)
-    if first:
-        bill.answers(answers)
-    bill.pairs += len(pairs) if first else 0
-    policy = lab.trained("sft", pairs, NONE, 1.0, lab.steps(rungs))
-    bill.steps += lab.steps(rungs)
-    bill.seconds += lab.seconds(policy)
-    return policy
+def _tell(multiplier: float, observed: dict[str, float]) -> None:
+    numbers = f"CVaR {observed['estimate']:.2f}, bound {observed['upper_bound']:.2f}, η {observed['eta']:.2f}"
+    print(f"    λ={multiplier:.3g}: {numbers}", flush=True)
+
+
+def bootstrap_bound(costs: np.ndarray) -> float:
+    """The 95 % quantile of CVaR over resamples: one response per prompt, so responses are what is resampled."""
+    order = np.argsort(-costs)
+    chunks = resamples(costs.size, 500, np.random.default_rng(0))
+    draws = [sorted_cvar(costs[order], weights[:, order].cumsum(1), [TAIL]) for weights in chunks]
+    return float(np.quantile(np.concatenate(draws), 0.95))
