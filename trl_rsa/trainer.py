@@ -3,14 +3,16 @@
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import ParallelismConfig
-from accelerate.utils import is_peft_model
+from accelerate.utils import FullyShardedDataParallelPlugin, is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import TrainableTokensWrapper
 from torch import Tensor
 from transformers import (
     BitsAndBytesConfig,
@@ -33,7 +35,14 @@ from trl_rsa._trl import (
 )
 from trl_rsa.collator import PAIR_COLUMNS, DataCollatorForWeightedPreference, PairColumnsGuard
 from trl_rsa.config import RSAConfig
-from trl_rsa.kernels.head import Reference, RiskHeadOutput, RiskHeadRequest, add_risk_head, output_head
+from trl_rsa.kernels.head import (
+    Reference,
+    RiskHeadOutput,
+    RiskHeadRequest,
+    add_risk_head,
+    check_vocabularies,
+    output_head,
+)
 from trl_rsa.losses import rsa1_loss, rsa2_loss
 from trl_rsa.metrics import PairStatistics, Sums, pair_metrics, pair_statistics, token_metrics
 from trl_rsa.risk import RiskMeasure
@@ -123,6 +132,7 @@ optimizers, quantization_config, peft_config:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = RSAConfig(f"{model_name.split('/')[-1]}-RSA")
         _check_arguments(args, risk_measure, processing_class, train_dataset)
+        _check_placement(args, model)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -151,11 +161,20 @@ optimizers, quantization_config, peft_config:
         elif not isinstance(collator, DataCollatorForWeightedPreference):
             collator = PairColumnsGuard(collator)
         self.data_collator: Any = collator
-        add_risk_head(
-            self.model.get_base_model() if is_peft_model(self.model) else self.model, gather=maybe_gather_lm_head_ctx
-        )
+        self._add_risk_heads()
+        if self.accelerator.is_fsdp2:
+            _keep_outputs(self.accelerator.state.fsdp_plugin)
+
+    def _add_risk_heads(self) -> None:
+        policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        _check_adapters(policy)
+        add_risk_head(policy, gather=maybe_gather_lm_head_ctx)
         if self.ref_model is not None:
-            add_risk_head(self.accelerator.unwrap_model(self.ref_model), gather=maybe_gather_lm_head_ctx)
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            check_vocabularies(output_head(policy), output_head(reference))
+            add_risk_head(reference, gather=maybe_gather_lm_head_ctx)
+        else:
+            output_head(policy)
 
     # Data
 
@@ -329,6 +348,40 @@ def _check_arguments(
     if isinstance(processing_class, ProcessorMixin) or "image" in columns or "images" in columns:
         raise ValueError(_NO_VISION)
     _check_parallelism(args.parallelism_config)
+
+
+def _check_placement(args: RSAConfig, model: "str | PreTrainedModel | PeftModel") -> None:
+    """Refuses a model spread over several devices in a job of several processes."""
+    if args.world_size == 1:
+        return
+    if isinstance(model, str):
+        placed = (args.model_init_kwargs or {}).get("device_map")
+    else:
+        placed = getattr(model, "hf_device_map", None)
+    if placed in _SPREADING or (isinstance(placed, dict) and len(set(placed.values())) > 1):
+        raise ValueError(
+            f"You set device_map={placed!r}, but the job has {args.world_size} processes, and each of them would "
+            "spread the model over all devices. Remove device_map; to split a model over devices use FSDP2 or ZeRO-3."
+        )
+
+
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def _check_adapters(policy: PreTrainedModel) -> None:
+    head = policy.get_output_embeddings()
+    if isinstance(head, (BaseTunerLayer, TrainableTokensWrapper)):
+        raise ValueError(
+            f"You put an adapter on the LM head ({type(head).__name__}), but the risk is computed from the head's own "
+            "weights, and the adapter would never be trained. Take the head out of `target_modules`; to train it, put "
+            "it into `modules_to_save`."
+        )
+
+
+def _keep_outputs(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Sums of log-ratios do not bear rounding: accelerate makes FSDP2 round all outputs to the parameters' dtype."""
+    if plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
 
 def _check_parallelism(parallelism: ParallelismConfig | None) -> None:

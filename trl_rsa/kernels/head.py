@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
@@ -61,6 +61,13 @@ def output_head(model: PreTrainedModel) -> Head:
         raise ValueError(
             f"You gave a {type(model).__name__}, but it has no linear LM head, over whose vocabulary the risk is "
             "taken. Use a causal language model."
+        )
+    # Less than two bytes per number, or 4-bit numbers packed into wider ones (bitsandbytes' `quant_storage`).
+    if module.weight.element_size() < 2 or hasattr(module.weight, "quant_state"):
+        raise ValueError(
+            f"You gave a {type(model).__name__} whose LM head is quantised ({type(module).__name__}), but the risk is "
+            "taken over the whole vocabulary, down to its rarest words. Keep the head in its own precision: add "
+            "'lm_head' to `llm_int8_skip_modules` of the quantization_config, or leave that unset."
         )
     return Head(
         module.weight,
@@ -118,9 +125,10 @@ def _risk_forward(
     if request.reference is None:
         return RiskHeadOutput(hidden=hidden)
     assert request.measure is not None
-    head, ref_head = _whole(head), _whole(request.reference.head)
+    head, ref_head = _whole_heads(head, request.reference.head)
     with gather(head.weight, head.bias, ref_head.weight, ref_head.bias):
-        _check_vocabularies(head, ref_head)
+        check_vocabularies(head, ref_head)
+        _check_whole(head, ref_head)
         ref_hidden = request.reference.hidden.to(hidden.device)
         kernel = _kernel(request.measure)
         statistics = kernel(hidden, head, ref_hidden, ref_head, labels[mask], request.measure, gather=gather)
@@ -138,17 +146,47 @@ def _kernel(measure: RiskMeasure) -> Callable[..., TokenStatistics]:
     return chunked_token_statistics
 
 
-def _whole(head: Head) -> Head:
-    """FSDP2 keeps parameters as DTensors: gather them once, before the tokens are cut into chunks."""
-    weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))
-    return Head(weight, bias, head.scale, head.softcap)
+def _whole_heads(head: Head, ref_head: Head) -> tuple[Head, Head]:
+    """FSDP2 keeps parameters as DTensors: gather them once, before the tokens are cut into tiles.
+
+    Usually the policy's head is whole already, for it lies in the last of the units that FSDP2 gathers for the
+    forward. Not so a copy that PEFT trains (`modules_to_save`): it is a unit by itself, whose forward never runs.
+    """
+    whole = Head(_whole(head.weight), _whole(head.bias), head.scale, head.softcap)
+    if ref_head.weight is head.weight:
+        return whole, whole
+    return whole, Head(_whole(ref_head.weight), _whole(ref_head.bias), ref_head.scale, ref_head.softcap)
 
 
-def _check_vocabularies(head: Head, ref_head: Head) -> None:
-    if head.weight.shape[0] != ref_head.weight.shape[0]:
+def _whole(parameter: Tensor | None) -> Tensor | None:
+    """The whole of a parameter; if it is trained, its gradient is the mean over the ranks, as FSDP2's is."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    # Without grad_placements every rank would take its shard from its own batch's gradient, without a word.
+    whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda grad: grad / mesh.size())
+    return whole
+
+
+def check_vocabularies(head: Head, ref_head: Head) -> None:
+    """Refuses a policy and a reference with vocabularies of different size. The heads may be sharded."""
+    # ZeRO-3 leaves nothing in a sharded parameter but its whole shape.
+    size, ref_size = (getattr(h.weight, "ds_shape", h.weight.shape)[0] for h in (head, ref_head))
+    if size != ref_size:
         raise ValueError(
-            f"You gave a policy with {head.weight.shape[0]} tokens and a reference with {ref_head.weight.shape[0]}, "
-            "but the risk compares them token by token. Use a reference with the policy's vocabulary."
+            f"You gave a policy with {size} tokens and a reference with {ref_size}, but the risk compares them token "
+            "by token. Use a reference with the policy's vocabulary."
+        )
+
+
+def _check_whole(head: Head, ref_head: Head) -> None:
+    """An empty head would give a loss of 0 and gradients that are not finite, without an error."""
+    if not (head.weight.numel() and ref_head.weight.numel()):
+        raise RuntimeError(
+            "You train with an engine that shards the LM head, but it was not gathered for the forward. Give "
+            "`add_risk_head` a `gather` that makes it whole."
         )
 
 
