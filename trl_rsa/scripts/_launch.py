@@ -9,7 +9,7 @@ from trl_rsa.stages.launcher import Launcher
 
 
 CONFIG = "accelerate_config"
-HELP = "a process per accelerator: multi_gpu, zero1, zero2, zero3, fsdp2 … or a file"
+HELP = "a process per accelerator: multi_gpu, zero1…3, fsdp2 … or a file"
 
 
 def split_arguments(parser: ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
