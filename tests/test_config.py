@@ -19,10 +19,10 @@ def make_config(tmp_path):
 
 def test_defaults(make_config):
     config = make_config()
-    assert config.loss_type == ["rsa1"] and config.risk_alpha is None
+    assert config.loss_type == ["rsa2"] and config.risk_alpha == 0.5
     assert config.make_risk_measure() == Entropic(1.0)
     assert config.constraint_multiplier == 1.0 and config.label_smoothing == 0.0 and config.drop_truncated
-    assert make_config(loss_type="rsa2").risk_alpha == 0.5
+    assert make_config(loss_type="rsa1").risk_alpha is None
 
 
 def test_every_other_default_is_dpos(make_config, tmp_path):
@@ -170,7 +170,7 @@ NAN, INF = float("nan"), float("inf")
             ({"loss_type": "rsa2", "risk_alpha": v}, f"You set risk_alpha={v}, but a negative")
             for v in (-1.0, INF, NAN)
         ),
-        ({"risk_alpha": 0.5}, "You set risk_alpha=0.5, but 'rsa1' has no such weight"),
+        ({"loss_type": "rsa1", "risk_alpha": 0.5}, "You set risk_alpha=0.5, but 'rsa1' has no such weight"),
         ({"risk_measure": "var"}, "You set the risk measure to 'var', which does not exist"),
         ({"risk_tail": 0.1}, "You set tail, but the risk measure 'entropic' takes only theta"),
         ({"risk_measure": "cvar", "risk_theta": 1.0}, "You set theta, but the risk measure 'cvar' takes only tail"),

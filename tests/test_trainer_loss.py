@@ -226,7 +226,7 @@ def test_soft_label(make_trainer, label, smoothing):
 
     label 0.75, ε 0.2: chosen is preferred with probability 0.75·0.8 + 0.25·0.2 = 0.65.
     """
-    trainer = make_trainer(label_smoothing=smoothing)
+    trainer = make_trainer(loss_type="rsa1", label_smoothing=smoothing)
     loss, z = one_pair(trainer, **({} if label is None else {"pair_label": label}))
     label = 1.0 if label is None else label
     p = label * (1 - smoothing) + (1 - label) * smoothing
@@ -237,7 +237,7 @@ def test_soft_label(make_trainer, label, smoothing):
 def test_label_zero_is_the_pair_swapped(make_trainer, make_preference_dataset):
     pairs = make_preference_dataset(4, pair_label=[0.0] * 4)
     swapped = pairs.remove_columns("pair_label").rename_columns({"chosen": "rejected", "rejected": "chosen"})
-    a, b = make_trainer(dataset=pairs), make_trainer(dataset=swapped)
+    a, b = (make_trainer(dataset=d, loss_type="rsa1") for d in (pairs, swapped))
     got, expected = loss_and_gradients(a, first_pairs(a)), loss_and_gradients(b, first_pairs(b))
     assert got[0] == pytest.approx(expected[0], rel=1e-6)
     for name, grad in expected[1].items():

@@ -40,8 +40,9 @@ class RSAConfig(DPOConfig):
     Parameters:
         > Parameters that control the loss
 
-        loss_type (`list[str]`, *optional*, defaults to `["rsa1"]`):
-            `"rsa1"` or `"rsa2"`, alone or with `"sft"` (with `loss_weights`).
+        loss_type (`list[str]`, *optional*, defaults to `["rsa2"]`):
+            `"rsa2"` or `"rsa1"`, alone or with `"sft"` (with `loss_weights`). `"rsa1"` has the exact statement
+            (docs/method.md), but bears smaller learning rates than `"rsa2"` and DPO.
         label_smoothing (`float`, *optional*, defaults to `0.0`):
             Probability in [0, 0.5) that a preference label is flipped.
         risk_alpha (`float`, *optional*):
@@ -79,7 +80,7 @@ class RSAConfig(DPOConfig):
     """
 
     loss_type: list[str] = field(
-        default_factory=lambda: ["rsa1"],
+        default_factory=lambda: ["rsa2"],
         metadata={"help": "Loss: 'rsa1' or 'rsa2', alone or with 'sft' (with `loss_weights`)."},
     )
     label_smoothing: float = field(

@@ -28,9 +28,9 @@ from trl_rsa.sandbox import build_sandbox, sample_responses
 
 LOSSES = {
     "DPO": ({**NEUTRAL}, "expectation"),
-    "RSA-1 expectation (TDPO1)": ({}, "expectation"),
-    "RSA-1 entropic 1": ({}, "entropic"),
-    "RSA-1 CVaR 0.1": ({}, "cvar"),
+    "RSA-1 expectation (TDPO1)": ({"loss_type": ["rsa1"]}, "expectation"),
+    "RSA-1 entropic 1": ({"loss_type": ["rsa1"]}, "entropic"),
+    "RSA-1 CVaR 0.1": ({"loss_type": ["rsa1"]}, "cvar"),
     "RSA-2 entropic 1": ({"loss_type": ["rsa2"]}, "entropic"),
 }
 LEARNING_RATES = (1e-4, 5e-4)
