@@ -6,6 +6,7 @@ from pathlib import Path
 
 Rows = list[dict[str, str]]
 METHODS = {"TRL DPO": "tab:gray", "RSA tiled": "tab:blue", "RSA dense": "tab:red"}
+STEP_METHODS = ["TRL DPO", "RSA tiled", "RSA-1 tiled", "RSA dense"]
 
 
 def write_page(path: Path, out: Path) -> None:
@@ -39,11 +40,11 @@ def steps(rows: Rows) -> str:
     rows, lines = of(rows, "step"), []
     for tokens, prompt in dict.fromkeys((r["tokens"], r["prompt"]) for r in rows):
         times = {r["method"]: float(r["value"]) for r in rows if (r["tokens"], r["prompt"]) == (tokens, prompt)}
-        lines.append([tokens, prompt] + [f"{times[m]:.2f} s" if m in times else "" for m in METHODS])
+        lines.append([tokens, prompt] + [f"{times[m]:.2f} s" if m in times else "" for m in STEP_METHODS])
         lines[-1].append(f"{times['RSA tiled'] / times['TRL DPO']:.3f}")
     if not rows:
         return ""
-    header = ["tokens per sequence", "of them prompt", *METHODS, "tiled / TRL"]
+    header = ["tokens per sequence", "of them prompt", *STEP_METHODS, "tiled / TRL"]
     return f"**A training step**, one pair, AdamW. {source(rows)}\n\n{table(header, lines)}"
 
 
@@ -52,9 +53,13 @@ def memory(rows: Rows) -> str:
     for tokens in dict.fromkeys(r["tokens"] for r in rows):
         for quantity in ("extra bytes", "peak bytes"):
             size = {r["method"]: float(r["value"]) for r in rows if (r["tokens"], r["quantity"]) == (tokens, quantity)}
-            lines.append([tokens, quantity.removesuffix(" bytes")] + [f"{size[m] / 1e9:.2f} GB" for m in METHODS])
-            lines[-1].append(f"{size['RSA tiled'] / size['TRL DPO']:.3f}")
-            lines[-1].append(f"{size['RSA dense'] / size['RSA tiled']:.2f}")
+            lines.append(
+                [tokens, quantity.removesuffix(" bytes")]
+                + [f"{size[m] / 1e9:.2f} GB" if m in size else "" for m in METHODS]
+            )
+            for over, under, digits in ("RSA tiled", "TRL DPO", 3), ("RSA dense", "RSA tiled", 2):
+                both = over in size and under in size
+                lines[-1].append(f"{size[over] / size[under]:.{digits}f}" if both else "")
     if not rows:
         return ""
     header = ["tokens per sequence", "memory", *METHODS, "tiled / TRL", "dense / tiled"]

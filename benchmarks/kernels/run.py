@@ -29,6 +29,7 @@ import torch
 
 HERE = Path(__file__).parent
 METHODS = ["TRL DPO", "RSA tiled", "RSA dense"]
+STEP_METHODS = ["TRL DPO", "RSA tiled", "RSA-1 tiled", "RSA dense"]
 Row = dict[str, object]
 
 
@@ -97,9 +98,9 @@ def measure_sweep(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
             problem = HeadProblem(n, vocabulary, hidden, dtype, device)
             subjects = {name: lambda m=name, p=problem: p.run(m) for name in HEAD_METHODS}
             seconds = interleave(subjects, repeats)
-            # Five products in RSA-1, as in DPO: both logits, one of them again, two gradients.
+            # Both logits, the policy's again, two gradients, as in DPO; and for half of the tokens the reference's again.
             config = {"vocabulary": vocabulary, "tokens": n, "hidden": hidden, "dtype": str(dtype)[6:]}
-            yield timings("sweep", seconds, **config, flops=5 * 2 * vocabulary * n * hidden)
+            yield timings("sweep", seconds, **config, flops=11 * vocabulary * n * hidden)
 
 
 def measure_step(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
@@ -108,7 +109,7 @@ def measure_step(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
     models = make_models()
     optimizer = torch.optim.AdamW(models[0].parameters(), lr=1e-6)
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {name: make_trainer(name, models, folder, optimizer) for name in METHODS}
+        trainers = {name: make_trainer(name, models, folder, optimizer) for name in STEP_METHODS}
         for n, prompt in (128, 1), (128, 64), (512, 1):
             if n not in tokens:
                 continue

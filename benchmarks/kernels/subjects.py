@@ -37,13 +37,15 @@ class HeadProblem:
         self.labels = torch.randint(vocabulary, (tokens,), device=device)
 
     def run(self, method: str) -> None:
-        """Forward and backward of the head alone, with the gradients of RSA-1."""
+        """Forward and backward of the head alone, with the gradients of RSA-2 at α = 0.5: only half of the tokens, the
+        rejected answer's, have one of the risk."""
         self.hidden.grad = self.head.weight.grad = None
         HEAD_METHODS[method](self).sum().backward()
 
     def _risk(self, kernel: Callable) -> Tensor:
         s = kernel(self.hidden, self.head, self.ref_hidden, self.ref_head, self.labels, MEASURE)
-        return s.log_probs + s.risk
+        chosen, rejected = s.log_probs.chunk(2)
+        return torch.cat([chosen, -rejected - 0.5 * s.risk.chunk(2)[1]])
 
     def _dpo(self) -> Tensor:
         from trl.kernels import chunked_logprob
@@ -70,6 +72,8 @@ def make_trainer(method: str, models: tuple, folder: str, optimizer: torch.optim
 
     trainer, config = (DPOTrainer, DPOConfig) if method == "TRL DPO" else (RSATrainer, RSAConfig)
     options = {} if method == "TRL DPO" else {"risk_measure": "cvar", "risk_tail": MEASURE.tail}
+    if method == "RSA-1 tiled":
+        options |= {"loss_type": "rsa1"}
     args = config(
         folder,
         use_cpu=not torch.cuda.is_available(),
