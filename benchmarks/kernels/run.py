@@ -98,7 +98,7 @@ def measure_sweep(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
             problem = HeadProblem(n, vocabulary, hidden, dtype, device)
             subjects = {name: lambda m=name, p=problem: p.run(m) for name in HEAD_METHODS}
             seconds = interleave(subjects, repeats)
-            # Both logits, the policy's again, two gradients, as in DPO; and for half of the tokens the reference's again.
+            # Both logits, the policy's again, two gradients; and for half of the tokens the reference's logits again.
             config = {"vocabulary": vocabulary, "tokens": n, "hidden": hidden, "dtype": str(dtype)[6:]}
             yield timings("sweep", seconds, **config, flops=11 * vocabulary * n * hidden)
 
