@@ -16,10 +16,10 @@ ARGS = {
     "gradient_checkpointing": False,
     "report_to": "none",
     "per_device_train_batch_size": 16,
-    "max_steps": 40,
+    "max_steps": 30,
     "max_length": 128,
     "save_strategy": "no",
-    "learning_rate": 3e-4,
+    "learning_rate": 5e-4,
     "disable_tqdm": True,
 }
 
@@ -27,8 +27,8 @@ ARGS = {
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A smaller policy than the sandbox's own, which speaks the language well enough."""
-    policy = PolicySettings(hidden_size=96, intermediate_size=192, steps=250)
-    splits = {"train": 150, "decide": 300, "certify": 300, "test": 300}
+    policy = PolicySettings(hidden_size=64, intermediate_size=128, steps=200)
+    splits = {"train": 100, "decide": 200, "certify": 100, "test": 200}
     sandbox = build_sandbox("aligned", 0, tmp_path_factory.mktemp("cache"), SandboxSettings(policy, splits=splits))
     return SimpleNamespace(sandbox=sandbox, start=true_risk(sandbox, sandbox.sft()))
 
@@ -51,8 +51,8 @@ def climb(world, folder, threshold, **changes):
         clip=(-2.5, 5.0),
         tail=TAIL,
         sampling={"max_new_tokens": 48},
-        batch_size=300,
-        draws={"decide": 2, "certify": 2},
+        batch_size=400,
+        draws={"decide": 2},
         args={"loss_type": ["rsa2"]},
         risk_measure="expectation",
         **settings,
@@ -94,8 +94,8 @@ def test_a_loose_budget_is_not_overpaid(world, tmp_path):
 
 @pytest.mark.slow
 def test_an_infeasible_budget_ends_with_the_best_model_and_says_so(world, tmp_path):
-    result, model = climb(world, tmp_path, -2.2, max_rungs=2)
+    result, model = climb(world, tmp_path, -2.2, max_rungs=1)
     assert not result["met"] and not result["certified"]
     assert result["reason"].startswith("NOT met")
     bounds = {entry["model"]: entry["upper_bound"] for entry in result["rounds"]}
-    assert len(bounds) == 3 and bounds[model] == min(bounds.values())
+    assert len(bounds) == 2 and bounds[model] == min(bounds.values())

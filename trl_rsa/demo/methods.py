@@ -75,8 +75,8 @@ METHODS = (
     Method("DPO", "helpful pairs only, risk-neutral", ("helpful",), args=NEUTRAL),
     Method("SACPO", "then safe pairs, risk-neutral", ("safe",), start="DPO", args=NEUTRAL),
     Method(
-        f"RSA, CVaR({TAIL:g}) ≤ budget",
-        "helpful, then rungs on pairs of its own answers until the bound holds; RSAConfig's default risk measure",
+        "RSA, CVaR ≤ budget",  # longer names are shortened in the pictures
+        f"helpful, then rungs on pairs of its own answers until the bound on CVaR({TAIL:g}) is within the budget",
         ("helpful",),
         constrained=True,
     ),
@@ -106,9 +106,6 @@ def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
         beta=BETA,
-        initial_delta=MULTIPLIER,
-        max_rungs=4,
-        max_walk_backs=2,
     )
 
 

@@ -41,7 +41,7 @@ def print_table(metrics: dict[str, Any]) -> None:
     console = Console()
     # A value over its interval: eight columns then fit on a screen.
     table = Table(show_lines=True)
-    table.add_column("")
+    table.add_column("", min_width=10)
     for heading, _, _ in columns(metrics):
         table.add_column(heading, justify="right")
     for name, *cells in rows(metrics):

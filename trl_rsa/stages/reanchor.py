@@ -111,7 +111,7 @@ class ReanchorCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FOLDER
         # Before the first re-anchoring the reference is the one that the trainer was made with.
-        weights = _gathered(self.trainer) if self.rung > 0 else None
+        weights = _gathered(self.trainer, keep=state.is_world_process_zero) if self.rung > 0 else None
         if state.is_world_process_zero:
             folder.mkdir(exist_ok=True)
             if weights is not None:
@@ -141,7 +141,7 @@ class ReanchorCallback(TrainerCallback):
                 )
         self.rung = saved["rung"]
         if self.rung > 0:
-            weights = torch.load(checkpoint / FOLDER / _WEIGHTS, map_location="cpu", weights_only=True)
+            weights = torch.load(checkpoint / FOLDER / _WEIGHTS, map_location="cpu", mmap=True)
             _restore_reference(self.trainer, weights)
 
     def _set_temperature(self) -> None:
@@ -220,13 +220,14 @@ class _Entered:
         self.inner.__exit__(*error)
 
 
-def _gathered(trainer: RSATrainer) -> list[torch.Tensor]:
-    """The reference's movable weights, whole, on the CPU. Every process must call it; the first one's is complete."""
+def _gathered(trainer: RSATrainer, keep: bool) -> list[torch.Tensor]:
+    """The reference's movable weights, whole, on the CPU, for those who `keep` them. Every process must call it."""
     weights = []
     for _, reference in _pairs(trainer):
         with _whole(reference, write=False):
             whole = reference.full_tensor() if hasattr(reference, "full_tensor") else reference
-            weights.append(whole.detach().cpu().clone())
+            if keep:
+                weights.append(whole.detach().cpu().clone())
     return weights
 
 
