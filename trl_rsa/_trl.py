@@ -9,7 +9,7 @@ from importlib.metadata import version
 from packaging.version import Version
 
 
-SUPPORTED_TRL = (Version("1.16"), Version("1.17"))  # from, below
+SUPPORTED_TRL = (Version("1.13"), Version("1.17"))  # from, below
 
 _installed = Version(version("trl"))
 if not SUPPORTED_TRL[0] <= _installed < SUPPORTED_TRL[1]:

@@ -93,6 +93,9 @@ optimizers, quantization_config, peft_config:
             loaded again.
     """
 
+    # The loss is a mean over pairs, not yet divided by the accumulation steps. (TRL says so itself from 1.15 on.)
+    loss_is_scaled_for_ga = False
+
     _tag_names = ["trl", "trl-rsa", "rsa"]  # noqa: RUF012 (TRL's attribute)
     _name = "RSA"
     _paper = {  # noqa: RUF012
@@ -149,6 +152,9 @@ optimizers, quantization_config, peft_config:
         )
         if self._is_vlm:
             raise ValueError(_NO_VISION)
+        # TRL refuses it itself from 1.15 on.
+        if args.n_gpu > 1:
+            raise ValueError(_NO_DATA_PARALLEL)
         # `accelerate launch` may bring a parallelism that the arguments do not know of.
         _check_parallelism(self.accelerator.parallelism_config)
         self.risk_measure: RiskMeasure = args.make_risk_measure() if risk_measure is None else risk_measure
@@ -318,6 +324,11 @@ optimizers, quantization_config, peft_config:
 _NO_VISION = (
     "You gave a vision-language model or dataset, but RSATrainer has been tested with text only. Use a text model and "
     "dataset, or DPOTrainer."
+)
+
+_NO_DATA_PARALLEL = (
+    "You have several GPUs and one process, for which `Trainer` uses `nn.DataParallel`, but its copies of the model "
+    "have no risk head. Start the script with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
 )
 
 

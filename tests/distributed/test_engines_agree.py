@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 from engine_cases import CASES, ENGINES, PAIRS_PER_STEP, STEPS, cases_of
 from peft import PeftModel
 from safetensors.torch import load_file
