@@ -270,12 +270,11 @@ PARTS = list(Parts.__dataclass_fields__)
 PROVENANCE = ["commit", "date", "device", "torch", "trl", "transformers"]
 
 
-def row(job: Job, measured: int | None) -> dict[str, object]:
+def row(job: Job, measured: int | None, source: dict[str, object]) -> dict[str, object]:
     parts = predict(job)
     cells: dict[str, object] = {name: getattr(job, name) for name in COLUMNS[:5]}
     cells |= {"predicted": round(parts.total()), "measured": "" if measured is None else measured}
     cells |= {f"predicted {name}": round(getattr(parts, name)) for name in PARTS}
-    source = provenance()
     return cells | source | {"device": source["device"] if measured is not None else ""}
 
 
@@ -302,9 +301,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results; the table goes beside it")
     parser.add_argument("--predict_only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
-    rows = [row(job, None) for job in plan_jobs()]
+    source = provenance()
+    rows = [row(job, None, source) for job in plan_jobs()]
     for job in small_jobs():
-        rows.append(row(job, None if args.predict_only else measured_bytes(job)))
+        rows.append(row(job, None if args.predict_only else measured_bytes(job), source))
         print({name: rows[-1][name] for name in COLUMNS}, flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:

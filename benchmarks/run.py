@@ -15,6 +15,8 @@ BENCHMARKS = {
     "exact": "benchmarks.alignment.exact",
     "scheduler": "benchmarks.alignment.scheduler_rules",
     "kernels": "benchmarks.kernels.run",
+    "memory": "benchmarks.memory",
+    "scaling": "benchmarks.scaling",
     "evaluation": "benchmarks.evaluation_speed",
     "token_risk": "benchmarks.token_risk",
     "step_size": "benchmarks.alignment.step_size",

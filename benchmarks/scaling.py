@@ -33,13 +33,13 @@ COLUMNS += ["commit", "date", "device", "torch", "trl", "transformers", "acceler
 def rows() -> list[dict[str, object]]:
     from importlib.metadata import version
 
-    measured = []
+    measured, source = [], provenance()
     for engine, processes in ENGINES:
         found = measure(Step(SHAPE, engine, processes, PAIRS // processes, TOKENS))
         seconds = found["seconds"]
         row = {"engine": engine, "processes": processes, "pairs": PAIRS, "tokens": TOKENS, "bytes": found["bytes"]}
         row |= {"seconds": found["median seconds"], "lowest": min(seconds), "highest": max(seconds)}
-        row |= {"repeats": len(seconds), **provenance(), "threads": found["threads"]}
+        row |= {"repeats": len(seconds), **source, "threads": found["threads"]}
         measured.append(row | {name: version(name) for name in ("accelerate", "deepspeed")})
         print(f"{engine}: {found['median seconds']:.3f} s, {found['bytes'] / 1e6:.0f} MB per process", flush=True)
     return measured

@@ -12,15 +12,7 @@ from typing import Any, NoReturn
 
 
 # What a launcher tells the processes it starts: those started from one of them must not inherit it.
-_OF_A_PROCESS_GROUP = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
+_OF_A_PROCESS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Launcher:
     def run(self, module: str, arguments: Sequence[str]) -> int:
         """Runs the module and waits; returns the exit status. The processes end when this one does, however it ends:
         they read its end from their standard input (see [`end_with_parent`])."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS_GROUP}
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS}
         # What can be imported here can be imported there.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         process = subprocess.Popen(
