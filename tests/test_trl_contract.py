@@ -98,8 +98,8 @@ def test_constructor_is_dpos_plus_risk_measure():
 
 
 def test_class_attributes():
-    # Before 1.15 TRL said it by an attribute of the instance.
-    assert getattr(DPOTrainer, "loss_is_scaled_for_ga", False) is False, moved("loss_is_scaled_for_ga", "trainer.py")
+    # transformers' word for it, which TRL uses from 1.15 on.
+    assert DPOTrainer.loss_is_scaled_for_ga in (None, False), moved("loss_is_scaled_for_ga", "trainer.py")
     assert RSATrainer.loss_is_scaled_for_ga is False
     for name in ("_tag_names", "_name", "_paper"):
         assert hasattr(DPOTrainer, name), moved(f"DPOTrainer.{name}", "trainer.py")

@@ -1,4 +1,7 @@
-"""What cannot work on an engine, or would go wrong without a word, is refused with one sentence, before any step."""
+"""What cannot work on an engine, or would go wrong without a word, is refused with one sentence, before any step.
+
+(Vocabularies that differ: tests/test_trainer_data.py.)
+"""
 
 import importlib.util
 
@@ -57,13 +60,6 @@ def test_data_parallel(make_trainer, tiny_args):
     args._n_gpu = 2
     with pytest.raises(ValueError, match=r"nn\.DataParallel.*`accelerate launch`"):
         make_trainer(args=args)
-
-
-def test_vocabularies_of_different_size(make_trainer, save_tiny_llama):
-    """At the construction of the trainer: no step is lost."""
-    reference = AutoModelForCausalLM.from_pretrained(save_tiny_llama(vocab_size=25, tie_word_embeddings=False))
-    with pytest.raises(ValueError, match="a policy with 24 tokens and a reference with 25"):
-        make_trainer(ref_model=reference)
 
 
 @pytest.mark.parametrize("placed", ["auto", "balanced", {"model": 0, "lm_head": 1}])
