@@ -33,7 +33,6 @@ from benchmarks.alignment.constraint_methods import (
     TAIL,
     TEST_SEEDS,
     TUNING,
-    TUNING_BUDGET,
     TUNING_SEEDS,
     Method,
     Sizes,
@@ -70,12 +69,12 @@ def all_cells() -> list[Cell]:
     return [
         *cells_of("main", METHODS, early),
         *cells_of("main", METHODS[:2], late),
-        *ablation_cells(ABLATIONS[:7]),
+        *ablation_cells(ABLATIONS[:9]),
         *cells_of("learned", LEARNED, early),
         *cells_of("main", METHODS[2:], late),
         *cells_of("learned", LEARNED, late),
-        *ablation_cells(ABLATIONS[7:]),
-        *tuning_cells(),
+        *ablation_cells(ABLATIONS[9:]),
+        *cells_of("tuning", TUNING, TUNING_SEEDS[:1]),
     ]
 
 
@@ -89,12 +88,6 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
     budget = BUDGETS[ABLATION_WORLD][1]
     for method in methods:
         yield from (Cell("ablation", ABLATION_WORLD, seed, method, budget) for seed in ABLATION_SEEDS)
-
-
-def tuning_cells() -> Iterator[Cell]:
-    for seed in TUNING_SEEDS:
-        for world, budget in TUNING_BUDGET.items():
-            yield from (Cell("tuning", world, seed, method, budget) for method in TUNING)
 
 
 class Results:
@@ -216,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         sizes = QUICK if args.quick else Sizes()
-        cells = list(tuning_cells()) if args.tune else all_cells()
+        cells = list(cells_of("tuning", TUNING, TUNING_SEEDS[:1])) if args.tune else all_cells()
         if args.quick:
             cells = [cell for cell in cells_of("main", METHODS, TEST_SEEDS[:1]) if cell.world == ABLATION_WORLD]
         write_provenance(out / "provenance.json", sizes)

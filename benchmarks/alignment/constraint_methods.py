@@ -62,6 +62,9 @@ class Method:
             [`RSAConfig`] arguments of the safety stage or rung.
         labels (`str`), soft (`bool`):
             What the safety pairs are labelled by, as in [`RiskConstraint`].
+        unsafe (`bool`):
+            Whether truncated labels begin to count at 0, where a cost is unsafe, or at the policy's quantile or the
+            budget less the margin if one of these is lower. Otherwise they begin at the policy's quantile.
         on_policy (`bool`):
             Whether the pairs come from the policy that the stage starts from, or from the SFT policy.
         scorer (`str`):
@@ -82,6 +85,7 @@ class Method:
     search: str
     loss: dict[str, Any] = field(default_factory=dict)
     labels: str = "raw"
+    unsafe: bool = False
     soft: bool = True
     on_policy: bool = True
     scorer: str = "true"
@@ -114,11 +118,12 @@ def ladder(name: str, description: str, loss: dict[str, Any], **settings: Any) -
     return Method(name, description, "ladder", loss, **settings)
 
 
-RSA = ladder("RSA", "RSA-2 entropic, on-policy ladder, raw cost", ENTROPIC2)
+UNSAFE: dict[str, Any] = {"labels": "truncated", "unsafe": True}
+RSA = ladder("RSA", "RSA-2 entropic, on-policy ladder, unsafe cost (η ≤ 0)", ENTROPIC2, **UNSAFE)
 METHODS = (
     RSA,
-    ladder("SACPO, on-policy ladder", "α = 0, else as RSA", NONE),
-    ladder("α = 0, truncated", "α = 0 on truncated cost, else as RSA", NONE, labels="truncated"),
+    ladder("α = 0, truncated", "α = 0, else as RSA", NONE, **UNSAFE),
+    ladder("SACPO, on-policy ladder", "α = 0 on raw cost, else as RSA", NONE),
     Method(
         "SACPO",
         "as published: α = 0, pairs of the SFT policy, one stage; best λ of 0.5, 1, 2, 4",
@@ -136,25 +141,32 @@ METHODS = (
         grid=(0.5, 1.0, 2.0),
     ),
 )
-LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned"),)
+LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]
 ABLATIONS = (
-    ladder("truncated cost", "", ENTROPIC2, labels="truncated"),
-    ladder("RSA-2 expectation", "", EXPECTATION2),
-    ladder("steered by a bootstrap bound", "", ENTROPIC2, bound="bootstrap"),
-    ladder("RSA-2 CVaR 0.1", "", CVAR2),
-    ladder("RSA-1 entropic, learning rate 1e-4", "", ENTROPIC1, learning_rate=SLOW),
-    ladder("SFT policy's pairs", "", ENTROPIC2, on_policy=False),
-    ladder("one rung of λ = 2, walked back", "", ENTROPIC2, scheduler={"max_rungs": 1, "initial_delta": 2.0}),
-    ladder("sampled labels", "", ENTROPIC2, soft=False),
-    ladder("first rung 0.125", "", ENTROPIC2, scheduler={"initial_delta": 0.125}),
-    ladder("RSA-1 entropic, learning rate 3e-4", "", ENTROPIC1),
-    ladder("RSA-1 CVaR 0.1, learning rate 1e-4", "", CVAR1, learning_rate=SLOW),
-    ladder("learning rate 1e-4", "", ENTROPIC2, learning_rate=SLOW),
-    ladder("learning rate 1e-3", "", ENTROPIC2, learning_rate=1e-3),
-    ladder("optimizer kept", "", ENTROPIC2, keep_optimizer=True),
-    ladder("RSA-2 entropic, α = 0.1", "", ENTROPIC2 | {"risk_alpha": 0.1}),
+    ladder("raw cost", "", ENTROPIC2),
+    ladder("η at the policy's quantile", "", ENTROPIC2, labels="truncated"),
+    ladder("RSA-2 expectation", "", EXPECTATION2, **UNSAFE),
+    ladder("RSA-2 CVaR 0.1", "", CVAR2, **UNSAFE),
+    ladder("RSA-1 entropic, learning rate 1e-4", "", ENTROPIC1, learning_rate=SLOW, **UNSAFE),
+    ladder("steered by a bootstrap bound", "", ENTROPIC2, bound="bootstrap", **UNSAFE),
+    ladder("SFT policy's pairs", "", ENTROPIC2, on_policy=False, **UNSAFE),
+    ladder("sampled labels", "", ENTROPIC2, soft=False, **UNSAFE),
+    ladder(
+        "one rung of λ = 2, walked back", "", ENTROPIC2, scheduler={"max_rungs": 1, "initial_delta": 2.0}, **UNSAFE
+    ),
+    ladder("first rung 0.125", "", ENTROPIC2, scheduler={"initial_delta": 0.125}, **UNSAFE),
+    ladder("RSA-1 entropic, learning rate 3e-4", "", ENTROPIC1, **UNSAFE),
+    ladder("RSA-1 CVaR 0.1, learning rate 1e-4", "", CVAR1, learning_rate=SLOW, **UNSAFE),
+    ladder("learning rate 1e-4", "", ENTROPIC2, learning_rate=SLOW, **UNSAFE),
+    ladder("learning rate 1e-3", "", ENTROPIC2, learning_rate=1e-3, **UNSAFE),
+    ladder("optimizer kept", "", ENTROPIC2, keep_optimizer=True, **UNSAFE),
+    ladder("RSA-2 entropic, α = 0.1", "", ENTROPIC2 | {"risk_alpha": 0.1}, **UNSAFE),
 )
-TUNING = (RSA, METHODS[1], METHODS[2])
-TUNING_BUDGET = {world: budgets[1] for world, budgets in BUDGETS.items()}
+TUNING = (
+    RSA,
+    METHODS[1],
+    ladder("raw cost", "", ENTROPIC2),
+    ladder("η at the policy's quantile", "", ENTROPIC2, labels="truncated"),
+)
