@@ -1,8 +1,8 @@
-"""Climbs a ladder and dies by SIGKILL on the way: `climb_and_die.py MODEL OUTPUT_DIR full|lora PLACE…`.
+"""Climbs a ladder and dies by SIGKILL on the way: `climb_and_die.py MODEL FOLDER full|lora PLACE…`.
 
-There is a start for every place, each in a process of its own that goes on from what the one before left, and a last
-one that ends. They are forks of this process, in which nothing but imports has happened: that saves the seconds of
-importing. Prints how each of them ended.
+FOLDER/whole is climbed without a kill. In FOLDER/again there is a start for every place, each in a process of its own
+that goes on from what the one before left, and a last one that ends. All are forks of this process, in which nothing
+but imports has happened: that saves the seconds of importing. Prints how each of them ended.
 """
 
 import os
@@ -144,9 +144,9 @@ def start(model, folder, peft, place):
 
 
 def main(model, folder, kind, *places):
-    for place in (*places, "nowhere"):
-        status = start(model, folder, kind == "lora", place)
-        print(f"{place}: {status}", flush=True)
+    for name, place in (("whole", "nowhere"), *(("again", place) for place in places), ("again", "nowhere")):
+        status = start(model, Path(folder, name), kind == "lora", place)
+        print(f"{name}, {place}: {status}", flush=True)
 
 
 if __name__ == "__main__":

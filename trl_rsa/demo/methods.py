@@ -37,6 +37,8 @@ NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
 TAIL = 0.05
 CLIP = (-2.0, 10.0)
 TRAIN_PROMPTS = 600
+# RSA-2, which bears the steps that the other methods take; RSA-1 needs smaller ones (docs/method.md, "Step size").
+RSA2 = {"loss_type": ["rsa2"]}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ METHODS = (
         "RSA, CVaR ≤ budget",  # longer names are shortened in the pictures
         f"helpful, then rungs on pairs of its own answers until the bound on CVaR({TAIL:g}) is within the budget",
         ("helpful",),
+        args=RSA2,
         constrained=True,
     ),
 )
@@ -91,8 +94,8 @@ def default_budget(sandbox: Any) -> float:
     return round(tail_mean(law.costs, law.probabilities, TAIL) / 2, 1)
 
 
-def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
-    """The budget on the world's true cost, on the sandbox's own prompt sets."""
+def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstraint":
+    """The budget on the world's true cost, on the sandbox's own prompt sets; rungs of `max_steps` optimizer steps."""
     from trl_rsa.stages.constraint import RiskConstraint
 
     prompts = {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
@@ -105,7 +108,10 @@ def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
         scorer_options={"name": "the true cost"},
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
-        beta=BETA,
+        # Soft labels have the cost's own scale: with β = 1 the multiplier is in units of reward per cost.
+        beta=1.0,
+        initial_delta=0.5,
+        args={**RSA2, "max_steps": max_steps, "warmup_steps": max_steps // 10},
     )
 
 
@@ -117,7 +123,7 @@ def align_methods(
     report: Callable[[str], None],
     training: dict[str, Any],
 ) -> dict[str, str]:
-    """Trains each method, with the same number of optimizer steps per stage and rung.
+    """Trains each method, with the same number of optimizer steps per stage; a rung takes half as many.
 
     Args:
         sandbox (`Sandbox`):
@@ -125,7 +131,7 @@ def align_methods(
         output_dir (`Path`):
             Gets a folder per method; finished ones are not trained again.
         max_steps (`int`):
-            Optimizer steps per stage and rung.
+            Optimizer steps per stage.
         budget (`float`):
             Largest CVaR of cost of the methods that are constrained.
         report (`Callable[[str], None]`):
@@ -162,7 +168,7 @@ def align_methods(
             output_dir=str(output_dir / method.folder),
             args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
             seed=sandbox.seed,
-            constraint=constraint_of(sandbox, budget) if method.constrained else None,
+            constraint=constraint_of(sandbox, budget, max(1, max_steps // 2)) if method.constrained else None,
         )
         lines = LiveReport(report, prefix=f"{method.folder.upper()} ")
         # The trainer's own log lines are for people who watch one training; its progress bars go to stderr and stay.

@@ -30,7 +30,7 @@ def run_demo(
             Gets `report.html`, its short form `report.md` and its pictures in `plots`, `README.md` (the table),
             `answers.md`, `records.jsonl`, `metrics.json` and a folder per trained method.
         max_steps (`int`), n_prompts (`int`), draws (`int`):
-            Optimizer steps per stage and rung, test prompts, answers per prompt.
+            Optimizer steps per stage (a rung takes half as many), test prompts, answers per prompt.
         budget (`float`, *optional*):
             Largest CVaR of cost of the constrained method; see [`default_budget`].
         report (`Callable[[str], None]`, *optional*):

@@ -31,7 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
     parser.add_argument("--output_dir", help="where to write (default: runs/demo-WORLD-SEED)")
-    parser.add_argument("--steps", type=int, default=120, help="optimizer steps per stage and rung (default: 120)")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="optimizer steps per stage, half as many per rung (default: 120)"
+    )
     parser.add_argument(
         "--budget",
         type=float,
