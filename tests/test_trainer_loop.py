@@ -163,6 +163,7 @@ def test_saved_model_is_an_ordinary_folder(make_trainer, tmp_path):
     assert again.to_dict() == trainer.args.to_dict()
 
 
+@pytest.mark.usefixtures("working_dpo_trainer")
 def test_compute_metrics_sees_what_dpo_shows(tiny_model_path, preference_dataset, tiny_args):
     seen = []
 

@@ -252,7 +252,7 @@ def test_pair_of_weight_zero_has_no_influence(make_trainer, make_preference_data
     pairs = make_preference_dataset(4, pair_weight=[1.0, 0.0, 1.0, 2.0])
 
     def other_answer(row, i):
-        return {"chosen": row["chosen"] if i != 1 else " ".join(["the"] * len(row["chosen"].split()))}
+        return {"chosen": row["chosen"] if i != 1 else " the" * len(row["chosen"].split()) + " "}
 
     changed = pairs.map(other_answer, with_indices=True)
     assert changed[1]["chosen"] != pairs[1]["chosen"]

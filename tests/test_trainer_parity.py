@@ -5,12 +5,16 @@ from inspect import isfunction
 
 import pytest
 import torch
+import trl
+from packaging.version import Version
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from trl_rsa import RSAConfig, RSATrainer
 
+
+pytestmark = pytest.mark.usefixtures("working_dpo_trainer")
 
 OURS = {f"{kind}/{side}" for kind in ("risk", "kl") for side in ("chosen", "rejected")}
 OURS |= {"risk/margins", "risk/max_token"}
@@ -144,6 +148,10 @@ def test_given_peft_model_is_anchored_at_its_own_adapter(tiny_model_path, prefer
             assert torch.equal(p, fresh[name.replace(".ref.", ".default.")])
 
 
+@pytest.mark.skipif(
+    Version(trl.__version__) < Version("1.15"),
+    reason="the DPOTrainer of TRL 1.13 and 1.14 loses virtual tokens, or stops with an error",
+)
 @pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig], ids=lambda c: c.__name__)
 def test_prompt_learning(tiny_model_path, preference_dataset, eval_pairs, arguments, config):
     """Virtual tokens stand before the real ones (prompt tuning), or in the cache (prefix tuning)."""
