@@ -135,12 +135,28 @@ def count(job: Job) -> Count:
         return Count(linear, other, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
+class _Attention(torch.autograd.Function):
+    """Keeps what fused attention kernels keep: inputs, output and a number per row, no square of the tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output, torch.empty(query.shape[:-1], dtype=torch.float32))
+        return output
+
+
+def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
 def kept_by_autograd(job: Job, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes that autograd keeps of one layer, and of the norm after the last: distinct memories, without weights."""
-    from transformers import LlamaConfig
+    from transformers import AttentionInterface, LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-    config = LlamaConfig(**job.shape, attn_implementation="sdpa")
+    # On the meta device PyTorch's own attention has no fused kernel.
+    AttentionInterface.register("counted", _attend)
+    config = LlamaConfig(**job.shape, attn_implementation="counted")
     rows, width = 2 * job.pairs, config.hidden_size // config.num_attention_heads
     with torch.device("meta"):
         layer = LlamaDecoderLayer(config, 0).to(dtype)

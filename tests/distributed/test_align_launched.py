@@ -74,16 +74,31 @@ def assert_same_end(one, other):
         assert found["metrics"] == pytest.approx(expected["metrics"], abs=METRICS_TOLERANCE)
 
 
+class FsdpOnCpu(Launcher):
+    """Sharded on gloo, which accelerate itself does not do."""
+
+    def run(self, module, arguments):
+        assert module == "trl_rsa.stages.worker"
+        return super().run("fsdp_stage_worker", arguments)
+
+
 @pytest.mark.slow
-def test_zero3_ends_like_one_process(tiny_model_path, make_preference_dataset, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "engine"),
+    [(Launcher("zero3", TWO), "DeepSpeed ZeRO-3"), (FsdpOnCpu("multi_gpu", TWO), "FSDP")],
+    ids=["zero3", "fsdp2"],
+)
+def test_sharded_stages_end_like_those_of_one_process(
+    launcher, engine, tiny_model_path, make_preference_dataset, tmp_path
+):
     dataset = make_preference_dataset(24)
     align(make_plan(tiny_model_path, tmp_path / "one", dataset, 1))
     (tmp_path / "two/02-safe").mkdir(parents=True)
     (tmp_path / "two/02-safe/died").touch()  # nobody dies in this one
-    alignment = align(make_plan(tiny_model_path, tmp_path / "two", dataset, 2), launcher=Launcher("zero3", TWO))
+    alignment = align(make_plan(tiny_model_path, tmp_path / "two", dataset, 2), launcher=launcher)
     assert_same_end(tmp_path / "one", tmp_path / "two")
     for stage in alignment.manifest["stages"]:
-        assert (stage["engine"], stage["processes"]) == ("DeepSpeed ZeRO-3", 2)
+        assert (stage["engine"], stage["processes"]) == (engine, 2)
     assert "02-safe" in alignment.model and AutoTokenizer.from_pretrained(alignment.model).eos_token == "<eos>"
 
 
