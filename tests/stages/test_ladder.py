@@ -10,6 +10,9 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, align
+from trl_rsa.evaluation.generation import Sampling
+from trl_rsa.stages import runner
+from trl_rsa.stages.anchor import Tuning
 from trl_rsa.stages.run import preview
 
 
@@ -219,6 +222,14 @@ def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_noth
     with pytest.raises(ValueError, match="You set tail"):
         climb(plan)
     assert not (tmp_path / "run").exists()
+
+
+def test_vllm_loads_the_policy_itself(monkeypatch):
+    given = []
+    monkeypatch.setattr(runner, "generate", lambda model, *args, **kwargs: given.append(model) or iter(()))
+    one = runner.InProcess(Tuning({}, None, use_cpu=True), None, (), print)
+    assert list(one.sample("a folder", ["q"], Sampling(engine="vllm"), batch_size=1, skip=())) == []
+    assert given == ["a folder"]
 
 
 def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):

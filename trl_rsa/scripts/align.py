@@ -29,6 +29,15 @@ example plan.yaml:
       risk_measure: cvar
       args: {risk_tail: 0.1}
 
+Instead of a multiplier, a budget: `stages:` may then be left out or end before the safe stage.
+
+  constraint:                  # or a list of them, each with a `name`
+    scorer: hf:my-org/cost     # above 0 is unsafe
+    prompts: prompts.jsonl
+    threshold: 0.0             # CVaR of cost at most 0 ...
+    tail: 0.05                 # ... over the worst 5 % of answers
+    clip: [-5, 15]
+
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
 
   trl-rsa align --config plan.yaml --accelerate_config zero3
