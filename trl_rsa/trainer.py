@@ -261,6 +261,7 @@ optimizers, quantization_config, peft_config:
             unwrapped = peft_model.get_base_model()
             # A new adapter is switched off; for one that came with the model, TRL has made a frozen copy, "ref".
             adapter = use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         with (
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
@@ -268,6 +269,10 @@ optimizers, quantization_config, peft_config:
             # The reference was prepared before the head was added: its own autocast wrapper is not around our branch.
             self.accelerator.autocast(),
         ):
+            # PEFT freezes an adapter that it switches off, but FSDP2 looks up in its first forward, which is this one,
+            # what is trained and in which dtype.
+            for parameter in trained:
+                parameter.requires_grad_(True)
             hidden = model(**inputs, labels=labels, risk_head=RiskHeadRequest()).hidden
             return Reference(hidden, output_head(unwrapped))
 
