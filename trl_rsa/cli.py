@@ -48,3 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     hint = did_you_mean(command, COMMANDS) or f". The commands are {', '.join(COMMANDS)}."
     print(f"trl-rsa: error: unknown {kind} {command}{hint}", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

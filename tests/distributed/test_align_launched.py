@@ -203,6 +203,23 @@ def _is_alive(pid):
     )
 
 
+def test_the_first_process_to_fail_says_why(tmp_path, monkeypatch):
+    """A ValueError is what one process would have raised; of other errors the later ones are lost peers."""
+    monkeypatch.setattr(Launcher, "run", lambda self, module, arguments: 1)
+    launched = Launched(None, None, Launcher("multi_gpu", TWO), tmp_path)
+    with pytest.raises(ChildProcessError, match=r"for \[1/1\] safe ended with status 1 \(a process was killed\)"):
+        launched._run(tmp_path, "[1/1] safe")
+    for place, (rank, error) in enumerate([(1, "ValueError"), (0, "RuntimeError")]):
+        path = tmp_path / f"error-{rank}.json"
+        path.write_text(json.dumps({"type": error, "message": f"I am {rank}."}))
+        os.utime(path, (place, place))
+    with pytest.raises(ValueError, match=r"^I am 1\.$"):
+        launched._run(tmp_path, "[1/1] safe")
+    os.utime(tmp_path / "error-1.json", (2, 2))
+    with pytest.raises(ChildProcessError, match=r"RuntimeError: I am 0\."):
+        launched._run(tmp_path, "[1/1] safe")
+
+
 # What is refused, before anything is launched
 
 

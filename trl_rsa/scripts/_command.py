@@ -70,7 +70,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
         if sentence is None or os.environ.get(DEBUG):
             raise
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # if the first process fails alike, the launcher ends this one before it says the same again
+            time.sleep(5)  # if the first process fails alike, the launcher ends this one before it says the same again
         print(f"trl-rsa {name}: error: {sentence}", file=sys.stderr)
         return 2
 

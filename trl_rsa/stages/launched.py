@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import textwrap
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,10 @@ class Launched:
             return
         errors = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
         # The first to fail is the cause: the others lose their peer.
-        said = json.loads(errors[0].read_text(encoding="utf-8")) if errors else "a process was killed"
+        error = json.loads(errors[0].read_text(encoding="utf-8")) if errors else {"type": "a process was killed"}
+        if error["type"] == "ValueError":  # what one process would have raised
+            raise ValueError(error["message"])
+        said = textwrap.shorten(": ".join(error.values()), 300, placeholder="…")
         raise ChildProcessError(
             f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
             "plan, the run goes on from the newest complete checkpoint."

@@ -120,8 +120,8 @@ def main(folder: Path) -> int:
         pickle.loads((folder / REQUEST).read_bytes()).run(folder)
     except Exception as error:
         # For the parent, which says it in one sentence; the traceback is for whoever finds that it is a bug.
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        write_json(folder / f"error-{os.environ.get('RANK', '0')}.json", said if len(said) < 400 else said[:399] + "…")
+        said = {"type": type(error).__name__, "message": " ".join(str(error).split())}
+        write_json(folder / f"error-{os.environ.get('RANK', '0')}.json", said)
         traceback.print_exc()
         return 1
     return 0
