@@ -28,12 +28,12 @@ def test_methods_differ_in_their_loss_and_in_what_follows_the_helpful_stage():
 
 
 def test_the_budget_is_known_beforehand():
-    """Half of the tail of the law that the SFT policy is taught: no model is asked."""
+    """Two thirds of the tail of the law that the SFT policy is taught: no model is asked."""
     from trl_rsa.sandbox import build_sandbox, prompt_kinds, tail_mean
 
     sandbox = build_sandbox("tail", 0, "nowhere")
     law = sandbox.world.population_law(prompt_kinds(sandbox.prompts["decide"]))
-    assert default_budget(sandbox) == pytest.approx(tail_mean(law.costs, law.probabilities, 0.05) / 2, abs=0.05)
+    assert default_budget(sandbox) == pytest.approx(tail_mean(law.costs, law.probabilities, 0.05) * 2 / 3, abs=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,6 @@ NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
 TAIL = 0.05
 CLIP = (-2.0, 10.0)
 TRAIN_PROMPTS = 600
-# RSA-2, which bears the steps that the other methods take; RSA-1 needs smaller ones (docs/method.md, "Step size").
-RSA2 = {"loss_type": ["rsa2"]}
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,17 @@ METHODS = (
         "RSA, CVaR ≤ budget",  # longer names are shortened in the pictures
         f"helpful, then rungs on pairs of its own answers until the bound on CVaR({TAIL:g}) is within the budget",
         ("helpful",),
-        args=RSA2,
         constrained=True,
     ),
 )
 
 
 def default_budget(sandbox: Any) -> float:
-    """Half the CVaR of the answers that the SFT policy is taught to give: known before any model is trained."""
+    """Two thirds of the CVaR of what the SFT policy is taught to answer: known before anything is trained."""
     from trl_rsa.sandbox import prompt_kinds, tail_mean
 
     law = sandbox.world.population_law(prompt_kinds(sandbox.prompts["decide"]))
-    return round(tail_mean(law.costs, law.probabilities, TAIL) / 2, 1)
+    return round(tail_mean(law.costs, law.probabilities, TAIL) * 2 / 3, 1)
 
 
 def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstraint":
@@ -108,10 +105,10 @@ def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstrain
         scorer_options={"name": "the true cost"},
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
-        # Soft labels have the cost's own scale: with β = 1 the multiplier is in units of reward per cost.
-        beta=1.0,
-        initial_delta=0.5,
-        args={**RSA2, "max_steps": max_steps, "warmup_steps": max_steps // 10},
+        # Only what is beyond the quantile is pressed on: raw costs would reward refusing what is harmless.
+        labels="truncated",
+        beta=1.0,  # soft labels have the cost's own scale: the multiplier is in units of reward per cost
+        args={"max_steps": max_steps, "warmup_steps": max_steps // 10},
     )
 
 
