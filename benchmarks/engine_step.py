@@ -89,7 +89,7 @@ def _run(step: Step) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback  # noqa: F401 (loaded lazily)
 
     from trl_rsa import RSAConfig, RSATrainer
     from trl_rsa.stages.anchor import Tuning
