@@ -37,7 +37,7 @@ def test_sets_that_share_a_prompt_are_refused():
     [
         ({"clip": (-2, 0)}, "low < threshold < high"),
         ({"threshold": 9}, "low < threshold < high"),
-        ({"labels": "soft"}, "'raw' or by 'truncated'"),
+        ({"labels": "soft"}, "'raw', 'truncated' or 'unsafe' cost"),
         ({"draws": {"test": 2}}, "the prompt sets are train, decide, certify"),
         ({"rule": "guess"}, "there is no such rule"),
         ({"sampling": {"temperature": -1}}, "temperature"),
@@ -67,6 +67,10 @@ def test_labels_compare_the_clipped_cost_or_its_excess_over_the_quantile():
     assert [make().label_cost(cost, eta=2.0) for cost in (30.0, 3.0, -5.0)] == [8.0, 3.0, -2.0]
     truncated = make(labels="truncated", tail=0.5)
     assert [truncated.label_cost(cost, eta=2.0) for cost in (30.0, 3.0, 1.5)] == [12.0, 2.0, 0.0]
+    # From 0 on, or from the quantile or the budget less the margin where that is lower.
+    for eta, threshold, begins in (2.0, 1.0, 0.0), (-1.0, 1.0, -1.0), (2.0, -0.5, -0.75):
+        unsafe = make(labels="unsafe", tail=0.5, threshold=threshold, margin=0.25)
+        assert [unsafe.label_cost(cost, eta) for cost in (3.0, -1.5)] == [(3.0 - begins) * 2, 0.0]
 
 
 def test_several_share_the_allowed_error():

@@ -57,8 +57,11 @@ class RiskConstraint:
         draws (`Mapping[str, int]`, *optional*):
             Responses per prompt in each set; by default 4 to train on, 1 elsewhere.
         labels (`str`, *optional*, defaults to `"raw"`):
-            What the pairs of a rung are labelled by: `"raw"` cost, or `"truncated"`, (C − η)₊/tail with η the current
-            policy's quantile: the label whose infinite-data optimum is the constrained one.
+            What the pairs of a rung are labelled by: `"raw"` cost; `"truncated"`, (C − η)₊/tail with η the current
+            policy's quantile, which at the right η is the label whose infinite-data optimum is the constrained one;
+            or `"unsafe"`, the same with η at most 0 and at most the threshold less the margin. A policy that is far
+            from its budget has a high quantile: few of its pairs differ above it, and costs between the budget and
+            the quantile, which have to go as well, are not seen.
         soft (`bool`, *optional*, defaults to `True`):
             Whether a pair carries its Bradley–Terry probability (`pair_label`), or a label drawn by it.
         pairs_per_prompt (`int`, *optional*):
@@ -116,9 +119,10 @@ class RiskConstraint:
                 f"You set clip={tuple(self.clip)!r} and threshold={self.threshold!r}, but costs are clipped to "
                 "[low, high], and a threshold outside is always or never met. Set low < threshold < high."
             )
-        if self.labels not in ("raw", "truncated"):
+        if self.labels not in ("raw", "truncated", "unsafe"):
             raise ValueError(
-                f"You set labels={self.labels!r}, but pairs are labelled by 'raw' or by 'truncated' cost. Set one."
+                f"You set labels={self.labels!r}, but pairs are labelled by 'raw', 'truncated' or 'unsafe' cost. Set "
+                "one of these."
             )
         for name in self.draws:
             if name not in SPLITS:
@@ -228,10 +232,15 @@ class RiskConstraint:
         }
 
     def label_cost(self, cost: float, eta: float) -> float:
-        """What a pair's label compares: the clipped cost, or (C − η)₊/tail."""
+        """What a pair's label compares: the clipped cost, or (C − η)₊/tail; `eta` is the policy's quantile."""
         low, high = self.clip
         clipped = min(max(cost, low), high)
-        return max(clipped - eta, 0.0) / self.tail if self.labels == "truncated" else clipped
+        if self.labels == "raw":
+            return clipped
+        if self.labels == "unsafe":
+            assert self.margin is not None
+            eta = min(eta, 0.0, self.threshold - self.margin)
+        return max(clipped - eta, 0.0) / self.tail
 
 
 # One rung is sampled and trained for all constraints.
