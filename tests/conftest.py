@@ -1,6 +1,8 @@
 """Models, a tokenizer and preference pairs, made on the spot: the tests need no network and no GPU."""
 
 import os
+import sys
+from pathlib import Path
 
 
 # Before anything imports torch or a Hugging Face library.
@@ -9,10 +11,11 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# DeepSpeed compiles an operator with the first ninja it finds, and again when it finds another: let it be pip's.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest

@@ -35,7 +35,7 @@ class Rule:
     never_others: tuple[str, ...] = ()
 
 
-TRAINING = ("config", "losses", "metrics", "collator", "trainer", "stages")
+TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "stages")
 COMMANDS = ("demo", "scripts", "cli", "__main__")
 HEAVY = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -50,8 +50,9 @@ RULES = {
     "_trl": Rule(others=("packaging", "trl")),
     "config": Rule(ours=("risk",), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),
+    "refusals": Rule(ours=("config", "risk"), others=HEAVY),
     "trainer": Rule(
-        ours=("_trl", "collator", "config", "kernels", "losses", "metrics", "risk"),
+        ours=("_trl", "collator", "config", "kernels", "losses", "metrics", "refusals", "risk"),
         others=HEAVY,
     ),
     "data": Rule(ours=("data",), others=ANY, never_others=("peft", "trl")),

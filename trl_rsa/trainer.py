@@ -7,12 +7,9 @@ from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
 import torch
-from accelerate import ParallelismConfig
 from accelerate.utils import FullyShardedDataParallelPlugin, is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import TrainableTokensWrapper
 from torch import Tensor
 from transformers import (
     BitsAndBytesConfig,
@@ -45,6 +42,14 @@ from trl_rsa.kernels.head import (
 )
 from trl_rsa.losses import rsa1_loss, rsa2_loss
 from trl_rsa.metrics import PairStatistics, Sums, pair_metrics, pair_statistics, token_metrics
+from trl_rsa.refusals import (
+    NO_DATA_PARALLEL,
+    NO_VISION,
+    check_adapters,
+    check_arguments,
+    check_parallelism,
+    check_placement,
+)
 from trl_rsa.risk import RiskMeasure
 
 
@@ -134,8 +139,8 @@ optimizers, quantization_config, peft_config:
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = RSAConfig(f"{model_name.split('/')[-1]}-RSA")
-        _check_arguments(args, risk_measure, processing_class, train_dataset)
-        _check_placement(args, model)
+        check_arguments(args, risk_measure, processing_class, train_dataset)
+        check_placement(args, model)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -151,12 +156,12 @@ optimizers, quantization_config, peft_config:
             peft_config=peft_config,
         )
         if self._is_vlm:
-            raise ValueError(_NO_VISION)
+            raise ValueError(NO_VISION)
         # TRL refuses it itself from 1.15 on.
         if args.n_gpu > 1:
-            raise ValueError(_NO_DATA_PARALLEL)
+            raise ValueError(NO_DATA_PARALLEL)
         # `accelerate launch` may bring a parallelism that the arguments do not know of.
-        _check_parallelism(self.accelerator.parallelism_config)
+        check_parallelism(self.accelerator.parallelism_config)
         self.risk_measure: RiskMeasure = args.make_risk_measure() if risk_measure is None else risk_measure
         # The stage's temperature. TRL's attribute keeps its name, so that its callbacks and ours read the same.
         self.beta = args.beta / args.constraint_multiplier
@@ -173,7 +178,7 @@ optimizers, quantization_config, peft_config:
 
     def _add_risk_heads(self) -> None:
         policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        _check_adapters(policy)
+        check_adapters(policy)
         add_risk_head(policy, gather=maybe_gather_lm_head_ctx)
         if self.ref_model is not None:
             reference = self.accelerator.unwrap_model(self.ref_model)
@@ -238,8 +243,9 @@ optimizers, quantization_config, peft_config:
         pairs = pair_statistics(outputs.log_probs, outputs.ref_log_probs, outputs.risk, outputs.kl)
         mask = completion_mask[:, 1:]
         loss = self._loss(pairs, outputs.log_probs, mask, **pair_columns)
-        sums = pair_metrics(pairs, self.beta) | token_metrics(
-            outputs.entropy, outputs.mean_logits, outputs.is_top1, mask
+        counted = self._counted(len(mask) // 2, mask.device)
+        sums = pair_metrics(PairStatistics(*(x[counted] for x in pairs)), self.beta) | token_metrics(
+            outputs.entropy, outputs.mean_logits, outputs.is_top1, mask * counted.repeat(2).unsqueeze(1)
         )
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
@@ -305,6 +311,15 @@ optimizers, quantization_config, peft_config:
 
     # Metrics
 
+    def _counted(self, pairs: int, device: torch.device) -> Tensor:  # [B], bool
+        """Which pairs of this rank's batch are in the metrics. accelerate fills the last batches of an evaluation with
+        pairs from its beginning.
+        """
+        state, places = self.accelerator.gradient_state, torch.arange(pairs, device=device)
+        if self.model.training or not state.end_of_dataloader or state.remainder <= 0:
+            return places >= 0
+        return places + pairs * self.accelerator.process_index < state.remainder
+
     def _record(self, sums: Sums, maxima: dict[str, Tensor], attention_mask: Tensor) -> None:
         """Adds one step to what `log` averages: sums and counts over all ranks, then their ratio."""
         mode = "train" if self.model.training else "eval"
@@ -326,85 +341,12 @@ optimizers, quantization_config, peft_config:
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-_NO_VISION = (
-    "You gave a vision-language model or dataset, but RSATrainer has been tested with text only. Use a text model and "
-    "dataset, or DPOTrainer."
-)
-
-_NO_DATA_PARALLEL = (
-    "You have several GPUs and one process, for which `Trainer` uses `nn.DataParallel`, but its copies of the model "
-    "have no risk head. Start the script with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-)
-
-
 def _fits(example: dict[str, Any], max_length: int) -> bool:
     prompt = len(example["prompt_ids"])
     return prompt + max(len(example["chosen_ids"]), len(example["rejected_ids"])) <= max_length
-
-
-def _check_arguments(
-    args: RSAConfig,
-    risk_measure: RiskMeasure | None,
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None,
-    train_dataset: AnyDataset | None,
-) -> None:
-    """Refuses what would otherwise go wrong later, or silently."""
-    if not isinstance(args, RSAConfig):
-        raise TypeError(
-            f"You gave args of type {type(args).__name__}, but RSATrainer needs the options of RSAConfig. Replace "
-            f"{type(args).__name__} by RSAConfig; it takes the same arguments."
-        )
-    # A class has the methods too, but it is called to make a measure.
-    if risk_measure is not None and (isinstance(risk_measure, type) or not isinstance(risk_measure, RiskMeasure)):
-        raise TypeError(
-            f"You gave risk_measure={risk_measure!r}, but it must be an object with the methods `__call__(x, log_p)` "
-            "and `tilt(x, log_p)`. For a measure by name set `RSAConfig(risk_measure=...)`."
-        )
-    columns = getattr(train_dataset, "column_names", None) or []
-    if isinstance(processing_class, ProcessorMixin) or "image" in columns or "images" in columns:
-        raise ValueError(_NO_VISION)
-    _check_parallelism(args.parallelism_config)
-
-
-def _check_placement(args: RSAConfig, model: "str | PreTrainedModel | PeftModel") -> None:
-    """Refuses a model spread over several devices in a job of several processes."""
-    if args.world_size == 1:
-        return
-    if isinstance(model, str):
-        placed = (args.model_init_kwargs or {}).get("device_map")
-    else:
-        placed = getattr(model, "hf_device_map", None)
-    if placed in _SPREADING or (isinstance(placed, dict) and len(set(placed.values())) > 1):
-        raise ValueError(
-            f"You set device_map={placed!r}, but the job has {args.world_size} processes, and each of them would "
-            "spread the model over all devices. Remove device_map; to split a model over devices use FSDP2 or ZeRO-3."
-        )
-
-
-_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
-
-
-def _check_adapters(policy: PreTrainedModel) -> None:
-    head = policy.get_output_embeddings()
-    if isinstance(head, (BaseTunerLayer, TrainableTokensWrapper)):
-        raise ValueError(
-            f"You put an adapter on the LM head ({type(head).__name__}), but the risk is computed from the head's own "
-            "weights, and the adapter would never be trained. Take the head out of `target_modules`; to train it, put "
-            "it into `modules_to_save`."
-        )
 
 
 def _keep_outputs(plugin: FullyShardedDataParallelPlugin) -> None:
     """Sums of log-ratios do not bear rounding: accelerate makes FSDP2 round all outputs to the parameters' dtype."""
     if plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
-
-
-def _check_parallelism(parallelism: ParallelismConfig | None) -> None:
-    for name in ("cp", "sp", "tp"):
-        size = getattr(parallelism, f"{name}_size", 1) or 1
-        if size > 1:
-            raise ValueError(
-                f"You set parallelism_config.{name}_size={size}, but RSATrainer has not been tested with context, "
-                "sequence or tensor parallelism. Use data parallelism, DeepSpeed ZeRO or FSDP."
-            )

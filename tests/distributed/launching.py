@@ -30,8 +30,6 @@ def launch(engine: str, *arguments: str) -> Launch:
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes(engine)}", str(WORKER)]
     root = Path(__file__).parents[2]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    # DeepSpeed compiles with the ninja that pip has installed beside Python.
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     # The test worker's own place among pytest's processes must not reach the launched ones.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trl_rsa import RSAConfig, RSATrainer
 from trl_rsa.kernels.head import Reference, RiskHeadRequest, add_risk_head, output_head
+from trl_rsa.refusals import check_placement
 from trl_rsa.risk import Expectation
 
 
@@ -77,11 +78,9 @@ def test_model_over_all_devices_in_every_process(make_trainer, tiny_args, tiny_m
 
 def test_a_model_on_one_device_per_process_is_not_refused(tiny_args, tiny_model_path, monkeypatch):
     """QLoRA under DDP is loaded so."""
-    from trl_rsa.trainer import _check_placement
-
     args = RSAConfig(**tiny_args(model_init_kwargs={"device_map": {"": 1}}))
     monkeypatch.setattr(RSAConfig, "world_size", 2)
-    _check_placement(args, tiny_model_path)
+    check_placement(args, tiny_model_path)
 
 
 def test_head_that_is_still_sharded(tiny_model_path):
