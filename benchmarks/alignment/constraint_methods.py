@@ -62,9 +62,6 @@ class Method:
             [`RSAConfig`] arguments of the safety stage or rung.
         labels (`str`), soft (`bool`):
             What the safety pairs are labelled by, as in [`RiskConstraint`].
-        unsafe (`bool`):
-            Whether truncated labels begin to count at 0, where a cost is unsafe, or at the policy's quantile or the
-            budget less the margin if one of these is lower. Otherwise they begin at the policy's quantile.
         on_policy (`bool`):
             Whether the pairs come from the policy that the stage starts from, or from the SFT policy.
         scorer (`str`):
@@ -85,7 +82,6 @@ class Method:
     search: str
     loss: dict[str, Any] = field(default_factory=dict)
     labels: str = "raw"
-    unsafe: bool = False
     soft: bool = True
     on_policy: bool = True
     scorer: str = "true"
@@ -118,7 +114,7 @@ def ladder(name: str, description: str, loss: dict[str, Any], **settings: Any) -
     return Method(name, description, "ladder", loss, **settings)
 
 
-UNSAFE: dict[str, Any] = {"labels": "truncated", "unsafe": True}
+UNSAFE = {"labels": "unsafe"}
 RSA = ladder("RSA", "RSA-2 entropic, on-policy ladder, unsafe cost (η ≤ 0)", ENTROPIC2, **UNSAFE)
 METHODS = (
     RSA,

@@ -101,7 +101,7 @@ class Search:
         while scheduler.decision is None or scheduler.decision.action != "stop":
             decision = scheduler.decision
             if decision is not None and decision.action == "next_rung":
-                pairs = self.pairs(rungs[-1], self.eta(observed[decision.start.number]), 1.0, decision.rung)
+                pairs = self.pairs(rungs[-1], observed[decision.start.number]["eta"], 1.0, decision.rung)
                 rungs.append(self.rung(rungs[-1], pairs, decision.delta_multiplier, 1.0))
                 policies.append(rungs[-1])
             elif decision is not None:
@@ -156,12 +156,6 @@ class Search:
         if self.method.bound == "bootstrap":
             numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.clip)))
         return numbers
-
-    def eta(self, observed: dict[str, float]) -> float:
-        """Where truncated labels begin to count."""
-        if not self.method.unsafe:
-            return observed["eta"]
-        return min(observed["eta"], 0.0, self.constraint.threshold - self.constraint.margin)
 
     def pairs(self, policy: str, eta: float, rungs: float, number: int) -> list[dict[str, Any]]:
         """Safety pairs of `policy`'s own answers, or of the SFT policy's, as many as so many rungs have."""
