@@ -8,6 +8,7 @@ what an engine costs, not what it gains on accelerators. Linux only. Uses CUDA d
 
 import argparse
 import csv
+import os
 from pathlib import Path
 
 from benchmarks.engine_step import Step, measure
@@ -26,7 +27,19 @@ SHAPE = {
 }
 PAIRS, TOKENS = 4, 64  # per step of all processes
 ENGINES = (("single", 1), ("multi_gpu", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2))
-COLUMNS = ["engine", "processes", "threads", "pairs", "tokens", "seconds", "lowest", "highest", "repeats", "bytes"]
+COLUMNS = [
+    "engine",
+    "processes",
+    "threads",
+    "pairs",
+    "tokens",
+    "seconds",
+    "lowest",
+    "highest",
+    "repeats",
+    "bytes",
+    "load before",
+]
 COLUMNS += ["commit", "date", "device", "torch", "trl", "transformers", "accelerate", "deepspeed"]
 
 
@@ -35,11 +48,12 @@ def rows() -> list[dict[str, object]]:
 
     measured, source = [], provenance()
     for engine, processes in ENGINES:
+        load = os.getloadavg()[0]  # what else the machine was doing
         found = measure(Step(SHAPE, engine, processes, PAIRS // processes, TOKENS))
         seconds = found["seconds"]
         row = {"engine": engine, "processes": processes, "pairs": PAIRS, "tokens": TOKENS, "bytes": found["bytes"]}
         row |= {"seconds": found["median seconds"], "lowest": min(seconds), "highest": max(seconds)}
-        row |= {"repeats": len(seconds), **source, "threads": found["threads"]}
+        row |= {"repeats": len(seconds), "load before": round(load, 1), **source, "threads": found["threads"]}
         measured.append(row | {name: version(name) for name in ("accelerate", "deepspeed")})
         print(f"{engine}: {found['median seconds']:.3f} s, {found['bytes'] / 1e6:.0f} MB per process", flush=True)
     return measured

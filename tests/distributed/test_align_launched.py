@@ -160,7 +160,8 @@ def test_train_on_the_command_line_launches(tiny_model_path, make_preference_dat
             "max_steps": 2,
             "save_strategy": "no",
             "learning_rate": 1e-3,
-            "per_device_train_batch_size": 4 // processes,
+            "per_device_train_batch_size": 2 // processes,
+            "gradient_accumulation_steps": 2,
         }
         launch = ["--accelerate_config", "zero2", *TWO] if processes == 2 else []
         assert (
