@@ -81,6 +81,7 @@ def test_use_adapter_switches_off_and_over(tiny_model_path):
         ("_prepare_dataset", ["self", "dataset", "processing_class", "args", "dataset_name"]),
         ("_set_signature_columns_if_needed", ["self"]),
         ("log", ["self", "logs", "start_time"]),
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     ],
 )
 def test_overridden_hooks_have_the_signatures_we_override(hook, expected):

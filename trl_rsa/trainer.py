@@ -219,6 +219,17 @@ optimizers, quantization_config, peft_config:
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in PAIR_COLUMNS if name not in self._signature_columns]
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Loads the weights in the dtype in which they are trained: PEFT would turn the adapters of a quantised model,
+        which TRL trains in bf16, into float32 at a resume.
+        """
+        policy: torch.nn.Module = self.model if model is None else model
+        dtypes = {name: p.dtype for name, p in policy.named_parameters()}
+        super()._load_from_checkpoint(resume_from_checkpoint, model=model)
+        for name, p in policy.named_parameters():
+            if p.is_floating_point() and p.dtype != dtypes.get(name, p.dtype):
+                p.data = p.data.to(dtypes[name])
+
     # Loss
 
     def compute_loss(
