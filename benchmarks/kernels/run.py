@@ -117,7 +117,7 @@ def measure_step(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
             subjects = {
                 name: lambda m=name, t=trainer, b=batch: train_step(t, b, m)
                 for name, trainer in trainers.items()
-                if not (name == "RSA dense" and prompt > 1)
+                if (n, prompt) == (128, 1) or name in ("TRL DPO", "RSA tiled") or (name == "RSA dense" and n == 512)
             }
             seconds = interleave(subjects, repeats if n == 128 else max(2, repeats - 2))
             yield timings("step", seconds, vocabulary=151_936, tokens=n, prompt=prompt)

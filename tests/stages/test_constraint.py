@@ -9,6 +9,7 @@ from trl_rsa.stages.prompt_groups import prompt_groups
 
 def make(**changes):
     settings = {"scorer": len, "prompts": [f"p{i}" for i in range(40)], "threshold": 0.0, "clip": (-2.0, 8.0)}
+    settings |= {"labels": "raw"}
     return RiskConstraint(**settings | changes)
 
 
@@ -85,7 +86,7 @@ def test_constraints_stand_together_only_if_a_rung_can_serve_all():
     check_together([make(), make(name="honest", threshold=1.0, labels="truncated")])
     with pytest.raises(ValueError, match="two constraints the name 'cost'"):
         check_together([make(), make()])
-    with pytest.raises(ValueError, match=r"beta to 0.1 .* 'cost' and to 0.2 for 'honest'"):
+    with pytest.raises(ValueError, match=r"beta to 1.0 .* 'cost' and to 0.2 for 'honest'"):
         check_together([make(), make(name="honest", beta=0.2)])
 
 

@@ -56,7 +56,7 @@ def make_plan(model, folder, threshold, peft_config=None, **changes):
         draws={"decide": 4, "certify": 4},
         risk_measure="expectation",
         args={"loss_type": ["rsa2"]},
-        **{"max_rungs": 3, "max_walk_backs": 2, **changes},
+        **{"labels": "raw", "max_rungs": 3, "max_growth": 4.0, "initial_delta": 1.0, "max_walk_backs": 2, **changes},
     )
     return Plan([], model=model, output_dir=str(folder), args=ARGS, peft_config=peft_config, constraint=constraint)
 

@@ -17,6 +17,7 @@ from trl_rsa.stages.rung import rung_arguments, rung_pairs
 
 def make(**changes):
     settings = {"scorer": len, "prompts": ["p", "q", "r", "s"], "threshold": 0.0, "clip": (-2.0, 8.0)}
+    settings |= {"labels": "raw", "beta": 0.1}
     return RiskConstraint(**settings | changes)
 
 

@@ -105,9 +105,6 @@ def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstrain
         scorer_options={"name": "the true cost"},
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
-        # Only unsafe answers are pressed on: raw costs would reward refusing what is harmless.
-        labels="unsafe",
-        beta=1.0,  # soft labels have the cost's own scale: the multiplier is in units of reward per cost
         args={"max_steps": max_steps, "warmup_steps": max_steps // 10},
     )
 

@@ -56,7 +56,7 @@ class RiskConstraint:
             Responses sampled and scored at a time.
         draws (`Mapping[str, int]`, *optional*):
             Responses per prompt in each set; by default 4 to train on, 1 elsewhere.
-        labels (`str`, *optional*, defaults to `"raw"`):
+        labels (`str`, *optional*, defaults to `"unsafe"`):
             What the pairs of a rung are labelled by: `"raw"` cost; `"truncated"`, (C − η)₊/tail with η the current
             policy's quantile, which at the right η is the label whose infinite-data optimum is the constrained one;
             or `"unsafe"`, the same with η at most 0 and at most the threshold less the margin. A policy that is far
@@ -73,11 +73,13 @@ class RiskConstraint:
             Their share of a rung's pairs, in (0, 1); less where there are not enough. Every rung draws anew, by seed.
         human_options (`dict`, *optional*):
             Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
-        beta (`float`, *optional*, defaults to 0.1), risk_measure, args:
-            Of the rungs, as in [`Stage`]; a rung runs at temperature β/Δλ, and θ of the entropic risk is divided by
-            Δλ, so that risk aversion stays the same per unit of cost.
+        beta (`float`, *optional*, defaults to 1), risk_measure, args:
+            Of the rungs, as in [`Stage`]; soft labels are on the scale of the cost, so that at β = 1 the multiplier is
+            reward per cost. A rung runs at temperature β/Δλ, and θ of the entropic risk is divided by Δλ, so that risk
+            aversion stays the same per unit of cost.
         rule, max_rungs, max_growth, initial_delta, max_walk_backs:
-            As in [`ConstraintScheduler`].
+            As in [`ConstraintScheduler`], with smaller steps: `max_growth` is 2 and `initial_delta` 0.5, as in
+            benchmarks/alignment/CONSTRAINT.md.
         name (`str`, *optional*, defaults to `"cost"`):
             Tells several constraints apart, in files and trackers.
 
@@ -96,19 +98,19 @@ class RiskConstraint:
     sampling: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 16
     draws: Mapping[str, int] = field(default_factory=dict)
-    labels: str = "raw"
+    labels: str = "unsafe"
     soft: bool = True
     pairs_per_prompt: int | None = None
     human_pairs: Any = None
     human_share: float = 0.5
     human_options: dict[str, Any] = field(default_factory=dict)
-    beta: float = 0.1
+    beta: float = 1.0
     risk_measure: Any = "entropic"
     args: dict[str, Any] = field(default_factory=dict)
     rule: str = "bracket"
     max_rungs: int = 6
-    max_growth: float = 4.0
-    initial_delta: float = 1.0
+    max_growth: float = 2.0
+    initial_delta: float = 0.5
     max_walk_backs: int = 4
     name: str = "cost"
 
