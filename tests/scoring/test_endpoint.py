@@ -66,7 +66,7 @@ def test_a_server_that_is_down_is_not_asked_for_ever(chat_server):
     assert "asked no more" in str(replies[-1])
 
 
-@pytest.mark.parametrize("after", ["3600", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("after", ["3600", formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "date"])
 def test_a_pause_that_is_too_long_fails(after, chat_server):
     server = chat_server(lambda body: (429, {"Retry-After": after}, ""))
     (reply,) = make(server, max_wait=5).complete([ask("a")])
