@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from trl_rsa import Plan
+from trl_rsa import Plan, RSAConfig
 from trl_rsa.stages.constraint import RiskConstraint
 from trl_rsa.stages.human import load_human_pairs
 from trl_rsa.stages.pairs import Answer, safety_pairs
@@ -139,6 +139,24 @@ def test_the_entropic_measure_keeps_its_aversion_per_unit_of_cost():
     plan = Plan([], model="m", output_dir="o", args={"risk_theta": 2.0}, constraint=make())
     arguments = rung_arguments(plan, plan.constraints[0], 4.0, Path("o/rung-01"), 7)
     assert arguments["risk_theta"] == 0.5 and arguments["constraint_multiplier"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("constraint", "args", "alpha"),
+    [
+        ({}, {}, 0.0),
+        ({}, {"risk_alpha": 0.3}, 0.3),
+        ({"args": {"risk_alpha": 0.2}}, {"risk_alpha": 0.3}, 0.2),
+        ({"risk_measure": "cvar"}, {}, 0.5),
+        ({}, {"loss_type": ["rsa1"]}, None),
+    ],
+    ids=str,
+)
+def test_rungs_have_no_token_level_risk_unless_one_is_named(constraint, args, alpha):
+    args = {"use_cpu": True, "bf16": False} | args
+    plan = Plan([], model="m", output_dir="o", args=args, constraint=make(**constraint))
+    config = RSAConfig(**rung_arguments(plan, plan.constraints[0], 1.0, Path("o/rung-01"), 7))
+    assert config.risk_alpha == alpha
 
 
 # Human pairs

@@ -73,10 +73,14 @@ class RiskConstraint:
             Their share of a rung's pairs, in (0, 1); less where there are not enough. Every rung draws anew, by seed.
         human_options (`dict`, *optional*):
             Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
-        beta (`float`, *optional*, defaults to 1), risk_measure, args:
+        beta (`float`, *optional*, defaults to 1), args:
             Of the rungs, as in [`Stage`]; soft labels are on the scale of the cost, so that at β = 1 the multiplier is
-            reward per cost. A rung runs at temperature β/Δλ, and θ of the entropic risk is divided by Δλ, so that risk
-            aversion stays the same per unit of cost.
+            reward per cost. A rung runs at temperature β/Δλ.
+        risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*):
+            Token-level risk measure of the rungs; θ of the entropic one is divided by Δλ, so that risk aversion stays
+            the same per unit of cost. By default there is none (`risk_alpha=0`, unless `args` say otherwise): the tail
+            is in the labels and in the search, and without a token-level risk more reward was kept at every budget
+            (benchmarks/alignment/CONSTRAINT.md).
         rule, max_rungs, max_growth, initial_delta, max_walk_backs:
             As in [`ConstraintScheduler`], with smaller steps: `max_growth` is 2 and `initial_delta` 0.5, as in
             benchmarks/alignment/CONSTRAINT.md.
@@ -105,7 +109,7 @@ class RiskConstraint:
     human_share: float = 0.5
     human_options: dict[str, Any] = field(default_factory=dict)
     beta: float = 1.0
-    risk_measure: Any = "entropic"
+    risk_measure: Any = None
     args: dict[str, Any] = field(default_factory=dict)
     rule: str = "bracket"
     max_rungs: int = 6

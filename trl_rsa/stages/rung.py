@@ -73,11 +73,14 @@ def rung_pairs(
 def rung_arguments(plan: Plan, constraint: RiskConstraint, delta: float, folder: Path, seed: int) -> dict[str, Any]:
     """The [`RSAConfig`] arguments of a rung that adds `delta` to the multiplier, as the `constraint` sets them."""
     args = plan.args | constraint.args
-    if isinstance(constraint.risk_measure, str):
+    if constraint.risk_measure is None and "rsa1" not in args.get("loss_type", ()):
+        args = {"risk_alpha": 0.0} | args
+    elif isinstance(constraint.risk_measure, str):
         args = args | {"risk_measure": constraint.risk_measure}
-        if constraint.risk_measure == "entropic":
-            # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
-            args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / delta}
+    measure = constraint.risk_measure or args.get("risk_measure", "entropic")
+    if measure == "entropic":
+        # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
+        args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / delta}
     own = {
         "beta": constraint.beta,
         "constraint_multiplier": delta,
