@@ -69,11 +69,12 @@ def all_cells() -> list[Cell]:
     return [
         *cells_of("main", METHODS, early),
         *cells_of("main", METHODS[:2], late),
-        *ablation_cells(ABLATIONS[:9]),
-        *cells_of("learned", LEARNED, early),
-        *cells_of("main", METHODS[2:], late),
-        *cells_of("learned", LEARNED, late),
-        *ablation_cells(ABLATIONS[9:]),
+        *ablation_cells(ABLATIONS[:8]),
+        *cells_of("learned", LEARNED, early[:2]),
+        *cells_of("main", METHODS[2:4], late),
+        *cells_of("main", METHODS[4:], late),
+        *ablation_cells(ABLATIONS[8:]),
+        *cells_of("learned", LEARNED, TEST_SEEDS[2:]),
         *cells_of("tuning", TUNING, TUNING_SEEDS[:1]),
     ]
 

@@ -146,12 +146,12 @@ ABLATIONS = (
     ladder("RSA-2 expectation", "", EXPECTATION2, **UNSAFE),
     ladder("RSA-2 CVaR 0.1", "", CVAR2, **UNSAFE),
     ladder("RSA-1 entropic, learning rate 1e-4", "", ENTROPIC1, learning_rate=SLOW, **UNSAFE),
-    ladder("steered by a bootstrap bound", "", ENTROPIC2, bound="bootstrap", **UNSAFE),
     ladder("SFT policy's pairs", "", ENTROPIC2, on_policy=False, **UNSAFE),
     ladder("sampled labels", "", ENTROPIC2, soft=False, **UNSAFE),
     ladder(
         "one rung of λ = 2, walked back", "", ENTROPIC2, scheduler={"max_rungs": 1, "initial_delta": 2.0}, **UNSAFE
     ),
+    ladder("steered by a bootstrap bound", "", ENTROPIC2, bound="bootstrap", **UNSAFE),
     ladder("first rung 0.125", "", ENTROPIC2, scheduler={"initial_delta": 0.125}, **UNSAFE),
     ladder("RSA-1 entropic, learning rate 3e-4", "", ENTROPIC1, **UNSAFE),
     ladder("RSA-1 CVaR 0.1, learning rate 1e-4", "", CVAR1, learning_rate=SLOW, **UNSAFE),

@@ -52,6 +52,7 @@ def write_page(out: Path, page: Path) -> None:
         _answer(rows),
         f"![Reward against the tail of cost, by budget]({folder}/constraint.png)\n",
         *(_world(main, world) for world in BUDGETS if pick(main, world=world)),
+        _why(rows),
         _learned(rows),
         _ablations(rows),
         _tuning(rows),
@@ -145,12 +146,17 @@ trainings differ between seeds; the SFT policy and the cost model are shared by 
 * **Truncated** labels compare (C − η)₊/{TAIL:g}. η is 0 here, where a cost is unsafe, or the policy's own quantile or
   the budget less the margin if one of these is lower: *unsafe cost*.
 * Budgets, grids, labels and the learning rate were chosen on other seeds (below).
-* Brackets are 95 % t-intervals over seeds.
+* Brackets are 95 % t-intervals over seeds.{_missing(rows, seeds)}
 
 | method | |
 |---|---|
 {chr(10).join(f"| {method.name} | {method.description} |" for method in METHODS)}
 """
+
+
+def _missing(rows: Sequence[Row], seeds: int) -> str:
+    few = [m.name for m in METHODS if len({row["seed"] for row in pick(rows, method=m.name)}) < seeds]
+    return f" Time did not suffice for all seeds of {', '.join(few)}; counts say of how many they are." if few else ""
 
 
 def _answer(rows: Sequence[Row]) -> str:
@@ -233,6 +239,47 @@ def _world(rows: Sequence[Row], world: str) -> str:
         + table(["method", *HEADS, *COSTS], lines)
         + "\n"
     )
+
+
+def _by_world(rows: Sequence[Row], others: Sequence[Row]) -> str:
+    differences = {w: paired(pick(rows, world=w), pick(others, world=w), "reward") for w in BUDGETS}
+    return " and ".join(f"{number(several, '+.2f')} in `{world}`" for world, several in differences.items())
+
+
+def _why(rows: Sequence[Row]) -> str:
+    main = pick(rows, part="main")
+    ours, neutral = pick(main, method=OURS), pick(main, method=METHODS[1].name)
+    budget = BUDGETS[ABLATION_WORLD][1]
+    base = pick(main, world=ABLATION_WORLD, method=OURS, budget=budget)
+    raw, quantile = (
+        paired(base, pick(rows, part="ablation", method=method.name, budget=budget), "reward")
+        for method in ABLATIONS[:2]
+    )
+    worlds = _by_world(ours, neutral)
+    labels = _by_world(neutral, pick(main, method=METHODS[2].name))
+    rungs = (f"{np.mean(column(several, 'rungs')):.1f}" for several in (ours, neutral))
+    return f"""## Where RSA does not win, and why
+
+* **The token-level risk measure does not pay here.** Against α = 0 with the same labels, ladder and budgets RSA's
+  reward differs by {worlds},
+  with {" against ".join(rungs)} rungs on average. The risk term of RSA-2 holds a rung back in proportion to its
+  drift, and the entropic measure the more so the smaller the rung (θ/Δλ): the policy moves less
+  towards the budget per rung, and each further rung drifts anew. The [exact track](EXACT.md) says the same.
+* **What pays is what the labels compare.** With α = 0 labels by unsafe cost differ from raw cost (SACPO's on-policy
+  ladder) by {labels} in reward. With RSA, at budget {budget:g} in `{ABLATION_WORLD}`, they
+  differ by {number(raw, "+.2f")} from raw cost, and by {number(quantile, "+.2f")} from η at the policy's quantile. Raw
+  cost prefers a refusal (cost −2) to a safe answer (−1), and so pays for refusals that no budget asks for. At the
+  policy's own quantile nearly all pairs are ties; and the final policy's quantile, which is where η should be, is
+  below that of the policies on the way.
+* **DPO-Lagrangian and SACPO are close where their grid has the right λ**, and overshoot the budget or miss it where it
+  has not; each search trains every policy of the grid. DPO-Lagrangian also needs numbers for the reward of every
+  answer, where the others need helpful *preferences* alone.
+* **The bound costs reward.** All methods end well below the budget: the betting bound of the decide prompts is that
+  far above the estimate, and it, not the truth, is what a search may see.
+
+What the numbers support as defaults: `rsa2`; labels by unsafe cost, soft, on the policy's own answers; a first rung of
+λ = β/2 that at most doubles; and no more risk aversion per token than one has a reason for.
+"""
 
 
 def _learned(rows: Sequence[Row]) -> str:
