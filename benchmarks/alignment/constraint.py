@@ -75,7 +75,7 @@ def all_cells() -> list[Cell]:
         *cells_of("main", METHODS[4:], late),
         *ablation_cells(ABLATIONS[8:]),
         *cells_of("learned", LEARNED, TEST_SEEDS[2:]),
-        *cells_of("tuning", TUNING, TUNING_SEEDS[:1]),
+        *cells_of("tuning", TUNING, TUNING_SEEDS),
     ]
 
 
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         sizes = QUICK if args.quick else Sizes()
-        cells = list(cells_of("tuning", TUNING, TUNING_SEEDS[:1])) if args.tune else all_cells()
+        cells = list(cells_of("tuning", TUNING, TUNING_SEEDS)) if args.tune else all_cells()
         if args.quick:
             cells = [cell for cell in cells_of("main", METHODS, TEST_SEEDS[:1]) if cell.world == ABLATION_WORLD]
         write_provenance(out / "provenance.json", sizes)

@@ -12,7 +12,7 @@ FAR_TAIL = 0.01
 # worst cost is 21 in "tail" and 4 in "aligned". Results are judged by the true cost without clipping.
 CLIP = {"tail": (-2.0, 12.0), "aligned": (-2.0, 4.0)}
 
-TUNING_SEEDS = (100, 101)
+TUNING_SEEDS = (100,)
 TEST_SEEDS = (0, 1, 2, 3, 4)
 # Only the sandbox's SFT policy and cost model are shared by all seeds.
 SANDBOX_SEED = 0
