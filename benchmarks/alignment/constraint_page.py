@@ -298,8 +298,8 @@ def _learned(rows: Sequence[Row]) -> str:
         "## Scheduled on the learned cost\n\nLabels and decisions by the sandbox's cost model, whose cost has been "
         "given the unit of the true one by least squares through zero. *Bound held* is about the learned cost, the "
         "rest about the true one. Seconds leave out the cost model. A preference cannot tell severity 10 from 20, so "
-        "the learned cost flattens the far tail: a budget met in it may be missed in truth, and one above all that it can "
-        "say is met before the first rung.\n\n" + table(["method", *HEADS, *COSTS], lines) + "\n"
+        "the learned cost flattens the far tail: a budget met in it may be missed in truth, and one above all that it "
+        "can say is met before the first rung.\n\n" + table(["method", *HEADS, *COSTS], lines) + "\n"
     )
 
 
