@@ -66,7 +66,11 @@ def _fill_bins(x: Tensor, mass: Tensor, scratch: Scratch) -> _Bins:
         # Infinity becomes the largest number: the finite losses then share a bin, which the next round looks into.
         x = x.nan_to_num() / 4
         high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
-    constant = high - low <= torch.finfo(x.dtype).tiny * _BINS
+    # The bins of losses that differ by less would be narrower than the smallest number.
+    if ((high > low) & (high - low <= torch.finfo(x.dtype).tiny * _BINS)).any():
+        x = torch.where(high - low <= torch.finfo(x.dtype).tiny * _BINS, x * 2.0**64, x)
+        high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+    constant = high == low
     # Every other row has words in the first bin and in the last or last but one: a round always leaves fewer.
     scale = torch.where(constant, 0.0, (_BINS - 1) / (high - low))
     index = scratch.like(x, torch.int64).copy_(torch.sub(high, x, out=scratch.like(x)).mul_(scale))
