@@ -1,7 +1,7 @@
 """The constraint track: a budget on the tail of cost, and what each method pays to meet it, in two sandbox worlds.
 
-    python -m benchmarks.alignment.constraint             # runs what is missing, then draws; 90 minutes on a core
-    python -m benchmarks.alignment.constraint --quick     # a few small cells into a scratch folder, two minutes
+    python -m benchmarks.alignment.constraint             # runs what is missing, then draws; hours on one core
+    python -m benchmarks.alignment.constraint --quick     # a few small cells into a scratch folder, a minute
     python -m benchmarks.alignment.constraint --draw      # plots and page from the CSV
 
 One row per world, seed, method and budget is written to `results/constraint/constraint.csv` as soon as it is known. A
