@@ -50,14 +50,17 @@ def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float], scratch: Scrat
                 break
             losses, masses, missing = _choose_bin(losses, masses, missing, bins, scratch)
             bins = None
-        etas.append(_by_sorting(losses, masses, missing) if losses.shape[-1] <= _SORTED else losses[:, :1])
+        if losses.shape[-1] > _SORTED and (losses == losses[:, :1]).all():
+            etas.append(losses[:, :1])
+        else:
+            etas.append(_by_sorting(losses, masses, missing))
     return torch.cat(etas, -1)
 
 
 class _Bins(NamedTuple):
     index: Tensor  # [R, V] of int64, 0 for the largest losses
     mass: Tensor  # [R, _BINS]
-    constant: bool  # every row has one value
+    constant: bool  # every row has one value; infinity and the largest number count as one
 
 
 def _fill_bins(x: Tensor, mass: Tensor, scratch: Scratch) -> _Bins:
@@ -67,8 +70,9 @@ def _fill_bins(x: Tensor, mass: Tensor, scratch: Scratch) -> _Bins:
         x = x.nan_to_num() / 4
         high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
     # The bins of losses that differ by less would be narrower than the smallest number.
-    if ((high > low) & (high - low <= torch.finfo(x.dtype).tiny * _BINS)).any():
-        x = torch.where(high - low <= torch.finfo(x.dtype).tiny * _BINS, x * 2.0**64, x)
+    close = (high > low) & (high - low <= torch.finfo(x.dtype).tiny * _BINS)
+    if close.any():
+        x = torch.where(close, x * 2.0**64, x)
         high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
     constant = high == low
     # Every other row has words in the first bin and in the last or last but one: a round always leaves fewer.
