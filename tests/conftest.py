@@ -18,7 +18,14 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
+
+
+# CI asks whether this commit is right, so it tries the same examples every time; at a desk new ones are looked for.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 # The libraries are imported inside the fixtures: tests of rooms without torch stay quick.
