@@ -61,6 +61,7 @@ def measure_solver(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
     from trl_rsa.kernels.parallel import map_blocks
     from trl_rsa.kernels.projection import slices
     from trl_rsa.kernels.scratch import Scratch
+    from trl_rsa.kernels.tiled import LOGITS_PER_BLOCK
     from trl_rsa.kernels.tilts import solve
 
     problem = HeadProblem(128, 151_936)
@@ -76,7 +77,7 @@ def measure_solver(repeats: int, tokens: list[int]) -> Iterator[list[Row]]:
         log_pi, log_p = tiles.log_softmax(-1)
         x, p = log_p - log_pi, log_p.exp()
         weighted = p * x
-        rows = slices(128, 1)
+        rows = slices(128, LOGITS_PER_BLOCK["cpu"] // 151_936)
         subjects: dict[str, Callable[[], object]] = {
             "two projections": project,
             "CVaR and its law": lambda: map_blocks(

@@ -31,8 +31,9 @@ from trl_rsa.risk import RiskMeasure
 
 # Logits in a tile: 64 MB in float32 on a CPU, and there are two. A GPU needs more tokens per tile to be busy.
 LOGITS_PER_TILE = {"cpu": 2**24, "cuda": 2**26}
-# Logits in a block: on a CPU its half a dozen temporaries should stay in the second-level cache.
-LOGITS_PER_BLOCK = {"cpu": 2**18, "cuda": 2**26}
+# Logits in a block: on a CPU small for the caches, but four rows of a large vocabulary: with one row the threads wait
+# for Python's lock between operations, and two of them are no faster than one.
+LOGITS_PER_BLOCK = {"cpu": 5 * 2**17, "cuda": 2**26}
 # Tokens in a tile of the backward.
 TOKENS_PER_TILE = 4096
 
