@@ -39,17 +39,14 @@ def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float], scratch: Scrat
     # Summed in float64: 150,000 additions in float32 would lose two digits. (Apple's MPS has no float64.)
     scratch = scratch or Scratch()
     mass = p if p.device.type == "mps" else scratch.like(p, torch.float64).copy_(p)
-    total, first = mass.sum(-1, keepdim=True), None
+    first = _fill_bins(x, mass, scratch) if x.shape[-1] > _SORTED else None
+    total = (mass if first is None else first.mass).sum(-1, keepdim=True)
     etas = []
     for tail in tails:
         losses, masses, missing, bins = x, mass, tail * total, first
-        while losses.shape[-1] > _SORTED:
-            bins = _fill_bins(losses, masses, scratch) if bins is None else bins
-            first = bins if first is None else first
-            if bins.constant:
-                break
+        while bins is not None and not bins.constant:
             losses, masses, missing = _choose_bin(losses, masses, missing, bins, scratch)
-            bins = None
+            bins = _fill_bins(losses, masses, scratch) if losses.shape[-1] > _SORTED else None
         if losses.shape[-1] > _SORTED and (losses == losses[:, :1]).all():
             etas.append(losses[:, :1])
         else:

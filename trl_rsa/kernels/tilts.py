@@ -98,7 +98,7 @@ def solve(
             return Solution(q.mul_(x).sum(-1), log_mass, [side])
         case UpperSemideviation(weight):
             above, product = torch.gt(x, mean + tolerance, out=scratch.like(x)), scratch.like(x)
-            mass, loss = _sum_where(above, p, product), _sum_where(above, weighted, product)
+            mass, loss = _mass_and_loss(above, p, weighted, product)
             base = 1 - weight * mass
             # On the mean counts as below: X = const gives q = p.
             numbers = torch.cat([base, torch.zeros_like(base), torch.full_like(base, weight)], -1)
@@ -130,8 +130,8 @@ def _solve_cvar(
         # Comparisons that write floats, which are several times faster than those that write booleans.
         above = torch.gt(x, eta + tolerance, out=scratch.like(x))
         atom = torch.ge(x, eta - tolerance, out=atom).sub_(above)
-        above_mass, above_loss = _sum_where(above, p, product), _sum_where(above, weighted, product)
-        atom_mass, atom_loss = _sum_where(atom, p, product), _sum_where(atom, weighted, product)
+        above_mass, above_loss = _mass_and_loss(above, p, weighted, product)
+        atom_mass, atom_loss = _mass_and_loss(atom, p, weighted, product)
         share, full = split_atom(tail, weight, above_mass, atom_mass)
         risk = risk + full * (above_loss + share * atom_loss)
         numbers += [share * full, full]
@@ -146,12 +146,13 @@ def split_atom(tail: float, weight: float, above_mass: Tensor, atom_mass: Tensor
     return share, weight / (above_mass + share * atom_mass)
 
 
-def _sum_where(indicator: Tensor, values: Tensor, product: Tensor) -> Tensor:
-    """Σ of the values where the indicator is 1, `[R, 1]`."""
-    total = torch.mul(indicator, values, out=product).sum(-1, keepdim=True)
-    if total.isnan().any():  # 0·∞ = 0
-        total = torch.where(indicator > 0, values, 0.0).sum(-1, keepdim=True)
-    return total
+def _mass_and_loss(where: Tensor, p: Tensor, weighted: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ p and Σ p·x over an indicator `where`, each `[R, 1]`; `product` is memory for it."""
+    mass = torch.mul(where, p, out=product).sum(-1, keepdim=True)
+    loss = torch.mul(where, weighted, out=product).sum(-1, keepdim=True)
+    if loss.isnan().any():  # 0·∞ = 0
+        loss = torch.where(where > 0, weighted, 0.0).sum(-1, keepdim=True)
+    return mass, loss
 
 
 def tilted_law(
