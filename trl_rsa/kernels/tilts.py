@@ -86,10 +86,10 @@ def solve(
         scratch ([`Scratch`], *optional*):
             Memory for what is needed in passing, and for `sides`.
     """
-    tolerance, mean, scratch = TIE_TOLERANCE[x.dtype], weighted.sum(-1, keepdim=True), scratch or Scratch()
+    tolerance, scratch = TIE_TOLERANCE[x.dtype], scratch or Scratch()
     match measure:
         case Entropic(theta):
-            return _solve_entropic(theta, x, log_p, mean, scratch)
+            return _solve_entropic(theta, x, log_p, weighted.sum(-1, keepdim=True), scratch)
         case WorstCase():
             worst = x.masked_fill(log_p == -torch.inf, -torch.inf).amax(-1, keepdim=True)
             side = torch.ge(x, worst - tolerance, out=scratch.like(x))
@@ -97,13 +97,14 @@ def solve(
             q = tilted_law(measure, log_mass, [side], p, log_p, scratch=scratch)
             return Solution(q.mul_(x).sum(-1), log_mass, [side])
         case UpperSemideviation(weight):
+            mean = weighted.sum(-1, keepdim=True)
             above, product = torch.gt(x, mean + tolerance, out=scratch.like(x)), scratch.like(x)
             mass, loss = _mass_and_loss(above, p, weighted, product)
             base = 1 - weight * mass
             # On the mean counts as below: X = const gives q = p.
             numbers = torch.cat([base, torch.zeros_like(base), torch.full_like(base, weight)], -1)
             return Solution((base * mean + weight * loss).squeeze(-1), numbers, [above.mul_(2)])
-    return _solve_cvar(measure, x, p, weighted, mean, scratch)
+    return _solve_cvar(measure, x, p, weighted, scratch)
 
 
 def _solve_entropic(theta: float, x: Tensor, log_p: Tensor, mean: Tensor, scratch: Scratch) -> Solution:
@@ -114,14 +115,14 @@ def _solve_entropic(theta: float, x: Tensor, log_p: Tensor, mean: Tensor, scratc
     return Solution(risk.squeeze(-1), torch.cat([mean, log_norm], -1), [])
 
 
-def _solve_cvar(
-    measure: RiskMeasure, x: Tensor, p: Tensor, weighted: Tensor, mean: Tensor, scratch: Scratch
-) -> Solution:
+def _solve_cvar(measure: RiskMeasure, x: Tensor, p: Tensor, weighted: Tensor, scratch: Scratch) -> Solution:
     """Everything above the quantile keeps p/tail; the atom on it shares the rest of the mass in proportion to p."""
     tolerance = TIE_TOLERANCE[x.dtype]
     of_mean, parts = cvar_mixture(measure)
-    risk = of_mean * mean if of_mean else torch.zeros_like(mean)  # the mean may be infinite
-    numbers, sides = [torch.full_like(mean, of_mean)], []
+    risk = x.new_zeros(len(x), 1)
+    if of_mean:  # the mean may be infinite
+        risk = of_mean * weighted.sum(-1, keepdim=True)
+    numbers, sides = [torch.full_like(risk, of_mean)], []
     # A tail that the dtype cannot hold is already the worst case.
     tails = [max(tail, torch.finfo(x.dtype).tiny) for tail, _ in parts]
     etas = upper_quantiles(x, p, tails, scratch).split(1, -1) if parts else ()
@@ -129,13 +130,14 @@ def _solve_cvar(
     for tail, (_, weight), eta in zip(tails, parts, etas, strict=True):
         # Comparisons that write floats, which are several times faster than those that write booleans.
         above = torch.gt(x, eta + tolerance, out=scratch.like(x))
-        atom = torch.ge(x, eta - tolerance, out=atom).sub_(above)
+        atom = torch.ge(x, eta - tolerance, out=atom)
+        sides.append(torch.add(above, atom, out=scratch.like(x)))
+        atom = atom.sub_(above)
         above_mass, above_loss = _mass_and_loss(above, p, weighted, product)
         atom_mass, atom_loss = _mass_and_loss(atom, p, weighted, product)
         share, full = split_atom(tail, weight, above_mass, atom_mass)
         risk = risk + full * (above_loss + share * atom_loss)
         numbers += [share * full, full]
-        sides.append(above.mul_(2).add_(atom))
     return Solution(risk.squeeze(-1), torch.cat(numbers, -1), sides)
 
 
