@@ -26,10 +26,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.kernels.page import METHODS, STEP_METHODS, write_page
+
 
 HERE = Path(__file__).parent
-METHODS = ["TRL DPO", "RSA tiled", "RSA dense"]
-STEP_METHODS = ["TRL DPO", "RSA tiled", "RSA-1 tiled", "RSA dense"]
 Row = dict[str, object]
 
 
@@ -184,7 +184,8 @@ def main(argv: list[str] | None = None) -> None:
     kept = list(csv.DictReader(path.open())) if path.exists() else []
     for name in args.only:
         for group in BENCHMARKS[name](args.repeats, args.tokens):
-            rows = [provenance() | row for row in group]
+            source = provenance()
+            rows = [source | row for row in group]
             print("  ".join(str(rows[0].get(key, "")) for key in KEY[:-1]), flush=True)
             measured = {_key(row) for row in rows}
             kept = [row for row in kept if _key(row) not in measured] + rows
@@ -192,8 +193,6 @@ def main(argv: list[str] | None = None) -> None:
                 writer = csv.DictWriter(file, COLUMNS, restval="")
                 writer.writeheader()
                 writer.writerows(kept)
-    from benchmarks.kernels.page import write_page
-
     write_page(path, args.out)
 
 

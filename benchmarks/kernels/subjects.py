@@ -89,7 +89,7 @@ def make_trainer(method: str, models: tuple, folder: str, optimizer: torch.optim
         ref_model=models[1],
         args=args,
         train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]}),
-        processing_class=_make_tokenizer(),
+        processing_class=make_tokenizer(),
         optimizers=(optimizer, None),
     )
     made.current_gradient_accumulation_steps = 1  # what `train` would set
@@ -107,7 +107,8 @@ def make_models() -> tuple:
     return models
 
 
-def _make_tokenizer():
+def make_tokenizer():
+    """The words a, b and c, and the two tokens that a trainer asks for."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -293,7 +293,7 @@ class Ladder:
         rungs = [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, self._trained() + 1)]
         summary = {"rounds": self.rounds, "rungs": rungs, "model": final, "met": decision.met}
         summary |= {"reason": decision.reason, "certified": all(certified.values())}
-        return with_numbers(summary, by_constraint) | {"certified": summary["certified"]}
+        return with_numbers(summary, by_constraint)
 
     def _trained(self) -> int:
         return max(entry["rung"] for entry in self.rounds)
