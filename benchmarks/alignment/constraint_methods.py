@@ -136,6 +136,13 @@ METHODS = (
         on_policy=False,
         grid=(0.5, 1.0, 2.0),
     ),
+    ladder(
+        "α = 0, truncated, bootstrap bound",
+        "α = 0, else as RSA, but steered by a bootstrap bound",
+        NONE,
+        bound="bootstrap",
+        **UNSAFE,
+    ),
 )
 LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
 ABLATION_WORLD = "tail"
