@@ -18,6 +18,8 @@ from trl_rsa.kernels.scratch import Scratch
 _BINS = 4096
 # So few are sorted: that costs less than another round of twenty small operations.
 _SORTED = 2048
+# Words of which one maximum says whether any of them is looked for.
+_RUN = 128
 
 
 def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float], scratch: Scratch | None = None) -> Tensor:
@@ -55,7 +57,7 @@ def upper_quantiles(x: Tensor, p: Tensor, tails: Sequence[float], scratch: Scrat
 
 
 class _Bins(NamedTuple):
-    index: Tensor  # [R, V] of int64, 0 for the largest losses
+    place: Tensor  # [R, V], the number of each word's bin in the dtype of x: 0 for the largest losses
     mass: Tensor  # [R, _BINS]
     constant: bool  # every row has one value; infinity and the largest number count as one
 
@@ -74,8 +76,9 @@ def _fill_bins(x: Tensor, mass: Tensor, scratch: Scratch) -> _Bins:
     constant = high == low
     # Every other row has words in the first bin and in the last or last but one: a round always leaves fewer.
     scale = torch.where(constant, 0.0, (_BINS - 1) / (high - low))
-    index = scratch.like(x, torch.int64).copy_(torch.sub(high, x, out=scratch.like(x)).mul_(scale))
-    return _Bins(index, mass.new_zeros(len(x), _BINS).scatter_add_(1, index, mass), bool(constant.all()))
+    place = torch.sub(high, x, out=scratch.like(x)).mul_(scale).floor_()
+    index = scratch.like(x, torch.int64).copy_(place)
+    return _Bins(place, mass.new_zeros(len(x), _BINS).scatter_add_(1, index, mass), bool(constant.all()))
 
 
 def _choose_bin(
@@ -88,7 +91,7 @@ def _choose_bin(
     cumulative = bins.mass.cumsum(-1)
     # Rounds add in different orders: the quantile at the end of its bin must not leave it.
     reached = torch.searchsorted(cumulative, missing.minimum(cumulative[:, -1:])).clamp(max=_BINS - 1)
-    rows, words = torch.eq(bins.index, reached, out=scratch.like(x, torch.bool)).nonzero(as_tuple=True)
+    rows, words = _nonzero_of_few(torch.eq(bins.place, reached, out=scratch.like(x)))
     counts = torch.bincount(rows, minlength=len(x))
     place = torch.arange(len(rows), device=x.device) - (counts.cumsum(0) - counts)[rows]
     shape = len(x), max(int(counts.max()), 1)
@@ -97,6 +100,18 @@ def _choose_bin(
     filled = torch.arange(shape[1], device=x.device) < counts[:, None]
     losses = torch.where(filled, losses, losses.amin(-1, keepdim=True))
     return losses, masses, missing - (cumulative - bins.mass).gather(-1, reached)
+
+
+def _nonzero_of_few(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x.nonzero(as_tuple=True)` of `[R, V]` numbers of 0 and 1, fast where 1 is rare: run by run."""
+    whole = x.shape[1] - x.shape[1] % _RUN
+    in_runs = x[:, :whole].unflatten(1, (whole // _RUN, _RUN))
+    rows, runs = in_runs.amax(-1).nonzero(as_tuple=True)
+    some, words = in_runs[rows, runs].nonzero(as_tuple=True)
+    last_rows, last_words = x[:, whole:].nonzero(as_tuple=True)
+    rows = torch.cat([rows[some], last_rows])
+    order = rows.argsort(stable=True)
+    return rows[order], torch.cat([runs[some] * _RUN + words, last_words + whole])[order]
 
 
 def _by_sorting(x: Tensor, mass: Tensor, missing: Tensor) -> Tensor:

@@ -153,27 +153,29 @@ def _backward(
     grad_risk: Tensor,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> None:
-    """Adds to `totals`, the gradients in hidden states, weight and bias; takes together tokens of the same needs."""
+    """Adds to `totals`, the gradients in hidden states, weight and bias."""
     uses_reference = grad_risk != 0
     # In RSA-1 a token's whole gradient is onehot − q: π cancels. RSA-2 has no risk gradient in the chosen answer.
     uses_policy = grad_risk != grad_log_probs
     if needs_loss(call.measure) or call.head.softcap is not None:
         uses_policy = uses_policy | uses_reference
-    for uses in (True, True), (True, False), (False, True):
-        group = ((uses_policy == uses[0]) & (uses_reference == uses[1])).nonzero().squeeze(-1)
-        for tokens in group.split(TOKENS_PER_TILE) if len(group) else ():
-            total_hidden = None if totals[0] is None else hidden.new_zeros(len(tokens), hidden.shape[1]).to(totals[0])
-            _backward_tokens(
-                [total_hidden, *totals[1:]],
-                hidden[tokens],
-                call._replace(ref_hidden=call.ref_hidden[tokens], labels=call.labels[tokens]),
-                Kept(*(x[tokens] for x in kept)),
-                [g[tokens].unsqueeze(-1).to(sum_dtype(hidden)) for g in (grad_log_probs, grad_risk)],
-                dtypes,
-                uses,
-            )
-            if totals[0] is not None:
-                totals[0][tokens] = total_hidden
+    groups = uses_policy & ~uses_reference, uses_policy & uses_reference, uses_reference & ~uses_policy
+    order = torch.cat([group.nonzero().squeeze(-1) for group in groups])
+    ends = int(groups[0].sum()), int(uses_policy.sum())
+    for tile in slices(len(order), TOKENS_PER_TILE):
+        tokens = order[tile]
+        total_hidden = None if totals[0] is None else hidden.new_zeros(len(tokens), hidden.shape[1]).to(totals[0])
+        _backward_tokens(
+            [total_hidden, *totals[1:]],
+            hidden[tokens],
+            call._replace(ref_hidden=call.ref_hidden[tokens], labels=call.labels[tokens]),
+            Kept(*(x[tokens] for x in kept)),
+            [g[tokens].unsqueeze(-1).to(sum_dtype(hidden)) for g in (grad_log_probs, grad_risk)],
+            dtypes,
+            tuple(min(max(end - tile.start, 0), len(tokens)) for end in ends),
+        )
+        if totals[0] is not None:
+            totals[0][tokens] = total_hidden
 
 
 def _backward_tokens(
@@ -183,42 +185,63 @@ def _backward_tokens(
     kept: Kept,
     grads: list[Tensor],
     dtypes: tuple[torch.dtype, torch.dtype],
-    uses: tuple[bool, bool],
+    ends: tuple[int, int],
 ) -> None:
-    """The tiles of up to `TOKENS_PER_TILE` tokens: all of them and part of the vocabulary at once."""
+    """The tiles of up to `TOKENS_PER_TILE` tokens: all of them and part of the vocabulary at once.
+
+    First come the tokens that need the policy's logits alone, from `ends[0]` on those that need the reference's too,
+    and from `ends[1]` on those that need only these. In one tile, a part of the head is read once for all of them.
+    """
     n, vocabulary = len(hidden), call.head.weight.shape[0]
     width = max(1, call.logits_per_tile // n // PACKED_WORDS) * PACKED_WORDS
-    memory = [hidden.new_empty(n, min(width, vocabulary), dtype=sum_dtype(hidden)) if use else None for use in uses]
-    sources = (hidden, call.head), (call.ref_hidden, call.ref_head)
+    policy_only, both, reference_only = slice(0, ends[0]), slice(*ends), slice(ends[1], n)
+    memory, beside = (
+        hidden.new_empty(rows, min(width, vocabulary), dtype=sum_dtype(hidden)) for rows in (n, ends[1] - ends[0])
+    )
     for words in slices(vocabulary, width):
-        tiles = [
-            None if m is None else project(x, head.weight[words], dtype, m[:, : words.stop - words.start])
-            for m, (x, head), dtype in zip(memory, sources, dtypes, strict=True)
-        ]
+        gradient, ref_logits = (m[:, : words.stop - words.start] for m in (memory, beside))
+        project(hidden[: ends[1]], call.head.weight[words], dtypes[0], gradient[: ends[1]])
+        project(call.ref_hidden[both], call.ref_head.weight[words], dtypes[1], ref_logits)
+        project(call.ref_hidden[reference_only], call.ref_head.weight[words], dtypes[1], gradient[reference_only])
         sides = kept.sides[..., words.start // 4 : -(-words.stop // PACKED_WORDS) * PACKED_WORDS // 4]
-        gradient = _differentiate(tiles, words, call, kept._replace(sides=sides), grads)
+        for rows, logits, reference in (
+            (policy_only, gradient[policy_only], None),
+            (both, gradient[both], ref_logits),
+            (reference_only, None, gradient[reference_only]),
+        ):
+            of_rows = Kept(*(x[rows] for x in kept._replace(sides=sides)))
+            _differentiate(logits, reference, words, call, call.labels[rows], of_rows, [g[rows] for g in grads])
         _multiply_out(totals, gradient, hidden, call.head.weight, words, dtypes[0])
 
 
-def _differentiate(tiles: list[Tensor | None], words: slice, call: _Call, kept: Kept, grads: list[Tensor]) -> Tensor:
-    """The gradient `[T, words]` of the policy's projection, in the memory of one of the two tiles."""
-    gradient = tiles[0] if tiles[0] is not None else tiles[1]
+def _differentiate(
+    logits: Tensor | None,
+    ref_logits: Tensor | None,
+    words: slice,
+    call: _Call,
+    labels: Tensor,
+    kept: Kept,
+    grads: list[Tensor],
+) -> None:
+    """Makes the gradient of the policy's projection of `logits` `[R, words]`, or of `ref_logits` without them."""
+    gradient = ref_logits if logits is None else logits
     assert gradient is not None
     kernels = triton_kernels if triton_kernels.is_usable(gradient) else block
-    heads = call.head, call.ref_head
 
     def of_block(b: slice) -> None:
         policy, reference = (
-            None if tile is None else transform_(tile[b], head, words) for tile, head in zip(tiles, heads, strict=True)
+            None if tile is None else transform_(tile[b], head, words)
+            for tile, head in ((logits, call.head), (ref_logits, call.ref_head))
         )
         slope = logit_slope(policy, call.head)
-        labels, of_tokens = call.labels[b] - words.start, Kept(*(x[b] for x in kept))
-        kernels.block_gradient(policy, reference, labels, call.measure, of_tokens, *(g[b] for g in grads))
+        of_tokens = Kept(*(x[b] for x in kept))
+        kernels.block_gradient(
+            policy, reference, labels[b] - words.start, call.measure, of_tokens, *(g[b] for g in grads)
+        )
         if slope is not None:
             gradient[b] *= slope
 
     map_blocks(of_block, _blocks(gradient.shape[0], gradient.shape[1], gradient), gradient.device.type)
-    return gradient
 
 
 def _multiply_out(
