@@ -194,13 +194,17 @@ def activations(job: Job, width: int) -> float:
 
 
 def head_bytes(job: Job) -> float:
-    """The risk head: two tiles of logits in float32, two bits per word, and a trained head's gradient in float32."""
-    from trl_rsa.kernels.tiled import LOGITS_PER_TILE
+    """The risk head: two bits per word, and two tiles of logits in float32.
+
+    The forward's tiles are larger than the backward's, beside which is a trained head's gradient in float32.
+    """
+    from trl_rsa.kernels.tiled import GRADIENTS_PER_TILE, LOGITS_PER_TILE
 
     tokens, vocabulary = 2 * job.pairs * (job.tokens - 1), job.shape["vocab_size"]
-    tile = min(LOGITS_PER_TILE["cpu" if job.on_cpu else "cuda"], tokens * vocabulary)
+    device = "cpu" if job.on_cpu else "cuda"
+    forward, backward = (8 * min(size[device], tokens * vocabulary) for size in (LOGITS_PER_TILE, GRADIENTS_PER_TILE))
     gradient = 4 * vocabulary * job.shape["hidden_size"] if job.lora is None else 0
-    return 2 * 4 * tile + tokens * vocabulary / 4 + gradient
+    return max(forward, backward + gradient) + tokens * vocabulary / 4
 
 
 def predict(job: Job) -> Parts:

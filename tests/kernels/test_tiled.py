@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trl_rsa.kernels import tiled
 from trl_rsa.kernels.dense import dense_token_statistics
 from trl_rsa.kernels.head import _kernel
 from trl_rsa.kernels.statistics import Head
@@ -34,12 +35,19 @@ MEASURES = [
     WorstCase(),
 ]
 
+
 # (log_probs, risk) gradients of N tokens, as losses give them: RSA-1's are equal, so that π cancels; RSA-2's chosen
 # half has no risk gradient; a mixture, of which some tokens have none at all.
+def mixed(first, second):
+    """Of four tokens one needs no logits, one the policy's, one the reference's and one both."""
+    kind = torch.arange(len(first)) % 4
+    return first * (kind > 0), torch.where(kind == 2, first, second * (kind == 3))
+
+
 GRADIENTS = {
     "rsa1": lambda g: (g[0], g[0]),
     "rsa2": lambda g: (g[0], torch.where(torch.arange(len(g[0])) < len(g[0]) // 2, 0.0, g[1])),
-    "mixed": lambda g: tuple(x * (torch.arange(len(x)) % 3 > 0) for x in g),
+    "mixed": lambda g: mixed(*g),
     "log_probs": lambda g: (g[0], torch.zeros_like(g[0])),
     "risk": lambda g: (torch.zeros_like(g[0]), g[1]),
 }
@@ -62,10 +70,10 @@ def make_problem(n, h, v, dtype=torch.float64, h_ref=None, bias=True, seed=0, **
 def assert_same(problem, measure, gradients="mixed", logits_per_tile=None, scale=1.0):
     """Every output and every gradient; `scale` multiplies the tolerances where the logits are large."""
     dense = dense_token_statistics(*problem, measure)
-    tiled = tiled_token_statistics(*problem, measure, logits_per_tile=logits_per_tile)
+    fused = tiled_token_statistics(*problem, measure, logits_per_tile=logits_per_tile)
     values, of_largest = (scale * t for t in TOLERANCE[problem[0].dtype])
     for name in dense._fields:
-        got, wanted = getattr(tiled, name), getattr(dense, name)
+        got, wanted = getattr(fused, name), getattr(dense, name)
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         if name == "is_top1":
             assert torch.equal(got, wanted)
@@ -75,8 +83,8 @@ def assert_same(problem, measure, gradients="mixed", logits_per_tile=None, scale
     weights = torch.randn(2, len(dense.risk), generator=torch.Generator().manual_seed(1)).to(dense.risk.dtype)
     upstream = GRADIENTS[gradients](weights)
     of_dense = torch.autograd.grad((dense.log_probs, dense.risk), leaves, upstream)
-    of_tiled = torch.autograd.grad((tiled.log_probs, tiled.risk), leaves, upstream)
-    for got, wanted in zip(of_tiled, of_dense, strict=True):
+    of_fused = torch.autograd.grad((fused.log_probs, fused.risk), leaves, upstream)
+    for got, wanted in zip(of_fused, of_dense, strict=True):
         assert got.dtype == wanted.dtype
         torch.testing.assert_close(got, wanted, atol=of_largest * float(wanted.abs().max()), rtol=0)
 
@@ -118,6 +126,21 @@ def test_equals_dense_on_two_threads():
 @pytest.mark.parametrize("tokens", [1, 7, 13, 100])
 def test_equals_dense_at_every_tile_size(tokens):
     assert_same(make_problem(13, 5, 17), CVaR(0.2), logits_per_tile=17 * tokens)
+
+
+@pytest.mark.parametrize("gradients", GRADIENTS)
+def test_equals_dense_when_the_backward_takes_tokens_by_turns(gradients, monkeypatch):
+    """Tokens are ordered by what they need, so tiles of 3 of 13 tokens begin and end within each kind."""
+    monkeypatch.setattr(tiled, "TOKENS_PER_TILE", 3)
+    assert_same(make_problem(13, 5, 17), CVaR(0.2), gradients)
+
+
+def test_no_gradient_is_zero_not_what_was_in_memory():
+    problem = make_problem(13, 5, 4099)
+    s = tiled_token_statistics(*problem, CVaR(0.2))
+    leaves = problem[0], problem[1].weight, problem[1].bias
+    for gradient in torch.autograd.grad((s.log_probs, s.risk), leaves, [torch.zeros(13).to(s.risk)] * 2):
+        assert not gradient.any()
 
 
 def test_reference_may_have_another_width():

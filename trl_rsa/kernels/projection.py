@@ -44,12 +44,12 @@ def project(hidden: Tensor, weight: Tensor, dtype: torch.dtype, out: Tensor) -> 
     return out
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
-    """`total += a @ b`, with operands in `dtype`."""
+def add_product(total: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, beta: int = 1) -> None:
+    """`total = beta·total + a @ b`, with operands in `dtype`. With `beta` 0 the total may hold anything before."""
     if dtype == total.dtype:
-        total.addmm_(a.to(dtype), b.to(dtype))
+        total.addmm_(a.to(dtype), b.to(dtype), beta=beta)
     else:
-        torch.addmm(total, a.to(dtype), b.to(dtype), out_dtype=total.dtype, out=total)
+        torch.addmm(total, a.to(dtype), b.to(dtype), out_dtype=total.dtype, beta=beta, out=total)
 
 
 def transform_(projection: Tensor, head: Head, words: slice = slice(None)) -> Tensor:  # [R, words]

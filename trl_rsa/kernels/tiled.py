@@ -29,8 +29,12 @@ from trl_rsa.kernels.tilts import KNOWN_MEASURES, needs_loss
 from trl_rsa.risk import RiskMeasure
 
 
-# Logits in a tile: 64 MB in float32 on a CPU, and there are two. A GPU needs more tokens per tile to be busy.
-LOGITS_PER_TILE = {"cpu": 2**24, "cuda": 2**26}
+# Logits in a tile of the forward, two of which are held, in float32. A projection of 100 tokens takes a third longer
+# per token than one of 250, so a CPU's 168 MB are for 256 tokens of a large vocabulary. The forward can afford it:
+# there is no gradient of the head yet.
+LOGITS_PER_TILE = {"cpu": 5 * 2**23, "cuda": 2**26}
+# And of the backward, whose tiles can be as tall as there are tokens and as narrow as one likes.
+GRADIENTS_PER_TILE = {"cpu": 2**24, "cuda": 2**26}
 # Logits in a block: on a CPU small for the caches, but four rows of a large vocabulary: with one row the threads wait
 # for Python's lock between operations, and two of them are no faster than one.
 LOGITS_PER_BLOCK = {"cpu": 5 * 2**17, "cuda": 2**26}
@@ -72,8 +76,10 @@ def tiled_token_statistics(
             f"You gave the risk measure {measure!r}, but the fused kernel knows only those of trl_rsa.risk. Use "
             "chunked_token_statistics, which takes any."
         )
-    logits = logits_per_tile or LOGITS_PER_TILE.get(hidden.device.type, LOGITS_PER_TILE["cuda"])
-    call = _Call(head, ref_hidden, ref_head, labels, measure, gather, logits)
+    sizes = (
+        logits_per_tile or size.get(hidden.device.type, size["cuda"]) for size in (LOGITS_PER_TILE, GRADIENTS_PER_TILE)
+    )
+    call = _Call(head, ref_hidden, ref_head, labels, measure, gather, *sizes)
     return TokenStatistics(*_TiledStatistics.apply(hidden, head.weight, head.bias, call))
 
 
@@ -87,6 +93,7 @@ class _Call(NamedTuple):
     measure: RiskMeasure
     gather: Gather
     logits_per_tile: int
+    gradients_per_tile: int
 
 
 class _TiledStatistics(torch.autograd.Function):
@@ -110,9 +117,12 @@ class _TiledStatistics(torch.autograd.Function):
         policy, reference = call.head, call.ref_head
         gathered = call.gather(policy.weight, policy.bias, reference.weight, reference.bias)
         with gathered, torch.autocast(hidden.device.type, enabled=False):
+            # The weight's is written as a whole before anything is added: to fill it with zeros costs as much as
+            # the softmax of all tokens.
+            makers = torch.zeros_like, torch.empty_like, torch.zeros_like
             totals = [
-                torch.zeros_like(x, dtype=sum_dtype(hidden)) if needed and x is not None else None
-                for x, needed in zip(inputs, ctx.needs_input_grad, strict=False)
+                make(x, dtype=sum_dtype(hidden)) if needed and x is not None else None
+                for make, x, needed in zip(makers, inputs, ctx.needs_input_grad, strict=False)
             ]
             _backward(totals, hidden, call, Kept(*kept), grad.log_probs, grad.risk, ctx.dtypes)
             return *(None if t is None else t.to(x.dtype) for t, x in zip(totals, inputs, strict=True)), None
@@ -121,14 +131,15 @@ class _TiledStatistics(torch.autograd.Function):
 def _forward(hidden: Tensor, call: _Call, dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[TokenStatistics, Kept]:
     """All tokens, tile by tile."""
     head, ref_head, vocabulary = call.head, call.ref_head, call.head.weight.shape[0]
-    tokens = max(1, call.logits_per_tile // vocabulary)
+    tiles = -(-len(hidden) // max(1, call.logits_per_tile // vocabulary))
+    tokens = -(-len(hidden) // max(1, tiles))  # of the same height
     # One memory for all tiles: fresh pages would cost as much as the projection.
-    logits, ref_logits = hidden.new_empty(2, min(tokens, len(hidden)), vocabulary, dtype=sum_dtype(hidden))
+    logits, ref_logits = hidden.new_empty(2, tokens, vocabulary, dtype=sum_dtype(hidden))
     kernels = triton_kernels if triton_kernels.is_usable(logits) else block
     # Made here, with the shapes of no token: left by the threads among their temporaries, they would pin those.
     nothing = kernels.block_statistics(logits[:0], ref_logits[:0], call.labels[:0], call.measure)
     results = [x.new_empty(len(hidden), *x.shape[1:]) for part in nothing for x in part]
-    for tile in slices(len(hidden), tokens):
+    for tile in slices(len(hidden), max(1, tokens)):
         labels = call.labels[tile]
         project(hidden[tile], head.weight, dtypes[0], logits[: len(labels)])
         project(call.ref_hidden[tile], ref_head.weight, dtypes[1], ref_logits[: len(labels)])
@@ -153,7 +164,7 @@ def _backward(
     grad_risk: Tensor,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> None:
-    """Adds to `totals`, the gradients in hidden states, weight and bias."""
+    """Fills `totals`, the gradients in hidden states, weight and bias."""
     uses_reference = grad_risk != 0
     # In RSA-1 a token's whole gradient is onehot − q: π cancels. RSA-2 has no risk gradient in the chosen answer.
     uses_policy = grad_risk != grad_log_probs
@@ -162,6 +173,8 @@ def _backward(
     groups = uses_policy & ~uses_reference, uses_policy & uses_reference, uses_reference & ~uses_policy
     order = torch.cat([group.nonzero().squeeze(-1) for group in groups])
     ends = int(groups[0].sum()), int(uses_policy.sum())
+    if totals[1] is not None and not len(order):
+        totals[1].zero_()
     for tile in slices(len(order), TOKENS_PER_TILE):
         tokens = order[tile]
         total_hidden = None if totals[0] is None else hidden.new_zeros(len(tokens), hidden.shape[1]).to(totals[0])
@@ -173,6 +186,7 @@ def _backward(
             [g[tokens].unsqueeze(-1).to(sum_dtype(hidden)) for g in (grad_log_probs, grad_risk)],
             dtypes,
             tuple(min(max(end - tile.start, 0), len(tokens)) for end in ends),
+            first=tile.start == 0,
         )
         if totals[0] is not None:
             totals[0][tokens] = total_hidden
@@ -185,15 +199,17 @@ def _backward_tokens(
     kept: Kept,
     grads: list[Tensor],
     dtypes: tuple[torch.dtype, torch.dtype],
-    ends: tuple[int, int],
+    ends: tuple[int, ...],
+    first: bool,
 ) -> None:
     """The tiles of up to `TOKENS_PER_TILE` tokens: all of them and part of the vocabulary at once.
 
     First come the tokens that need the policy's logits alone, from `ends[0]` on those that need the reference's too,
     and from `ends[1]` on those that need only these. In one tile, a part of the head is read once for all of them.
+    At the `first` call there is nothing in the weight's total yet.
     """
     n, vocabulary = len(hidden), call.head.weight.shape[0]
-    width = max(1, call.logits_per_tile // n // PACKED_WORDS) * PACKED_WORDS
+    width = max(1, call.gradients_per_tile // n // PACKED_WORDS) * PACKED_WORDS
     policy_only, both, reference_only = slice(0, ends[0]), slice(*ends), slice(ends[1], n)
     memory, beside = (
         hidden.new_empty(rows, min(width, vocabulary), dtype=sum_dtype(hidden)) for rows in (n, ends[1] - ends[0])
@@ -211,7 +227,7 @@ def _backward_tokens(
         ):
             of_rows = Kept(*(x[rows] for x in kept._replace(sides=sides)))
             _differentiate(logits, reference, words, call, call.labels[rows], of_rows, [g[rows] for g in grads])
-        _multiply_out(totals, gradient, hidden, call.head.weight, words, dtypes[0])
+        _multiply_out(totals, gradient, hidden, call.head.weight, words, dtypes[0], first)
 
 
 def _differentiate(
@@ -245,14 +261,20 @@ def _differentiate(
 
 
 def _multiply_out(
-    totals: list[Tensor | None], gradient: Tensor, hidden: Tensor, weight: Tensor, words: slice, dtype: torch.dtype
+    totals: list[Tensor | None],
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    words: slice,
+    dtype: torch.dtype,
+    first: bool,
 ) -> None:
     """Adds what the gradient `[T, words]` of the projection means for hidden states, weight and bias."""
     total_hidden, total_weight, total_bias = totals
     if total_hidden is not None:
         add_product(total_hidden, gradient, weight[words], dtype)
     if total_weight is not None:
-        add_product(total_weight[words], gradient.t(), hidden, dtype)
+        add_product(total_weight[words], gradient.t(), hidden, dtype, beta=0 if first else 1)
     if total_bias is not None:
         total_bias[words] += gradient.sum(0)
 
