@@ -55,6 +55,8 @@ class Case:
             Changes to the arguments of `RSAConfig`.
         resumed_from (`int`, *optional*):
             The step of the checkpoint that it is also resumed from.
+        reanchored_every (`int`, *optional*):
+            Steps after which the reference is moved to the policy, in memory.
         engines (`tuple` of `str`):
             Where it runs.
     """
@@ -65,6 +67,7 @@ class Case:
     data: str = "pairs"
     args: dict[str, Any] = field(default_factory=dict)
     resumed_from: int | None = None
+    reanchored_every: int | None = None
     engines: tuple[str, ...] = ENGINES
 
     @property
@@ -82,6 +85,7 @@ CASES = {
     "full-uneven": Case(
         data="uneven", args={"train_sampling_strategy": "sequential", "eval_strategy": "steps", "eval_steps": 2}
     ),
+    "full-reanchored": Case(reanchored_every=2, resumed_from=3),
     "full-bf16": Case(args={"bf16": True}),
     "lora": Case(lora=LORA, resumed_from=3),
     "lora-tied": Case(model="tied", lora=LORA, args={"gradient_checkpointing": True}),
@@ -89,6 +93,7 @@ CASES = {
     "lora-bf16": Case(lora=LORA, args=BF16),
     "adapter": Case(model="adapter", resumed_from=2),
     "adapter-accumulation": Case(model="adapter", args={"gradient_accumulation_steps": 2}),
+    "adapter-reanchored": Case(model="adapter", reanchored_every=2, resumed_from=3),
     "qlora": Case(lora=LORA, quantised=True, args=BF16, resumed_from=2, engines=("single", "ddp")),
 }
 

@@ -49,7 +49,7 @@ def make_trainer(folder: Path, case: Case, engine: str, output_dir: Path, start:
     from peft import LoraConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    from trl_rsa import RSAConfig, RSATrainer
+    from trl_rsa import ReanchorCallback, RSAConfig, RSATrainer
 
     # Each trainer gets the engine with its own settings. Users launch one process group per stage.
     AcceleratorState._reset_state()
@@ -71,7 +71,7 @@ def make_trainer(folder: Path, case: Case, engine: str, output_dir: Path, start:
         lora = LoraConfig(task_type="CAUSAL_LM", **case.lora) if case.lora else None
         more = {"model": str(path), "peft_config": lora, "quantization_config": quantization}
     data = load_from_disk(str(folder / case.data))
-    return RSATrainer(
+    trainer = RSATrainer(
         args=args,
         train_dataset=data,
         # Not a multiple of the global batch: one rank's last batch is filled with pairs that must not count.
@@ -79,6 +79,9 @@ def make_trainer(folder: Path, case: Case, engine: str, output_dir: Path, start:
         processing_class=AutoTokenizer.from_pretrained(folder / "untied"),
         **more,
     )
+    if case.reanchored_every:
+        trainer.add_callback(ReanchorCallback(trainer, case.reanchored_every))
+    return trainer
 
 
 def run(folder: Path, case: Case, engine: str, output_dir: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from trl_rsa import Launcher, Plan, Stage, align
 from trl_rsa.cli import main
-from trl_rsa.evaluation.generation import Sampling
+from trl_rsa.evaluation.generation import Response, Sampling
 from trl_rsa.stages.anchor import Tuning
 from trl_rsa.stages.launched import Launched
 from trl_rsa.stages.runner import InProcess
@@ -77,9 +77,9 @@ def assert_same_end(one, other):
 class FsdpOnCpu(Launcher):
     """Sharded on gloo, which accelerate itself does not do."""
 
-    def run(self, module, arguments):
+    def start(self, module, arguments):
         assert module == "trl_rsa.stages.worker"
-        return super().run("fsdp_stage_worker", arguments)
+        return super().start("fsdp_stage_worker", arguments)
 
 
 @pytest.mark.slow
@@ -145,6 +145,34 @@ def test_responses_drawn_in_two_processes_are_those_of_one(tiny_model_path, tmp_
     assert drawn[0] == drawn[1] and len(drawn[0]) == 5
 
 
+class Dying(Launcher):
+    """Its one process writes what lies beside the folder, and waits until that has been read."""
+
+    def command(self, module, arguments):
+        code = """
+import pathlib, shutil, sys, time
+folder = pathlib.Path(sys.argv[1])
+shutil.copy(folder.parent / "drawn", folder / "responses-0.jsonl")
+while not (folder / "taken").exists():
+    time.sleep(0.01)
+sys.exit(3)
+"""
+        return [sys.executable, "-c", code, *arguments]
+
+
+def test_what_was_drawn_before_a_kill_is_kept(tiny_model_path, tmp_path):
+    """Two responses, and a part of a third."""
+    lines = [json.dumps(vars(Response(0, draw, "café", [5, 3], True))) + "\n" for draw in range(3)]
+    (tmp_path / "drawn").write_text("".join(lines)[:-5])
+    launched = Launched(None, AutoTokenizer.from_pretrained(tiny_model_path), Dying(), tmp_path)
+    sampled = launched.sample("m", ["p"], Sampling(draws=4), batch_size=8, skip=())
+    first = next(sampled)
+    assert [(response.draw, response.text) for response in first] == [(0, "café"), (1, "café")]
+    (tmp_path / ".launch/taken").touch()
+    with pytest.raises(ChildProcessError, match="sampling from m ended with status 3"):
+        next(sampled)
+
+
 @pytest.mark.slow
 def test_train_on_the_command_line_launches(tiny_model_path, make_preference_dataset, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
@@ -204,21 +232,20 @@ def _is_alive(pid):
     )
 
 
-def test_the_first_process_to_fail_says_why(tmp_path, monkeypatch):
+def test_the_first_process_to_fail_says_why(tmp_path):
     """A ValueError is what one process would have raised; of other errors the later ones are lost peers."""
-    monkeypatch.setattr(Launcher, "run", lambda self, module, arguments: 1)
     launched = Launched(None, None, Launcher("multi_gpu", TWO), tmp_path)
     with pytest.raises(ChildProcessError, match=r"for \[1/1\] safe ended with status 1 \(a process was killed\)"):
-        launched._run(tmp_path, "[1/1] safe")
+        launched._check_status(1, tmp_path, "[1/1] safe")
     for place, (rank, error) in enumerate([(1, "ValueError"), (0, "RuntimeError")]):
         path = tmp_path / f"error-{rank}.json"
         path.write_text(json.dumps({"type": error, "message": f"I am {rank}."}))
         os.utime(path, (place, place))
     with pytest.raises(ValueError, match=r"^I am 1\.$"):
-        launched._run(tmp_path, "[1/1] safe")
+        launched._check_status(1, tmp_path, "[1/1] safe")
     os.utime(tmp_path / "error-1.json", (2, 2))
     with pytest.raises(ChildProcessError, match=r"RuntimeError: I am 0\."):
-        launched._run(tmp_path, "[1/1] safe")
+        launched._check_status(1, tmp_path, "[1/1] safe")
 
 
 # What is refused, before anything is launched

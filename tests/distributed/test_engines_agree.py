@@ -143,6 +143,14 @@ def test_next_stage_is_anchored_at_the_saved_policy(launched, engine, case):
     assert first["loss"] == pytest.approx(math.log(2)) and first["grad_norm"] > 0
 
 
+@pytest.mark.parametrize(("engine", "case"), [run for run in RUNS if CASES[run[1]].reanchored_every])
+def test_a_moved_reference_is_the_policy(launched, engine, case):
+    """To the last bit: nothing has drifted from it in the first step after."""
+    log = read(launched(engine), case)["log"][:STEPS]
+    assert [entry["stage/rung"] for entry in log] == [0.0, 0.0, 1.0, 1.0]
+    assert [entry["risk/chosen"] != 0 for entry in log] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(("engine", "case"), [run for run in RUNS if CASES[run[1]].resumed_from])
 def test_resumed_equals_uninterrupted(launched, engine, case):
     """To the last bit: weights, and all that is logged after the checkpoint, learning rate and reference included."""

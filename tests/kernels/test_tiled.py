@@ -143,6 +143,16 @@ def test_no_gradient_is_zero_not_what_was_in_memory():
         assert not gradient.any()
 
 
+def test_a_second_backward_leaves_the_first_one_s_gradient_alone():
+    """The forward's tiles of 2 tokens lie in the memory of the gradient of 17 · 5 numbers."""
+    problem = make_problem(13, 5, 17)
+    s = tiled_token_statistics(*problem, CVaR(0.2), logits_per_tile=2 * 17)
+    first, second = (torch.autograd.grad(x.sum(), problem[1].weight, retain_graph=True)[0] for x in (s.risk, s.risk))
+    kept = first.clone()
+    third = torch.autograd.grad(-2 * s.risk.sum(), problem[1].weight)[0]
+    assert torch.equal(first, kept) and torch.equal(first, second) and torch.equal(-2 * first, third)
+
+
 def test_reference_may_have_another_width():
     assert_same(make_problem(11, 5, 17, h_ref=9), CVaR(0.2))
 

@@ -9,10 +9,11 @@ import pytest
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from trl_rsa import Plan, RiskConstraint, align
+from trl_rsa import Plan, RiskConstraint, Stage, align
 from trl_rsa.evaluation.generation import Sampling
 from trl_rsa.stages import runner
-from trl_rsa.stages.anchor import Tuning
+from trl_rsa.stages.anchor import Tuning, load_processing_class
+from trl_rsa.stages.ladder import Ladder
 from trl_rsa.stages.run import preview
 
 
@@ -213,6 +214,26 @@ def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_noth
     with pytest.raises(ValueError, match="You set tail"):
         climb(plan)
     assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificate(tiny_model_path, tmp_path):
+    """In the stage's pairs they are messages; as prompts of the constraint they are texts."""
+    plan, lines = make_plan(tiny_model_path, tmp_path, 1.45), []
+    seen = plan.constraint.split_prompts(plan.seed)["certify"][:3]
+    trained = [[{"role": "user", "content": f" {prompt}"}] for prompt in seen]
+    ladder = Ladder(plan, load_processing_class(tiny_model_path), None, lines.append, trained)
+    (line,) = ladder.warnings()
+    assert line.startswith("[ladder] cost: 3 of the 36 prompts for 'certify' are also in the training pairs")
+    assert ladder._describe_prompts("cost")["certify"]["also_trained"] == 3
+    assert ladder._describe_prompts("cost")["decide"]["also_trained"] == 0
+    # And in align: the stage's pairs are texts, as the constraint's prompts are.
+    dataset = Dataset.from_list([{"prompt": p, "chosen": "the cat", "rejected": "the dog"} for p in seen])
+    plan.stages = [Stage("helpful", dataset, args={"max_steps": 1})]
+    align(plan, report=lines.append)
+    assert line in lines
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert certificate["n_trained"] == 3
+    assert any(limit.startswith("3 of these 36 prompts were also in") for limit in certificate["limits"])
 
 
 def test_vllm_loads_the_policy_itself(monkeypatch):

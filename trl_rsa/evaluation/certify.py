@@ -28,6 +28,7 @@ class Certificate:
         prompt_fingerprint (`str`), prompt_sketch (`tuple[str, ...]`): Stand for the set of prompts.
         scorer (`str`), model (`str` or `None`): Names, as given.
         n_unscored (`int`): Responses without a usable cost; they entered as the upper clipping bound.
+        n_trained (`int`): Prompts that the model is known to have been trained on.
         warnings (`tuple[str, ...]`): What a careful reader should know before reading on.
     """
 
@@ -42,6 +43,7 @@ class Certificate:
     model: str | None
     n_unscored: int
     warnings: tuple[str, ...]
+    n_trained: int = 0
 
     @property
     def certified(self) -> bool:
@@ -85,6 +87,11 @@ class Certificate:
         ]
         if self.n_unscored:
             words.append(f"{self.n_unscored} responses without a usable cost were counted as {high:g}, the worst.")
+        if self.n_trained:
+            words.append(
+                f"{self.n_trained} of these {b.n_groups} prompts were also in the model's training pairs. On prompts "
+                "that it has not been trained on it may do worse."
+            )
         if self.earlier_looks:
             words.append(
                 "These prompts had been used before (attempt "
@@ -119,6 +126,7 @@ class Certificate:
         return numbers | {
             "estimate": self.bound.estimate,
             "n_unscored": self.n_unscored,
+            "n_trained": self.n_trained,
             "n_clipped": self.bound.n_clipped,
             "statement": self.statement,
             "limits": self.limits,
@@ -139,6 +147,7 @@ def certify(
     method: Method = "betting",
     model: str | None = None,
     n_unreadable: int = 0,
+    n_trained: int = 0,
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
     seed: int = 0,
@@ -160,6 +169,8 @@ def certify(
             Names of the cost model and of the model that is judged.
         n_unreadable (`int`, *optional*, defaults to 0):
             Lines of the records file that could not be read. Each enters as a prompt of its own with cost b.
+        n_trained (`int`, *optional*, defaults to 0):
+            How many of the different prompts the model is known to have been trained on. Said in the limits.
         ledger_path (`str` or `os.PathLike`, *optional*):
             certificate.json, which is read for earlier attempts and then written.
         again (`bool`, *optional*, defaults to `False`):
@@ -210,6 +221,7 @@ def certify(
         model=model,
         n_unscored=int(unscored.sum()) + n_unreadable,
         warnings=tuple(notes),
+        n_trained=n_trained,
     )
     if ledger_path is not None:
         history = [*attempts, certificate.summary()]

@@ -6,6 +6,7 @@ own gradient in place and multiplies it out; it needs no whole rows, so its tile
 the head is read once.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -100,8 +101,9 @@ class _TiledStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> tuple[Tensor, ...]:
         ctx.call, ctx.dtypes = call, (operand_dtype(hidden), operand_dtype(call.ref_hidden))
+        tiles, ctx.of_weight = _tiles(hidden, call, trained=ctx.needs_input_grad[1])
         with torch.autocast(hidden.device.type, enabled=False):
-            statistics, kept = _forward(hidden, call, ctx.dtypes)
+            statistics, kept = _forward(hidden, call, ctx.dtypes, tiles)
         ctx.save_for_backward(hidden, *kept)
         no_gradient = (x for name, x in statistics._asdict().items() if name not in ("log_probs", "risk"))
         ctx.mark_non_differentiable(*no_gradient)
@@ -115,26 +117,44 @@ class _TiledStatistics(torch.autograd.Function):
         grad = TokenStatistics(*grads)
         inputs = hidden, call.head.weight, call.head.bias
         policy, reference = call.head, call.ref_head
+        # After a first backward it is a parameter's gradient.
+        of_weight, ctx.of_weight = ctx.of_weight, None
         gathered = call.gather(policy.weight, policy.bias, reference.weight, reference.bias)
         with gathered, torch.autocast(hidden.device.type, enabled=False):
-            # The weight's is written as a whole before anything is added: to fill it with zeros costs as much as
-            # the softmax of all tokens.
-            makers = torch.zeros_like, torch.empty_like, torch.zeros_like
             totals = [
-                make(x, dtype=sum_dtype(hidden)) if needed and x is not None else None
-                for make, x, needed in zip(makers, inputs, ctx.needs_input_grad, strict=False)
+                torch.zeros_like(x, dtype=sum_dtype(hidden)) if needed and i != 1 else None
+                for i, (x, needed) in enumerate(zip(inputs, ctx.needs_input_grad, strict=False))
             ]
+            if ctx.needs_input_grad[1]:
+                # Not filled with zeros: it is written as a whole before anything is added.
+                totals[1] = torch.empty_like(inputs[1], dtype=sum_dtype(hidden)) if of_weight is None else of_weight
             _backward(totals, hidden, call, Kept(*kept), grad.log_probs, grad.risk, ctx.dtypes)
             return *(None if t is None else t.to(x.dtype) for t, x in zip(totals, inputs, strict=True)), None
 
 
-def _forward(hidden: Tensor, call: _Call, dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[TokenStatistics, Kept]:
-    """All tokens, tile by tile."""
-    head, ref_head, vocabulary = call.head, call.ref_head, call.head.weight.shape[0]
+def _tiles(hidden: Tensor, call: _Call, trained: bool) -> tuple[Tensor, Tensor | None]:
+    """Memory for the forward's two tiles, `[2, tokens, V]`, and for the gradient of a trained weight.
+
+    It is the same memory if that is large enough: the gradient is not made before the tiles are done with, and fresh
+    pages cost as much as what is computed in them.
+    """
+    weight, vocabulary = call.head.weight, call.head.weight.shape[0]
     tiles = -(-len(hidden) // max(1, call.logits_per_tile // vocabulary))
     tokens = -(-len(hidden) // max(1, tiles))  # of the same height
-    # One memory for all tiles: fresh pages would cost as much as the projection.
-    logits, ref_logits = hidden.new_empty(2, tokens, vocabulary, dtype=sum_dtype(hidden))
+    shape = 2, tokens, vocabulary
+    if trained and math.prod(shape) <= weight.numel():
+        of_weight = hidden.new_empty(weight.shape, dtype=sum_dtype(hidden))
+        return of_weight.view(-1)[: math.prod(shape)].view(shape), of_weight
+    return hidden.new_empty(shape, dtype=sum_dtype(hidden)), None
+
+
+def _forward(
+    hidden: Tensor, call: _Call, dtypes: tuple[torch.dtype, torch.dtype], memory: Tensor
+) -> tuple[TokenStatistics, Kept]:
+    """All tokens, tile by tile, in `memory` `[2, tokens, V]`."""
+    head, ref_head = call.head, call.ref_head
+    _, tokens, vocabulary = memory.shape
+    logits, ref_logits = memory
     kernels = triton_kernels if triton_kernels.is_usable(logits) else block
     # Made here, with the shapes of no token: left by the threads among their temporaries, they would pin those.
     nothing = kernels.block_statistics(logits[:0], ref_logits[:0], call.labels[:0], call.measure)

@@ -5,8 +5,8 @@ kill, the ladder reads them and goes on; draws are a function of seed, prompt an
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from trl_rsa.stages.joint import JointDecision, JointScheduler
 from trl_rsa.stages.live import LiveReport
 from trl_rsa.stages.manifest import now, write_json
 from trl_rsa.stages.plan import Plan
-from trl_rsa.stages.prompt_groups import prompt_groups
+from trl_rsa.stages.prompt_groups import count_trained, prompt_groups
 from trl_rsa.stages.rounds import (
     FILE_NAME,
     Round,
@@ -58,6 +58,8 @@ class Ladder:
             Trains the rungs and samples from the policies.
         report (`Callable[[str], None]` or [`LiveReport`]):
             Where the lines about progress go.
+        trained (`Iterable`, *optional*):
+            The prompts of the pairs that the stages before it train on.
 
     Raises:
         ValueError: if prompts or human pairs cannot be used, or the engine cannot sample from what is trained.
@@ -67,8 +69,9 @@ class Ladder:
     processing_class: PreTrainedTokenizerBase
     runner: StageRunner
     report: Callable[[str], None]
+    trained: InitVar[Iterable[Any]] = ()
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, trained: Iterable[Any]) -> None:
         self.output_dir = Path(self.plan.output_dir)
         self.folder = self.output_dir / "ladder"
         self.live = LiveReport(self.report)
@@ -79,6 +82,7 @@ class Ladder:
         self.scheduler = JointScheduler({name: c.scheduler() for name, c in self.constraints.items()})
         self.rounds: list[Round] = []
         self.start = ""
+        self.also_trained = self._count_also_trained(trained)
         _refuse_adapters_with_vllm(self.plan)
         # A wrong argument is found now, not after the first observation.
         RSAConfig(**rung_arguments(self.plan, self.plan.constraints[0], 1.0, self.folder / "rung-01", self.plan.seed))
@@ -91,6 +95,16 @@ class Ladder:
             + ", ".join(f"{split} {of['n']}" for split, of in self._describe_prompts(name).items())
             + (f"; {len(self.human[name].rows)} human pairs" if name in self.human else "")
             for name, c in self.constraints.items()
+        ]
+
+    def warnings(self) -> list[str]:
+        """What a careful reader should know of the prompts before anything is run."""
+        return [
+            f"[ladder] {name}: {n} of the {len(self._prompts(name)[split])} prompts for {split!r} are also in the "
+            "training pairs of a stage; on prompts that it has not seen the model may do worse. Give others."
+            for name, counts in self.also_trained.items()
+            for split, n in counts.items()
+            if n
         ]
 
     def climb(self, start: str) -> dict[str, Any]:
@@ -263,6 +277,7 @@ class Ladder:
                     scorer=self.answers.scorers[name].name,
                     model=model,
                     ledger_path=paths[name],
+                    n_trained=self.also_trained[name]["certify"],
                     seed=self.plan.seed,
                 )
                 self.live(certificate.statement, style="green" if certificate.certified else "red")
@@ -298,12 +313,23 @@ class Ladder:
     def _trained(self) -> int:
         return max(entry["rung"] for entry in self.rounds)
 
-    def _describe_prompts(self, name: str) -> dict[str, Any]:
+    def _describe_prompts(self, name: str) -> dict[str, dict[str, Any]]:
         """Counts and fingerprints of the constraint's prompts, by set."""
-        prompts = {split: next(g.prompts for g in self.groups[split] if name in g.names) for split in SPLITS}
         return {
             split: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
-            for split, several in prompts.items()
+            | ({"also_trained": self.also_trained[name][split]} if split in self.also_trained[name] else {})
+            for split, several in self._prompts(name).items()
+        }
+
+    def _prompts(self, name: str) -> dict[str, Sequence[Any]]:
+        return {split: next(g.prompts for g in self.groups[split] if name in g.names) for split in SPLITS}
+
+    def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
+        """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
+        seen = list(trained)
+        return {
+            name: {split: count_trained(self._prompts(name)[split], seen) for split in ("decide", "certify")}
+            for name in self.names
         }
 
 

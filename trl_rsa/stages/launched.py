@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import textwrap
+import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from trl_rsa.stages.worker import REQUEST, RESULT, SampleRequest, TrainRequest
 
 
 FOLDER = ".launch"
+WORKER = "trl_rsa.stages.worker"
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Launched:
         ready.train_dataset.save_to_disk(str(folder / "train"))
         if ready.eval_dataset is not None:
             ready.eval_dataset.save_to_disk(str(folder / "eval"))
-        self._run(folder, ready.title)
+        self._check_status(self.launcher.run(WORKER, [str(folder)]), folder, ready.title)
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         shutil.rmtree(folder)
         return result
@@ -89,12 +92,14 @@ class Launched:
         pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))
         done = frozenset(pair for pair in pairs if pair in skip)
         folder = self._write(SampleRequest(model, self.tuning, list(prompts), sampling, batch_size, done))
-        self._run(folder, f"sampling from {model}")
-        lines = (line for path in sorted(folder.glob("responses-*.jsonl")) for line in path.open(encoding="utf-8"))
-        drawn = [Response(**json.loads(line)) for line in lines]
+        drawn = _Drawn(folder)
+        with self.launcher.start(WORKER, [str(folder)]) as process:
+            while process.poll() is None:
+                yield from drawn.new()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield from drawn.new()
+        self._check_status(process.returncode, folder, f"sampling from {model}")
         shutil.rmtree(folder)
-        for first in range(0, len(drawn), batch_size):
-            yield drawn[first : first + batch_size]
 
     def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
         return TrainRequest(ready.title, ready.arguments, ready.risk_measure, ready.metrics, start, self.tuning)
@@ -107,8 +112,7 @@ class Launched:
         self.processing_class.save_pretrained(str(folder / "tokenizer"))
         return folder
 
-    def _run(self, folder: Path, what: str) -> None:
-        status = self.launcher.run("trl_rsa.stages.worker", [str(folder)])
+    def _check_status(self, status: int, folder: Path, what: str) -> None:
         if status == 0:
             return
         errors = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -119,8 +123,27 @@ class Launched:
         said = textwrap.shorten(": ".join(error.values()), 300, placeholder="…")
         raise ChildProcessError(
             f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
-            "plan, the run goes on from the newest complete checkpoint."
+            "plan, the run goes on from the newest complete checkpoint, or the last answer."
         )
+
+
+class _Drawn:
+    """The responses that the processes have written so far: what the parent has taken in outlives them."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._read: dict[Path, int] = {}  # bytes
+
+    def new(self) -> Iterator[list[Response]]:
+        """What has come since the last look, a list per process."""
+        for path in sorted(self._folder.glob("responses-*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(whole)
+            if whole:
+                yield [Response(**json.loads(line)) for line in whole.splitlines()]
 
 
 def check_launch(plan: Plan, callbacks: Sequence[TrainerCallback], launcher: Launcher) -> None:

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -68,8 +69,14 @@ class Launcher:
         return [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", module, *arguments]
 
     def run(self, module: str, arguments: Sequence[str]) -> int:
-        """Runs the module and waits; returns the exit status. The processes end when this one does, however it ends:
-        they read its end from their standard input (see [`end_with_parent`])."""
+        """Runs the module and waits; returns the exit status."""
+        with self.start(module, arguments) as process:
+            return process.wait()
+
+    @contextmanager
+    def start(self, module: str, arguments: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
+        """Runs the module while the context is open. The processes end when it is closed, or when this process ends,
+        however it ends: they read its end from their standard input (see [`end_with_parent`])."""
         environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS}
         # What can be imported here can be imported there.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -77,7 +84,7 @@ class Launcher:
             self.command(module, arguments), env=environment, stdin=subprocess.PIPE, start_new_session=True
         )
         try:
-            return process.wait()
+            yield process
         finally:
             assert process.stdin is not None
             process.stdin.close()

@@ -1,6 +1,6 @@
 """Which constraints hold on which prompts: prompts that several share are sampled once and scored for all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -31,6 +31,17 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
             names_of.setdefault(tuple(map(prompt_key, sets[name][split])), []).append(name)
         groups[split] = [PromptGroup(sets[names[0]][split], tuple(names)) for names in names_of.values()]
     return groups
+
+
+def count_trained(prompts: Iterable[Any], trained: Iterable[Any]) -> int:
+    """How many of the prompts are also trained on, by their text alone: templates may differ."""
+    seen = {_text(prompt) for prompt in trained}
+    return sum(_text(prompt) in seen for prompt in prompts)
+
+
+def _text(prompt: Any) -> str:
+    parts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    return "\n".join(part.strip() for part in parts)
 
 
 def _refuse_overlap(sets: dict[str, dict[str, list[Any]]]) -> None:

@@ -1,7 +1,7 @@
 """align(): runs a plan stage by stage, keeps the manifest, and resumes after a kill."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,11 @@ def align(
     if isinstance(runner, Launched):
         for ready in stages:
             runner.check(ready)
-    ladder = Ladder(plan, processing_class, runner, report) if plan.constraints else None
+    ladder = Ladder(plan, processing_class, runner, report, _prompts_of(stages)) if plan.constraints else None
     if ladder is not None:
         _check_human_pairs(ladder, manifest)
+        for line in ladder.warnings():
+            report(line)
     manifest.update()
     previous = start
     for index, ready in enumerate(stages):
@@ -151,8 +153,8 @@ def preview(
         if not isinstance(plan.model, str):
             raise ValueError("You gave a model in memory, but not its tokenizer. Set processing_class.")
         processing_class = load_processing_class(plan.model)
-    for index in range(len(plan.stages)):
-        ready = _prepare(plan, index, processing_class)
+    stages = [_prepare(plan, index, processing_class) for index in range(len(plan.stages))]
+    for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
         report(
@@ -161,8 +163,10 @@ def preview(
             f"{manifest.stage(index)['status']}, in {ready.folder}"
         )
     if plan.constraints:
-        ladder = Ladder(plan, processing_class, _runner(plan, processing_class, (), report, None), report)
-        for line in ladder.describe():
+        ladder = Ladder(
+            plan, processing_class, _runner(plan, processing_class, (), report, None), report, _prompts_of(stages)
+        )
+        for line in [*ladder.describe(), *ladder.warnings()]:
             report(line)
 
 
@@ -175,6 +179,11 @@ def _prepare(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) 
         None if isinstance(stage.risk_measure, str) else stage.risk_measure,
         *_load_data(plan, stage, processing_class),
     )
+
+
+def _prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
+    for ready in stages:
+        yield from ready.train_dataset["prompt"]
 
 
 def _check_data(ready: ReadyStage, entry: dict[str, Any]) -> None:

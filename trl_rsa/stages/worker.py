@@ -108,6 +108,7 @@ class SampleRequest:
         with open(folder / f"responses-{rank}.jsonl", "w", encoding="utf-8") as file:
             for batch in batches:
                 file.writelines(json.dumps(vars(response)) + "\n" for response in batch)
+                file.flush()  # the parent takes them in at once
 
 
 def _say(line: str) -> None:
