@@ -20,6 +20,7 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 from trl import DPOTrainer
 
@@ -162,6 +163,8 @@ optimizers, quantization_config, peft_config:
             raise ValueError(NO_DATA_PARALLEL)
         # `accelerate launch` may bring a parallelism that the arguments do not know of.
         check_parallelism(self.accelerator.parallelism_config)
+        # What `train` was given, for callbacks that have left something in the checkpoint.
+        self.resumed_from: str | bool | None = None
         self.risk_measure: RiskMeasure = args.make_risk_measure() if risk_measure is None else risk_measure
         # The stage's temperature. TRL's attribute keeps its name, so that its callbacks and ours read the same.
         self.beta = args.beta / args.constraint_multiplier
@@ -218,6 +221,11 @@ optimizers, quantization_config, peft_config:
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in PAIR_COLUMNS if name not in self._signature_columns]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in [`~transformers.Trainer`]."""
+        self.resumed_from = resume_from_checkpoint
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """Loads the weights in the dtype in which they are trained: PEFT would turn the adapters of a quantised model,

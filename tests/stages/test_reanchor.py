@@ -122,7 +122,7 @@ def test_resuming_with_other_rungs_or_without_its_file_is_refused(make_trainer, 
     with pytest.raises(ValueError, match=r"resume with constraint_steps=1, but .* was written with 2"):
         run(str(checkpoint), steps=1)
     (checkpoint / "reference" / "rung.json").unlink()
-    with pytest.raises(ValueError, match=r"resume at step 2, but .* holds no reference/rung.json"):
+    with pytest.raises(ValueError, match=r"resume from .*checkpoint-2, but it holds no reference/rung.json"):
         run(str(checkpoint))
 
 

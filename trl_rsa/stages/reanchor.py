@@ -1,6 +1,7 @@
 """Re-anchoring inside one training run: the offline ladder, for people who have preference pairs and no cost model."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -87,7 +88,9 @@ class ReanchorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step > 0:
-            self._restore(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            given = self.trainer.resumed_from
+            newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            self._restore(Path(given) if isinstance(given, (str, os.PathLike)) else newest)
         self._set_temperature()
 
     def on_step_begin(
@@ -128,9 +131,8 @@ class ReanchorCallback(TrainerCallback):
         path = checkpoint / FOLDER / _STATE
         if not path.exists():
             raise ValueError(
-                f"You resume at step {int(checkpoint.name.rpartition('-')[2])}, but {checkpoint} holds no "
-                f"{FOLDER}/{_STATE}, which ReanchorCallback writes last. Resume from an earlier checkpoint in "
-                "output_dir, or train anew."
+                f"You resume from {checkpoint}, but it holds no {FOLDER}/{_STATE}, which ReanchorCallback writes "
+                "last. Resume from an earlier checkpoint, or train anew."
             )
         saved = json.loads(path.read_text(encoding="utf-8"))
         for name, value in self._settings().items():
