@@ -174,7 +174,9 @@ def judge(lab: Lab, part: str, policy: str, name: str, budget: str, found: Found
 
 
 def write_provenance(path: Path, sizes: Sizes) -> None:
-    content = {"sizes": asdict(sizes), "machine": describe_machine()}
+    """Settings, and by commit the machine that made its rows."""
+    machines = json.loads(path.read_text(encoding="utf-8"))["machines"] if path.exists() else {}
+    content = {"sizes": asdict(sizes), "machines": machines | {current_commit(): describe_machine()}}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

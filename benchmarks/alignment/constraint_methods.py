@@ -166,6 +166,8 @@ ABLATIONS = (
     ladder("learning rate 1e-3", "", ENTROPIC2, learning_rate=1e-3, **UNSAFE),
     ladder("optimizer kept", "", ENTROPIC2, keep_optimizer=True, **UNSAFE),
     ladder("RSA-2 entropic, α = 0.1", "", ENTROPIC2 | {"risk_alpha": 0.1}, **UNSAFE),
+    # Another processor rounds otherwise: after training that is as much as another seed.
+    ladder("RSA again, on another machine", "", ENTROPIC2, **UNSAFE),
 )
 TUNING = (
     RSA,

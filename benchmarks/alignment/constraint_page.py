@@ -142,7 +142,7 @@ trainings differ between seeds; the SFT policy and the cost model are shared by 
   {MARGIN_SHARE:.0%} of that range).
 * **A grid** takes the most helpful of its policies whose bound holds, by the *true* reward on the decide prompts: a
   choice that knows more than the scheduler does, in the baselines' favour. It trains the policies of all its
-  multipliers, with {_mean_steps(rows, "grid", "lagrangian")} steps on average; a ladder takes
+  multipliers: {_mean_steps(rows, "grid", "lagrangian")} steps on average, where a ladder takes
   {_mean_steps(rows, "ladder")}.
 * **Truncated** labels compare (C − η)₊/{TAIL:g}. η is 0 here, where a cost is unsafe, or the policy's own quantile or
   the budget less the margin if one of these is lower: *unsafe cost*.
@@ -283,8 +283,8 @@ def _why(rows: Sequence[Row]) -> str:
 * **DPO-Lagrangian and SACPO are close where their grid has the right λ**, and overshoot the budget or miss it where it
   has not; each search trains every policy of the grid. DPO-Lagrangian also needs numbers for the reward of every
   answer, where the others need helpful *preferences* alone.
-* **The bound costs reward.** All methods end well below the budget, because the betting bound on the decide prompts is
-  above the estimate: by {slack} at the policies of this page, on average.{_bootstrap(main)}
+* **All methods end well below the budget**, because the betting bound on the decide prompts is above the estimate: by
+  {slack} at the policies of this page, on average.{_bootstrap(main)}
 
 What the numbers point to as defaults: `rsa2`; labels by unsafe cost, soft, on the policy's own answers; a first rung
 of λ = β/2 that at most doubles; and no more risk aversion per token than one has a reason for.
@@ -366,13 +366,24 @@ sizes, are not in the table.
 
 
 def _provenance(rows: Sequence[Row], provenance: dict, folder: str) -> str:
-    machine = ", ".join(f"{name} {value}" for name, value in provenance["machine"].items())
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    commits = {row["commit"] for row in rows}
+    machines = "; ".join(
+        f"{commit}: " + ", ".join(f"{name} {value}" for name, value in machine.items())
+        for commit, machine in provenance["machines"].items()
+        if commit in commits
+    )
     return f"""## Provenance
 
-{len(rows)} rows in [`constraint.csv`]({folder}/constraint.csv), settings and machine in
-[`provenance.json`]({folder}/provenance.json). Code at {commits} (`+`: with uncommitted changes). Seconds are of one
-core of: {machine}. They count everything that a search needs, also where several searches have shared it.
+{len(rows)} rows in [`constraint.csv`]({folder}/constraint.csv), settings and machines in
+[`provenance.json`]({folder}/provenance.json). Rows were made by the code at these commits (`+`: with uncommitted
+changes), on one core of these machines: {machines}. Seconds are processor time, and count everything that a search
+needs, also where several searches have shared it; those of different machines are not to be compared.
+
+Processors round differently, which training makes as large as the difference of two seeds: on the second machine the
+same recipe and seed give another helpful policy. Of the main part, all methods of a seed ran on one machine, seeds 0
+to 2 on the first, 3 and 4 on the second. Exceptions are the row with the bootstrap bound and the last nine of "One
+thing changed", which were run on the second alone: where they are compared with rows of the first, only the prompts
+are the same. *RSA again, on another machine* shows how much that is.
 
 Limits: a language model of a million parameters in a language of templates, one SFT policy and one cost model per
 world, full fine-tuning, {len({row["seed"] for row in pick(rows, part="main")})} seeds, and a true cost that labels the

@@ -39,11 +39,11 @@ def print_table(metrics: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    # A value over its interval: eight columns then fit on a screen.
-    table = Table(show_lines=True)
+    # A value over its interval, and little air: eight columns then fit into 80 characters.
+    table = Table(show_lines=True, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", min_width=10)
     for heading, _, _ in columns(metrics):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace("-", "-\n"), justify="right")
     for name, *cells in rows(metrics):
         table.add_row(name, *map(_stacked, cells))
     console.print(table)
