@@ -40,8 +40,8 @@ def print_table(metrics: dict[str, Any]) -> None:
 
     console = Console()
     # A value over its interval, and little air: eight columns then fit into 80 characters.
-    table = Table(show_lines=True, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", min_width=10)
+    table = Table(show_lines=True, padding=(0, 1, 0, 0))
+    table.add_column("")
     for heading, _, _ in columns(metrics):
         table.add_column(heading.replace("-", "-\n"), justify="right")
     for name, *cells in rows(metrics):

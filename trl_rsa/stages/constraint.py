@@ -79,7 +79,7 @@ class RiskConstraint:
         risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*):
             Token-level risk measure of the rungs; θ of the entropic one is divided by Δλ, so that risk aversion stays
             the same per unit of cost. By default there is none (`risk_alpha=0`, unless `args` say otherwise): the tail
-            is in the labels and in the search, and without a token-level risk more reward was kept at every budget
+            is in the labels and in the search, and a token-level risk gained nothing at any budget
             (benchmarks/alignment/CONSTRAINT.md).
         rule, max_rungs, max_growth, initial_delta, max_walk_backs:
             As in [`ConstraintScheduler`], with smaller steps: `max_growth` is 2 and `initial_delta` 0.5, as in
