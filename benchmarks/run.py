@@ -14,6 +14,7 @@ import sys
 BENCHMARKS = {
     "exact": "benchmarks.alignment.exact",
     "scheduler": "benchmarks.alignment.scheduler_rules",
+    "constraint": "benchmarks.alignment.constraint",  # rows that are in its CSV are not made again
     "kernels": "benchmarks.kernels.run",
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
