@@ -367,7 +367,7 @@ baselines were set once, untuned. The first runs of the test seeds 0 and 1 had r
 own quantile. Other truncations were tried after these had been seen, on the tuning seed (below), and one of them was
 run on all test seeds: *capped*, η at most the budget less the margin; *aimed*, η at the target less the distance from
 quantile to CVaR; *unsafe cost*, the one that was chosen. The first tries of learning rates and of RSA-1, with other
-sizes, are not in the table.
+sizes, are not in the table. The methods under their final names were run on this seed last, on the second machine.
 """
 
 
