@@ -20,7 +20,7 @@ from trl_rsa import Launcher, Plan, Stage, align
 from trl_rsa.cli import main
 from trl_rsa.evaluation.generation import Response, Sampling
 from trl_rsa.stages.anchor import Tuning
-from trl_rsa.stages.launched import Launched
+from trl_rsa.stages.launched import Launched, check_status
 from trl_rsa.stages.runner import InProcess
 
 
@@ -234,18 +234,17 @@ def _is_alive(pid):
 
 def test_the_first_process_to_fail_says_why(tmp_path):
     """A ValueError is what one process would have raised; of other errors the later ones are lost peers."""
-    launched = Launched(None, None, Launcher("multi_gpu", TWO), tmp_path)
     with pytest.raises(ChildProcessError, match=r"for \[1/1\] safe ended with status 1 \(a process was killed\)"):
-        launched._check_status(1, tmp_path, "[1/1] safe")
+        check_status(1, tmp_path, "[1/1] safe")
     for place, (rank, error) in enumerate([(1, "ValueError"), (0, "RuntimeError")]):
         path = tmp_path / f"error-{rank}.json"
         path.write_text(json.dumps({"type": error, "message": f"I am {rank}."}))
         os.utime(path, (place, place))
     with pytest.raises(ValueError, match=r"^I am 1\.$"):
-        launched._check_status(1, tmp_path, "[1/1] safe")
+        check_status(1, tmp_path, "[1/1] safe")
     os.utime(tmp_path / "error-1.json", (2, 2))
     with pytest.raises(ChildProcessError, match=r"RuntimeError: I am 0\."):
-        launched._check_status(1, tmp_path, "[1/1] safe")
+        check_status(1, tmp_path, "[1/1] safe")
 
 
 # What is refused, before anything is launched

@@ -140,10 +140,8 @@ def _whole_groups(words: int) -> int:
     return words - words % PACKED_WORDS
 
 
-# In floats, which hold a byte exactly and are several times faster than bytes to shift and to mask.
-
-
 def _pack(sides: Tensor) -> Tensor:
+    """In floats, as [`_unpack`]: they hold a byte exactly, and to shift and mask bytes takes several times longer."""
     first, second, third, fourth = _quarters(sides)
     return torch.add(first, second, alpha=4).add_(third, alpha=16).add_(fourth, alpha=64).byte().flatten(1)
 

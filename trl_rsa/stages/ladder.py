@@ -26,7 +26,7 @@ from trl_rsa.stages.joint import JointDecision, JointScheduler
 from trl_rsa.stages.live import LiveReport
 from trl_rsa.stages.manifest import now, write_json
 from trl_rsa.stages.plan import Plan
-from trl_rsa.stages.prompt_groups import count_trained, prompt_groups
+from trl_rsa.stages.prompt_groups import prompt_groups, prompt_text
 from trl_rsa.stages.rounds import (
     FILE_NAME,
     Round,
@@ -326,9 +326,12 @@ class Ladder:
 
     def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
         """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
-        seen = list(trained)
+        seen = set(map(prompt_text, trained))
         return {
-            name: {split: count_trained(self._prompts(name)[split], seen) for split in ("decide", "certify")}
+            name: {
+                split: sum(prompt_text(prompt) in seen for prompt in self._prompts(name)[split])
+                for split in ("decide", "certify")
+            }
             for name in self.names
         }
 

@@ -72,7 +72,7 @@ class Launched:
         ready.train_dataset.save_to_disk(str(folder / "train"))
         if ready.eval_dataset is not None:
             ready.eval_dataset.save_to_disk(str(folder / "eval"))
-        self._check_status(self.launcher.run(WORKER, [str(folder)]), folder, ready.title)
+        check_status(self.launcher.run(WORKER, [str(folder)]), folder, ready.title)
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         shutil.rmtree(folder)
         return result
@@ -98,7 +98,7 @@ class Launched:
                 yield from drawn.new()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         yield from drawn.new()
-        self._check_status(process.returncode, folder, f"sampling from {model}")
+        check_status(process.returncode, folder, f"sampling from {model}")
         shutil.rmtree(folder)
 
     def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
@@ -111,20 +111,6 @@ class Launched:
         (folder / REQUEST).write_bytes(pickle.dumps(request))
         self.processing_class.save_pretrained(str(folder / "tokenizer"))
         return folder
-
-    def _check_status(self, status: int, folder: Path, what: str) -> None:
-        if status == 0:
-            return
-        errors = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
-        # The first to fail is the cause: the others lose their peer.
-        error = json.loads(errors[0].read_text(encoding="utf-8")) if errors else {"type": "a process was killed"}
-        if error["type"] == "ValueError":  # what one process would have raised
-            raise ValueError(error["message"])
-        said = textwrap.shorten(": ".join(error.values()), 300, placeholder="…")
-        raise ChildProcessError(
-            f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
-            "plan, the run goes on from the newest complete checkpoint, or the last answer."
-        )
 
 
 class _Drawn:
@@ -144,6 +130,22 @@ class _Drawn:
             self._read[path] = self._read.get(path, 0) + len(whole)
             if whole:
                 yield [Response(**json.loads(line)) for line in whole.splitlines()]
+
+
+def check_status(status: int, folder: Path, what: str) -> None:
+    """Raises what a group that has worked in `folder` ended with, unless it ended well."""
+    if status == 0:
+        return
+    errors = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    # The first to fail is the cause: the others lose their peer.
+    error = json.loads(errors[0].read_text(encoding="utf-8")) if errors else {"type": "a process was killed"}
+    if error["type"] == "ValueError":  # what one process would have raised
+        raise ValueError(error["message"])
+    said = textwrap.shorten(": ".join(error.values()), 300, placeholder="…")
+    raise ChildProcessError(
+        f"The processes launched for {what} ended with status {status} ({said}). Started again with the same "
+        "plan, the run goes on from the newest complete checkpoint, or the last answer."
+    )
 
 
 def check_launch(plan: Plan, callbacks: Sequence[TrainerCallback], launcher: Launcher) -> None:

@@ -1,6 +1,6 @@
 """Which constraints hold on which prompts: prompts that several share are sampled once and scored for all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -33,13 +33,8 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
     return groups
 
 
-def count_trained(prompts: Iterable[Any], trained: Iterable[Any]) -> int:
-    """How many of the prompts are also trained on, by their text alone: templates may differ."""
-    seen = {_text(prompt) for prompt in trained}
-    return sum(_text(prompt) in seen for prompt in prompts)
-
-
-def _text(prompt: Any) -> str:
+def prompt_text(prompt: Any) -> str:
+    """A prompt without its form, text or messages: to find it again in other data."""
     parts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     return "\n".join(part.strip() for part in parts)
 
