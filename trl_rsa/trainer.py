@@ -58,6 +58,9 @@ logger = logging.get_logger(__name__)
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
+# A pair as tokens, prompt and completions apart; TRL makes these columns from text or messages.
+TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
 
 class RSATrainer(DPOTrainer):
     """
@@ -65,7 +68,8 @@ class RSATrainer(DPOTrainer):
 
     A drop-in replacement for [`~trl.DPOTrainer`]: the same datasets, reference models, PEFT and engines, with a
     token-level nested risk measure in the loss. Two more dataset columns are understood: `pair_weight` (multiplies the
-    pair's loss) and `pair_label` (probability in [0, 1] that `chosen` is preferred; 1 if absent).
+    pair's loss) and `pair_label` (probability in [0, 1] that `chosen` is preferred; 1 if absent). A dataset with the
+    columns `prompt_ids`, `chosen_ids` and `rejected_ids` (lists of token ids) is trained on as it is.
 
     Beside TRL's DPO metrics, of which `rewards/*` are without the risk term, it logs `risk/chosen`, `risk/rejected`
     and `risk/margins` (sequential drift risk Σ_t ρ(−log π/π_ref), in nats per answer), `risk/max_token` (the largest
@@ -200,8 +204,12 @@ optimizers, quantization_config, peft_config:
         dataset_name: str,
     ) -> AnyDataset:
         given = len(dataset) if isinstance(dataset, Dataset) else None
-        # TRL drops the pairs whose prompt alone fills `max_length`, without a word: they are counted here.
-        whole = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if set(TOKEN_COLUMNS) <= set(dataset.column_names or ()):
+            # Pairs that come as tokens are trained on as they are: nothing is added, and no text is tokenized again.
+            whole = dataset
+        else:
+            # TRL drops the pairs whose prompt alone fills `max_length`, without a word: they are counted here.
+            whole = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         if not args.drop_truncated or args.max_length is None:
             return whole
         whole = whole.filter(_fits, fn_kwargs={"max_length": args.max_length})

@@ -47,11 +47,19 @@ def make_plan(model, output_dir, dataset, processes, peft_config=None):
         "disable_tqdm": True,
     }
     stages = [
-        Stage("helpful", dataset, held_out=4, risk_measure="cvar", args={"risk_tail": 0.3}),
+        Stage(
+            "helpful",
+            dataset,
+            held_out=4,
+            dataset_options={"template": "none"},
+            risk_measure="cvar",
+            args={"risk_tail": 0.3},
+        ),
         Stage(
             "safe",
             dataset,
             held_out=4,
+            dataset_options={"template": "none"},
             constraint_multiplier=2.0,
             risk_measure=MortalExpectation(f"{output_dir}/02-safe"),
         ),

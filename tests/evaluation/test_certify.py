@@ -184,3 +184,12 @@ def test_several_models(records, capsys):
     assert run(path, "--model", "c") == 2
     assert run(path.parent / "absent.jsonl") == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_where_responses_were_cut_is_among_the_limits():
+    assert not any("tokens" in limit for limit in attempt().limits)
+    certificate = attempt(max_new_tokens=96, n_cut=310)
+    assert any(
+        limit.startswith("It is about responses of at most 96 tokens: 310 of 1000") for limit in certificate.limits
+    )
+    assert certificate.to_dict()["n_cut"] == 310

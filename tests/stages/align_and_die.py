@@ -30,7 +30,8 @@ ARGS = {
 
 def make_plan(model: str, data: str, output_dir: str, peft: bool) -> Plan:
     dataset = load_from_disk(data)
-    stages = [Stage("helpful", dataset, held_out=4), Stage("safe", dataset, held_out=4, constraint_multiplier=2.0)]
+    options = {"held_out": 4, "dataset_options": {"template": "none"}}
+    stages = [Stage("helpful", dataset, **options), Stage("safe", dataset, constraint_multiplier=2.0, **options)]
     peft_config = {"r": 2, "target_modules": ["q_proj", "v_proj"]} if peft else None
     return Plan(stages, model=model, output_dir=output_dir, args=ARGS, peft_config=peft_config)
 

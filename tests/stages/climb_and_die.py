@@ -41,7 +41,7 @@ def make_plan(model, folder, peft):
     constraint = RiskConstraint(
         red_is_harmful,
         PROMPTS,
-        threshold=0.54,
+        threshold=0.58,
         clip=(-1.5, 1.5),
         tail=0.8,
         margin=0.02,

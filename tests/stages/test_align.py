@@ -30,12 +30,13 @@ ARGS = {
     "eval_steps": 3,
 }
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+TEXT = {"template": "none"}  # the pairs are plain text
 
 
 def make_plan(model, output_dir, dataset, peft_config=None, **changes):
     stages = [
-        Stage("helpful", dataset, held_out=4),
-        Stage("safe", dataset, held_out=4, constraint_multiplier=2.0, risk_measure=CVaR(0.3)),
+        Stage("helpful", dataset, held_out=4, dataset_options=TEXT),
+        Stage("safe", dataset, held_out=4, dataset_options=TEXT, constraint_multiplier=2.0, risk_measure=CVaR(0.3)),
     ]
     return Plan(stages, model=model, output_dir=str(output_dir), args=ARGS, peft_config=peft_config, **changes)
 
@@ -145,7 +146,10 @@ def test_a_model_in_memory_is_its_own_reference_not_the_one_it_was_loaded_from(
 
 def test_a_mistake_in_the_last_stage_costs_nothing(tiny_model_path, make_preference_dataset, tmp_path):
     dataset = make_preference_dataset(12)
-    stages = [Stage("helpful", dataset), Stage("safe", dataset, args={"risk_tail": 0.1})]
+    stages = [
+        Stage(name, dataset, dataset_options=TEXT, args=args)
+        for name, args in (("helpful", {}), ("safe", {"risk_tail": 0.1}))
+    ]
     plan = Plan(stages, model=tiny_model_path, output_dir=str(tmp_path), args=ARGS)
     with pytest.raises(ValueError, match="You set tail, but the risk measure 'entropic' takes only theta"):
         align(plan)

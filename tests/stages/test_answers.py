@@ -36,7 +36,7 @@ def make(tmp_path):
             asked.append((list(prompts), len(wanted)))
             for i, d in reversed(wanted):  # an order of its own
                 text = f"{model} {prompts[i]}{d}"
-                yield [SimpleNamespace(prompt=i, draw=d, text=text, finished=True)]
+                yield [SimpleNamespace(prompt=i, draw=d, text=text, finished=True, token_ids=[i, d])]
 
         live = LiveReport(lambda line: None)
         return Answers(tmp_path, prompt_groups(constraints, 0), constraints, sample, 0, live), asked

@@ -228,7 +228,7 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     assert ladder._describe_prompts("cost")["decide"]["also_trained"] == 0
     # And in align: the stage's pairs are texts, as the constraint's prompts are.
     dataset = Dataset.from_list([{"prompt": p, "chosen": "the cat", "rejected": "the dog"} for p in seen])
-    plan.stages = [Stage("helpful", dataset, args={"max_steps": 1})]
+    plan.stages = [Stage("helpful", dataset, dataset_options={"template": "none"}, args={"max_steps": 1})]
     align(plan, report=lines.append)
     assert line in lines
     certificate = json.loads((tmp_path / "certificate.json").read_text())

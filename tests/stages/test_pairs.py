@@ -33,6 +33,7 @@ def answered(*groups):
                     "response": text,
                     "costs": dict(zip(names, costs, strict=True)),
                     "finished": True,
+                    "token_ids": [ord(letter) for letter in text],
                 }
                 for i, (prompt, several) in enumerate(prompts.items())
                 for text, *costs in several
@@ -102,11 +103,15 @@ def test_a_constraint_that_holds_has_no_say_and_prompts_of_one_are_labelled_by_i
     assert counts["own_pairs"] == 2
 
 
-def test_a_cut_answer_makes_no_pair_and_nothing_to_compare_is_an_error():
+def test_a_cut_answer_makes_pairs_unless_they_are_dropped_and_nothing_to_compare_is_an_error():
     groups = answered((["cost"], {"q": [("a", 0.0), ("b", 1.0)]}))
     groups[0][1][1]["finished"] = False
-    with pytest.raises(ValueError, match="of 2 responses to the train prompts 1 were cut"):
-        pairs_of([make()], groups)
+    (row,), counts = pairs_of([make()], groups)
+    assert (row["chosen_ids"], row["rejected_ids"]) == ([ord("a")], [ord("b")]) and counts["cut"] == 1
+    with pytest.raises(ValueError, match=r"of 2 responses to the train prompts 1 were cut and dropped \(cut: drop\)"):
+        pairs_of([make(cut="drop")], groups)
+    with pytest.raises(ValueError, match="cut responses are kept or dropped"):
+        make(cut="maybe")
 
 
 def answers(*costs):

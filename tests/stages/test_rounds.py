@@ -16,7 +16,7 @@ def constraint(**changes):
     return RiskConstraint(**{"scorer": len, "prompts": ["a", "b"], "threshold": 0.5, "clip": (-1.0, 2.0)} | changes)
 
 
-NUMBERS = {"multiplier": 2.0, "estimate": 0.25, "upper_bound": 0.75, "violation": 0.25}
+NUMBERS = {"multiplier": 2.0, "estimate": 0.25, "upper_bound": 0.75, "violation": 0.25, "n": 8, "cut": 2}
 
 
 def test_rounds_are_appended_and_a_cut_line_is_removed(tmp_path):
@@ -41,7 +41,7 @@ def test_numbers_of_one_stand_in_the_round_and_of_several_under_their_names():
 def test_a_round_in_one_line_and_in_trackers():
     one, other = constraint(), constraint(name="honest", threshold=1.0)
     entry = with_numbers({"number": 3, "reason": "Met."}, {"cost": NUMBERS})
-    line = "[ladder 3] λ=2  CVaR 0.05 of cost: 0.25, bound 0.75, budget 0.5. Met."
+    line = "[ladder 3] λ=2  CVaR 0.05 of cost: 0.25, bound 0.75, budget 0.5, 25% cut. Met."
     assert line_of(entry, [one]) == line
     assert metrics_of(entry, [one], {"cost": 3.0}) == {
         "constraint/estimate": 0.25,

@@ -18,7 +18,7 @@ def adapt(row: Row, template: str | None = None) -> Pair:
         raise RowError("identical responses")
     if row.get("prompt") is not None:
         prompt = _read(row, "prompt")
-    elif template is None or not isinstance(chosen, str):
+    elif template in (None, "none") or not isinstance(chosen, str):
         prompt, chosen, rejected = _split_prompt(chosen, rejected)
     else:
         raise RowError("the prompt is implicit in plain text, so a template cannot be applied")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from trl_rsa.data.schema import Message, Pair, RowError, Text
 
 
-TEMPLATES = ("chat", "safe-rlhf")
+TEMPLATES = ("chat", "safe-rlhf", "none")
 
 # The template of the Beaver models: their tokens differ when a space follows the last colon.
 PROMPT_BEGIN = "BEGINNING OF CONVERSATION: "
@@ -13,12 +13,12 @@ PROMPT_TURN = "USER: {} ASSISTANT:"
 
 
 def render(pair: Pair, template: str | None, eos_token: str | None = None) -> Pair:
-    """Returns `pair` as lists of messages ("chat"), as text in Safe RLHF's template, or as it is (`None`).
+    """Returns `pair` as lists of messages ("chat"), as text in Safe RLHF's template, or as it is (`None`, "none").
 
     The text responses carry no end-of-sequence token: TRL's trainer appends it. Only the earlier turns of a longer
     conversation do.
     """
-    if template is None:
+    if template in (None, "none"):
         return pair
     prompt, chosen, rejected = (
         _messages(pair.prompt, "user"),

@@ -29,6 +29,7 @@ class Certificate:
         scorer (`str`), model (`str` or `None`): Names, as given.
         n_unscored (`int`): Responses without a usable cost; they entered as the upper clipping bound.
         n_trained (`int`): Prompts that the model is known to have been trained on.
+        max_new_tokens (`int` or `None`), n_cut (`int`): Where responses were cut, and how many were.
         warnings (`tuple[str, ...]`): What a careful reader should know before reading on.
     """
 
@@ -44,6 +45,8 @@ class Certificate:
     n_unscored: int
     warnings: tuple[str, ...]
     n_trained: int = 0
+    max_new_tokens: int | None = None
+    n_cut: int = 0
 
     @property
     def certified(self) -> bool:
@@ -85,6 +88,11 @@ class Certificate:
             "It is about an average over the worst responses. Single responses can be worse.",
             "Attempts recorded in other files are not counted.",
         ]
+        if self.max_new_tokens is not None:
+            words.append(
+                f"It is about responses of at most {self.max_new_tokens} tokens: {self.n_cut} of {b.n} were cut "
+                "there. What the model would have written after that was not seen."
+            )
         if self.n_unscored:
             words.append(f"{self.n_unscored} responses without a usable cost were counted as {high:g}, the worst.")
         if self.n_trained:
@@ -127,6 +135,8 @@ class Certificate:
             "estimate": self.bound.estimate,
             "n_unscored": self.n_unscored,
             "n_trained": self.n_trained,
+            "max_new_tokens": self.max_new_tokens,
+            "n_cut": self.n_cut,
             "n_clipped": self.bound.n_clipped,
             "statement": self.statement,
             "limits": self.limits,
@@ -148,6 +158,8 @@ def certify(
     model: str | None = None,
     n_unreadable: int = 0,
     n_trained: int = 0,
+    max_new_tokens: int | None = None,
+    n_cut: int = 0,
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
     seed: int = 0,
@@ -171,6 +183,8 @@ def certify(
             Lines of the records file that could not be read. Each enters as a prompt of its own with cost b.
         n_trained (`int`, *optional*, defaults to 0):
             How many of the different prompts the model is known to have been trained on. Said in the limits.
+        max_new_tokens (`int`, *optional*), n_cut (`int`, *optional*, defaults to 0):
+            Where responses were cut, and how many of them were. Said in the limits.
         ledger_path (`str` or `os.PathLike`, *optional*):
             certificate.json, which is read for earlier attempts and then written.
         again (`bool`, *optional*, defaults to `False`):
@@ -222,6 +236,8 @@ def certify(
         n_unscored=int(unscored.sum()) + n_unreadable,
         warnings=tuple(notes),
         n_trained=n_trained,
+        max_new_tokens=max_new_tokens,
+        n_cut=n_cut,
     )
     if ledger_path is not None:
         history = [*attempts, certificate.summary()]

@@ -1,10 +1,14 @@
-"""A prompt as a model's token ids: the chat template, Safe RLHF's template, or the text as it is."""
+"""A conversation as a model's token ids: the chat template, Safe RLHF's template, or the text as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.data.templates import PROMPT_BEGIN, PROMPT_TURN
+
+from .records import text_of
 
 
 TEMPLATES = ("auto", "chat", "safe-rlhf", "none")
@@ -57,6 +61,62 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Text], template: str, longe
             "Remove them, or lower max_new_tokens."
         )
     return rows
+
+
+@dataclass(frozen=True)
+class ConversationEncoder:
+    """
+    Prompts and responses as the tokens that a policy sees and writes. Sampling, the pairs of a rung, drift and the
+    view of single tokens all use it, so that they are about one and the same conversation.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Of the policy.
+        template (`str`, *optional*, defaults to `"auto"`):
+            As in [`encode_prompt`].
+    """
+
+    tokenizer: Any
+    template: str = "auto"
+
+    def prompt(self, prompt: Text) -> list[int]:
+        """Token ids up to where the response begins."""
+        return encode_prompt(self.tokenizer, prompt, self.template)
+
+    def completion(self, response: str, finished: bool = True) -> list[int]:
+        """Token ids of a response, with the token that ends a turn if it is finished.
+
+        The text is tokenized afresh. Where the sampled tokens are known, use those: now and then a model writes the
+        same text in other tokens.
+        """
+        ids = list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
+        return [*ids, self.end] if finished and self.end is not None else ids
+
+    def recorded(self, record: Mapping[str, Any]) -> list[int] | None:
+        """The tokens that were sampled, if the record has them and they are this tokenizer's: then they are its text.
+
+        Args:
+            record (`Mapping`):
+                With `response` and, perhaps, `token_ids`.
+        """
+        ids = record.get("token_ids")
+        if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < len(self.tokenizer) for i in ids):
+            return None
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return list(ids) if text == text_of(record["response"]) else None
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token that ends a response: what the chat template writes after it, or the end-of-sequence token."""
+        tokenizer = self.tokenizer
+        if self.template not in ("auto", "chat") or not tokenizer.chat_template:
+            return tokenizer.eos_token_id
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        prompt = tokenizer.apply_chat_template(turns[:1], tokenize=True, add_generation_prompt=True, return_dict=False)
+        # A template may write a line break after the last turn, or nothing at all.
+        return next((token for token in reversed(ids[len(prompt) :]) if token in special), tokenizer.eos_token_id)
 
 
 def _safe_rlhf_text(prompt: Text, eos_token: str) -> str:

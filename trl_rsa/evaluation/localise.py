@@ -12,13 +12,13 @@ from trl_rsa.scoring.weights import folder_digest
 from .bootstrap import Bootstrap
 from .divergence import sequential_kl
 from .drift import drift_summary
-from .encoding import encode_prompt
+from .encoding import ConversationEncoder
 from .lines import LineWriter, read_lines, replacing
 from .records import Record, digest, read_records, text_of
 from .request import Evaluation, Progress
 from .responses import load_model, load_tokenizer, release
 from .scores import StoredScores
-from .token_risk import HarmModels, encode_response, token_drift, token_harm
+from .token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
 from .workspace import Workspace
 
 
@@ -82,12 +82,12 @@ def _complete(
         return
     settings, size = evaluation.drift, evaluation.batch_size
     assert settings is not None
-    encode = _Encoder(load_tokenizer(path), evaluation.sampling.template)
+    encode = partial(_encode, ConversationEncoder(load_tokenizer(path), evaluation.sampling.template))
     model, reference = _load_pair(evaluation, path, settings.reference)
     done = 0
     with LineWriter(workspace.drift) as writer:
         for chunk in _chunks(read_records(workspace.records, scores=()), missing):
-            prompts, completions, _ = zip(*(encode(record) for _, record in chunk), strict=True)
+            prompts, completions = zip(*(encode(record) for _, record in chunk), strict=True)
             drifts = [sum(d) for d in token_drift(model, reference, prompts, completions, CVaR(settings.tail), size)]
             kls = sequential_kl(model, reference, prompts, completions, size)
             for (index, _), kl, drift in zip(chunk, kls, drifts, strict=True):
@@ -112,16 +112,21 @@ def _chunks(records: Iterator[Record], wanted: set[int]) -> Iterator[list[tuple[
         yield chunk
 
 
-class _Encoder:
-    """Prompt ids, response ids and the response's pieces of a record."""
+def _encode(encoder: ConversationEncoder, record: Record) -> tuple[list[int], list[int]]:
+    """Prompt ids and response ids of a record: those that were sampled, where it has them."""
+    ids = encoder.recorded(record)
+    if ids is None:
+        ids = encoder.completion(text_of(record["response"]), record.get("finished") is not False)
+    return encoder.prompt(record["prompt"]), ids
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
-        self.tokenizer, self.template = tokenizer, template
 
-    def __call__(self, record: Record) -> tuple[list[int], list[int], list[str]]:
-        prompt = encode_prompt(self.tokenizer, record["prompt"], self.template)
-        finished = record.get("finished") is not False
-        return prompt, *encode_response(self.tokenizer, text_of(record["response"]), finished)
+def _encode_with_pieces(encoder: ConversationEncoder, record: Record) -> tuple[list[int], list[int], list[str]]:
+    """As [`_encode`], and the piece of text that each token of the response stands for."""
+    prompt, response, ids = encoder.prompt(record["prompt"]), text_of(record["response"]), encoder.recorded(record)
+    if ids is not None:
+        return prompt, ids, token_pieces(encoder.tokenizer, ids, response)
+    finished = record.get("finished") is not False
+    return prompt, *encode_response(encoder.tokenizer, response, finished, encoder.end)
 
 
 def write_tokens(
@@ -144,12 +149,19 @@ def write_tokens(
         )
     with replacing(workspace.tokens) as partial_file, LineWriter(partial_file) as writer:
         for line in sorted(lines.values(), key=lambda line: -line["cost"]):
+            del line["token_ids"]
             writer.write(line)
 
 
 def _line(index: int, record: Record) -> dict[str, Any]:
     kept = ("model", "prompt", "response", "reward", "cost", "category", "attack", "finished")
-    return {name: record.get(name) for name in kept} | {"index": index, "tokens": None, "drift": None, "harm": None}
+    # `token_ids` for the encoder only: they are not written.
+    return {name: record.get(name) for name in (*kept, "token_ids")} | {
+        "index": index,
+        "tokens": None,
+        "drift": None,
+        "harm": None,
+    }
 
 
 def _fill(
@@ -161,7 +173,8 @@ def _fill(
 ) -> None:
     if not lines:
         return
-    encode = _Encoder(load_tokenizer(paths[0]), evaluation.sampling.template)
+    encoder = ConversationEncoder(load_tokenizer(paths[0]), evaluation.sampling.template)
+    encode = partial(_encode_with_pieces, encoder)
     prompts, completions, pieces = ([*column] for column in zip(*map(encode, lines), strict=True))
     model, ref_model = _load_pair(evaluation, *paths)
     values = measure(model, ref_model, prompts, completions)

@@ -119,6 +119,7 @@ def sample_responses(
                         **{key: row[key] for key in ("base_prompt", "benign") if row.get(key) is not None},
                         "finished": response.finished,
                         "n_tokens": len(response.token_ids),
+                        "token_ids": list(response.token_ids),
                     }
                 )
             count += len(batch)

@@ -130,12 +130,31 @@ def _statistics(
         return chunked_token_statistics(hidden, head, ref_hidden.to(device), ref_head, labels.to(device), measure)
 
 
-def encode_response(tokenizer: Any, response: str, finished: bool = True) -> tuple[list[int], list[str]]:
+def token_pieces(tokenizer: Any, token_ids: Sequence[int], response: str) -> list[str]:
+    """The piece of the response that each sampled token stands for; they join to it.
+
+    A token that is part of a character has "", and the token that completes the character has it.
+    """
+    pieces, done = [], 0
+    for n in range(1, len(token_ids) + 1):
+        so_far = tokenizer.decode(token_ids[:n], skip_special_tokens=True)
+        end = max(done, len(so_far)) if response.startswith(so_far) else done
+        pieces.append(response[done:end])
+        done = end
+    if pieces:
+        pieces[-1] += response[done:]
+    return pieces
+
+
+def encode_response(
+    tokenizer: Any, response: str, finished: bool = True, end: int | None = None
+) -> tuple[list[int], list[str]]:
     """Token ids of a response and the piece of text that each stands for; the pieces join to the response.
 
     The text is tokenized afresh, which now and then cuts it otherwise than the model had. A finished response gets
-    the end-of-sequence token, whose piece is "".
+    the token `end`, by default the end-of-sequence token, whose piece is "".
     """
+    end = tokenizer.eos_token_id if end is None else end
     if tokenizer.is_fast:
         encoding = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
         ids, ends = encoding["input_ids"], [end for _, end in encoding["offset_mapping"]]
@@ -144,8 +163,8 @@ def encode_response(tokenizer: Any, response: str, finished: bool = True) -> tup
     else:
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
         pieces = [tokenizer.decode([token]) for token in ids]
-    if finished and tokenizer.eos_token_id is not None:
-        ids, pieces = [*ids, tokenizer.eos_token_id], [*pieces, ""]
+    if finished and end is not None:
+        ids, pieces = [*ids, end], [*pieces, ""]
     return list(ids), pieces
 
 

@@ -95,6 +95,7 @@ class Answers:
                 "prompt_number": response.prompt,
                 "draw": response.draw,
                 "finished": response.finished,
+                "token_ids": list(response.token_ids),
             }
 
 

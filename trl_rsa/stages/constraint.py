@@ -64,6 +64,11 @@ class RiskConstraint:
             the quantile, which have to go as well, are not seen.
         soft (`bool`, *optional*, defaults to `True`):
             Whether a pair carries its Bradley–Terry probability (`pair_label`), or a label drawn by it.
+        cut (`str`, *optional*, defaults to `"keep"`):
+            What becomes of responses that `max_new_tokens` cut off when a rung is trained: `"keep"` makes pairs of
+            them as of any other, without an end that was not sampled (on the policy's own responses the identities
+            hold for the process that stops there); `"drop"` makes none. They are scored and count in every estimate
+            either way.
         pairs_per_prompt (`int`, *optional*):
             At most so many pairs per prompt, drawn by seed; all by default.
         human_pairs (`str` or `Dataset`, *optional*):
@@ -104,6 +109,7 @@ class RiskConstraint:
     draws: Mapping[str, int] = field(default_factory=dict)
     labels: str = "unsafe"
     soft: bool = True
+    cut: str = "keep"
     pairs_per_prompt: int | None = None
     human_pairs: Any = None
     human_share: float = 0.5
@@ -129,6 +135,11 @@ class RiskConstraint:
             raise ValueError(
                 f"You set labels={self.labels!r}, but pairs are labelled by 'raw', 'truncated' or 'unsafe' cost. Set "
                 "one of these."
+            )
+        if self.cut not in ("keep", "drop"):
+            raise ValueError(
+                f"You set cut={self.cut!r}, but cut responses are kept or dropped when pairs are made. Set 'keep' or "
+                "'drop'."
             )
         for name in self.draws:
             if name not in SPLITS:
@@ -250,7 +261,7 @@ class RiskConstraint:
 
 
 # One rung is sampled and trained for all constraints.
-_SHARED = ("sampling", "batch_size", "draws", "soft", "pairs_per_prompt", "beta", "risk_measure", "args")
+_SHARED = ("sampling", "batch_size", "draws", "soft", "cut", "pairs_per_prompt", "beta", "risk_measure", "args")
 
 
 def check_together(constraints: Sequence[RiskConstraint]) -> None:

@@ -52,7 +52,7 @@ class Decision:
         restore (`bool`):
             Whether `start` is not the model observed last, which is discarded then.
         best ([`Trial`]):
-            The model judged best so far: the least λ whose bound holds; if none holds, the least bound.
+            The model judged best so far: the least λ whose bound holds; if none holds, the least estimate.
         met (`bool`):
             Whether the bound of `best` holds.
         reason (`str`):

@@ -220,5 +220,8 @@ class JointScheduler:
         if path.action == "walk_back":
             return f"All bounds hold by more than their margins, {bounds}: walk back in the last rung.{back}"
         if unmet:
-            return f"NOT met: {', '.join(unmet)}. Bounds of the best model: {bounds}.{back}"
+            settle = ""
+            if all(self._estimates[path.best.number][name] <= self.schedulers[name].threshold for name in unmet):
+                settle = " Its estimates are within the budgets: more decide prompts would settle it."
+            return f"NOT met: {', '.join(unmet)}. Bounds of the best model: {bounds}.{settle}{back}"
         return f"All met: {bounds}.{back}"

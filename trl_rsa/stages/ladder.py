@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.encoding import ConversationEncoder
 from trl_rsa.stages.anchor import init_kwargs, is_adapter
 from trl_rsa.stages.answers import Answers
 from trl_rsa.stages.card import add_certificates, start_card
@@ -25,6 +26,8 @@ from trl_rsa.stages.interpolate import interpolate
 from trl_rsa.stages.joint import JointDecision, JointScheduler
 from trl_rsa.stages.live import LiveReport
 from trl_rsa.stages.manifest import now, write_json
+from trl_rsa.stages.paired import Comparison, compare_with_chosen, in_words
+from trl_rsa.stages.pairs import with_tokens
 from trl_rsa.stages.plan import Plan
 from trl_rsa.stages.prompt_groups import prompt_groups, prompt_text
 from trl_rsa.stages.rounds import (
@@ -80,6 +83,7 @@ class Ladder:
         self.groups = prompt_groups(self.plan.constraints, self.plan.seed)
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler({name: c.scheduler() for name, c in self.constraints.items()})
+        self.template = self.plan.constraints[0].sampling_of("train", 0).template
         self.rounds: list[Round] = []
         self.start = ""
         self.also_trained = self._count_also_trained(trained)
@@ -128,9 +132,10 @@ class Ladder:
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
             self._observe(self._model_to_observe(decision))
         final = self._folder_of(decision.start.rung, decision.start.fraction)
+        comparisons = {} if decision.met else self._compare(decision)
         certificates = self._certify(final)
         self._write_card(final, certificates, decision.reason)
-        return self._summary(final, decision, certificates)
+        return self._summary(final, decision, certificates, comparisons)
 
     # Observations
 
@@ -154,9 +159,10 @@ class Ladder:
         number, observed = len(self.rounds), {}
         for group, records in self.answers.to("decide", model, number, self.names):
             prompts = [record["prompt"] for record in records]
+            cut = sum(not record["finished"] for record in records)
             for name in group.names:
                 costs = [record["costs"][name] for record in records]
-                observed[name] = self.constraints[name].estimate(costs, prompts, among=len(self.names))
+                observed[name] = self.constraints[name].estimate(costs, prompts, among=len(self.names)) | {"cut": cut}
         multipliers = self._multipliers()
         decision = self._decide(observed)
         trial = self.scheduler.trials[-1]
@@ -220,11 +226,13 @@ class Ladder:
         observed = numbers_of(self.rounds[decision.start.number], self.names)
         etas, seed = {name: observed[name]["eta"] for name in self.names}, self.plan.seed + decision.rung
         pairs, counts = rung_pairs(answered, self.constraints, self.human, decision.delta_multipliers, etas, seed)
+        settings = self.constraints[self.names[0]]
         if counts["cut"]:
             self.live(
-                f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut and make no pairs"
+                f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut"
+                + (" and make no pairs" if settings.cut == "drop" else "")
             )
-        settings, dataset = self.constraints[self.names[0]], Dataset.from_list(pairs)
+        dataset = Dataset.from_list(with_tokens(pairs, ConversationEncoder(self.processing_class, self.template)))
         ready = ReadyStage(
             f"[rung {decision.rung}] λ += {self._in_words(raised)}",
             rung_arguments(self.plan, settings, sum(raised.values()), folder, seed),
@@ -259,6 +267,23 @@ class Ladder:
 
     # The end
 
+    def _compare(self, decision: JointDecision) -> dict[str, list[Comparison]]:
+        """By constraint: the model that is handed out against the others, paired. Said where no bound holds."""
+        chosen, found = decision.best.number, {}
+        costs: dict[str, dict[int, list[float]]] = {name: {} for name in self.names}
+        prompts: dict[str, list[str]] = {}
+        for entry in self.rounds:
+            for group, records in self.answers.to("decide", entry["model"], entry["number"], self.names):
+                for name in group.names:
+                    costs[name][entry["number"]] = [record["costs"][name] for record in records]
+                    prompts[name] = [prompt_key(record["prompt"]) for record in records]
+        for name, c in self.constraints.items():
+            found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.clip, self.plan.seed)
+            if found[name]:
+                which = f"{name}: " if len(self.names) > 1 else ""
+                self.live(f"[ladder] {which}{in_words(chosen, found[name][0], c.tail)}")
+        return found
+
     def _certify(self, model: str) -> dict[str, Path]:
         """One bound per constraint on prompts that nothing has seen; together they spend the allowed error."""
         alone = len(self.names) == 1
@@ -278,6 +303,8 @@ class Ladder:
                     model=model,
                     ledger_path=paths[name],
                     n_trained=self.also_trained[name]["certify"],
+                    max_new_tokens=constraint.sampling_of("certify", 0).max_new_tokens,
+                    n_cut=sum(not record["finished"] for record in records),
                     seed=self.plan.seed,
                 )
                 self.live(certificate.statement, style="green" if certificate.certified else "red")
@@ -290,7 +317,13 @@ class Ladder:
             add_certificates(folder, certificates, content, reason)
         # Otherwise nothing was trained: the model is the user's, and its folder is left alone.
 
-    def _summary(self, final: str, decision: JointDecision, certificates: dict[str, Path]) -> dict[str, Any]:
+    def _summary(
+        self,
+        final: str,
+        decision: JointDecision,
+        certificates: dict[str, Path],
+        comparisons: dict[str, list[Comparison]],
+    ) -> dict[str, Any]:
         certified = {name: _read(path)["certified"] for name, path in certificates.items()}
         by_constraint = {
             name: {
@@ -303,6 +336,7 @@ class Ladder:
                 "prompts": self._describe_prompts(name),
             }
             | ({"human_pairs": self.human[name].counts} if name in self.human else {})
+            | ({"compared": comparisons[name]} if comparisons else {})
             for name, constraint in self.constraints.items()
         }
         rungs = [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, self._trained() + 1)]

@@ -47,7 +47,8 @@ def line_of(entry: Round, constraints: Sequence[RiskConstraint]) -> str:
     numbers = numbers_of(entry, [constraint.name for constraint in constraints])
     parts = (
         f"{constraint.name if len(constraints) > 1 else ''} λ={of['multiplier']:.3g}  CVaR {constraint.tail:g} of "
-        f"cost: {of['estimate']:.3g}, bound {of['upper_bound']:.3g}, budget {constraint.threshold:g}"
+        f"cost: {of['estimate']:.3g}, bound {of['upper_bound']:.3g}, budget {constraint.threshold:g}, "
+        f"{of['cut'] / of['n']:.0%} cut"
         for constraint, of in ((constraint, numbers[constraint.name]) for constraint in constraints)
     )
     return f"[ladder {entry['number']}] {'; '.join(part.lstrip() for part in parts)}. {entry['reason']}"

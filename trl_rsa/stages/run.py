@@ -213,6 +213,7 @@ def _load_data(
     if options.get("template") == "safe-rlhf":
         options.setdefault("eos_token", processing_class.eos_token)
     loaded = load_preferences(stage.dataset, **options)
+    _refuse_text_on_a_chat_model(stage, loaded.dataset, processing_class)
     train, data = loaded.dataset, {"train": loaded.counts.to_dict()}
     if stage.eval_dataset is not None:
         held_out = load_preferences(stage.eval_dataset, **options)
@@ -221,6 +222,20 @@ def _load_data(
         return train, None, data
     train, held_out_dataset = split_by_prompt(train, stage.held_out, seed=plan.seed)
     return train, held_out_dataset, data | {"held_out_pairs": len(held_out_dataset)}
+
+
+def _refuse_text_on_a_chat_model(stage: Stage, pairs: Dataset, processing_class: PreTrainedTokenizerBase) -> None:
+    """Text would be trained on as it is, while the model answers, and is judged, in its chat template."""
+    if (
+        processing_class.chat_template
+        and stage.dataset_options.get("template") is None
+        and isinstance(pairs[0]["prompt"], str)
+    ):
+        raise ValueError(
+            f"You gave the stage {stage.name!r} pairs in plain text, but the model has a chat template, in which it "
+            "answers and is judged. Set `dataset_options: {template: chat}` to train on conversations, or "
+            "`template: none` to train on the text as it is."
+        )
 
 
 def _stage_arguments(plan: Plan, stage: Stage, folder: Path) -> dict[str, Any]:

@@ -53,13 +53,16 @@ def rung_pairs(
             penalty = sum(w * constraints[name].label_cost(costs[name], etas[name]) for name, w in weights.items())
             return penalty, sum(w * costs[name] for name, w in weights.items())
 
-        rows += safety_pairs(answers_by_prompt(records, weigh), seed, settings.soft, settings.pairs_per_prompt)
+        rows += safety_pairs(
+            answers_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt
+        )
     responses = sum(len(records) for _, records in answered)
     cut = sum(not record["finished"] for _, records in answered for record in records)
     if not rows:
         raise ValueError(
-            f"You ask for another rung, but of {responses} responses to the train prompts {cut} were cut and the "
-            "others give nothing to compare. Raise max_new_tokens, or draw more responses per prompt."
+            f"You ask for another rung, but of {responses} responses to the train prompts {cut} were cut"
+            f"{' and dropped (cut: drop)' if settings.cut == 'drop' else ''} and no two others to one prompt differ. "
+            "Draw more responses per prompt, or raise max_new_tokens or the temperature."
         )
     own, drawn = len(rows), {}
     for name in (name for name in human if deltas[name] > 0):

@@ -139,8 +139,8 @@ class ConstraintScheduler:
 
         Args:
             estimate (`float`):
-                Estimated risk of cost, in units of cost. Decisions rest on the bound alone; the estimate tells, where
-                the constraint was not met, whether the bound's width is to blame.
+                Estimated risk of cost, in units of cost. The search rests on the bound. If no bound holds at its end,
+                the estimates choose the model that is handed out.
             upper_bound (`float`):
                 Upper bound of that risk.
 
@@ -241,7 +241,9 @@ class ConstraintScheduler:
         feasible = [trial for trial in self._trials if self._holds(trial)]
         if feasible:
             return min(feasible, key=lambda trial: trial.multiplier)
-        return min(self._trials, key=lambda trial: (trial.upper_bound, trial.multiplier))
+        # All were measured on the same prompts with the same noise, so estimates compare models better than bounds do:
+        # a bound is made from part of the responses, and its own noise would choose.
+        return min(self._trials, key=lambda trial: (trial.estimate, trial.multiplier))
 
     def _decide(self) -> Decision:
         latest, best = self._trials[-1], self._best()
@@ -272,11 +274,12 @@ class ConstraintScheduler:
 
     def _stop_unmet(self, best: Trial) -> Decision:
         reason = (
-            f"NOT met: after {self.max_rungs} rungs the least bound is {best.upper_bound:g}, at multiplier "
-            f"{best.multiplier:g}, above the threshold {self.threshold:g}."
+            f"NOT met: after {self.max_rungs} rungs no bound holds. The least estimate is {best.estimate:g}, at "
+            f"multiplier {best.multiplier:g}, with the bound {best.upper_bound:g}, above the threshold "
+            f"{self.threshold:g}."
         )
         if best.estimate <= self.threshold:
-            reason += f" The estimate {best.estimate:g} is not above it: a bound from more prompts may hold."
+            reason += " The estimate is within the budget: more decide prompts would settle it."
         return self._stop(best, reason)
 
     def _next_rung(self, best: Trial) -> Decision:
