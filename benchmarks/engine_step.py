@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.stages.launcher import Launcher, end_with_parent
+from trl_rsa.training.launcher import Launcher, end_with_parent
 
 
 STEPS = 6  # the first makes the optimizer's state and is not counted
@@ -91,7 +91,7 @@ def _run(step: Step) -> dict[str, Any]:
     from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback  # noqa: F401 (loaded lazily)
 
     from trl_rsa import RSAConfig, RSATrainer
-    from trl_rsa.stages.anchor import Tuning
+    from trl_rsa.training.anchor import Tuning
 
     on_gpu = torch.cuda.is_available()
     before = 0 if on_gpu else _resident("VmRSS")

@@ -24,7 +24,7 @@ from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.columns import Columns, read_columns
 from trl_rsa.evaluation.comparison import compare
 from trl_rsa.evaluation.metrics import summarize
-from trl_rsa.evaluation.records import RecordWriter, digest, read_records
+from trl_rsa.storage.records import RecordWriter, digest, read_records
 
 
 SIZES = (10_000, 100_000)

@@ -105,8 +105,8 @@ def read_policies(
     """Token harm and drift risk of every token, in the order of [`draw_answers`]."""
     from transformers import AutoModelForCausalLM
 
-    from trl_rsa.evaluation.encoding import encode_prompt
     from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm
+    from trl_rsa.sampling.encoding import encode_prompt
 
     found = HarmModels.from_manifest(manifest)
     safe, helpful = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (found.safe, found.helpful))
@@ -168,8 +168,8 @@ def measure(
     methods: dict[str, dict[str, Any]] = METHODS,
 ) -> list[dict[str, Any]]:
     """Trains the methods (finished ones are not trained again) and compares."""
+    from trl_rsa.alignment.plan import Stage
     from trl_rsa.demo.methods import BETA, MULTIPLIER
-    from trl_rsa.stages.plan import Stage
 
     prompts = sandbox.prompts["test"][:n_prompts]
     answers, exact = draw_answers(sandbox, prompts, draws, sandbox.seed)
@@ -200,9 +200,9 @@ def _align(
     training: dict[str, Any],
 ) -> str:
     """One stage with the demo's settings, which were settled before this was measured. Returns the policy's folder."""
+    from trl_rsa.alignment.plan import Plan
+    from trl_rsa.alignment.run import align
     from trl_rsa.demo.methods import TRAINING
-    from trl_rsa.stages.plan import Plan
-    from trl_rsa.stages.run import align
 
     steps = {"max_steps": max_steps, "warmup_steps": max_steps // 10}
     args = {**TRAINING, **steps, **training}

@@ -6,6 +6,7 @@ reach by a detour through `from trl_rsa import …` either.
 
 import ast
 import sys
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Rule:
     """What a room may import: our own modules, and other packages. The standard library is always allowed.
 
     Args:
-        ours: rooms (`"risk"`, `"stages.plan"`) that may be imported; `ANY` for all but `never`.
+        ours: rooms (`"risk"`, `"alignment.plan"`) that may be imported; `ANY` for all but `never`.
         never: rooms that may not be.
         others: packages that may be imported, by top-level name; `ANY` for all but `never_others`.
         never_others: packages that may not be.
@@ -35,13 +36,14 @@ class Rule:
     never_others: tuple[str, ...] = ()
 
 
-TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "stages")
+TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "training", "ladder", "alignment")
 COMMANDS = ("demo", "scripts", "cli", "__main__")
 HEAVY = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 
 # The most specific rule of a module counts: "kernels.head" before "kernels".
 RULES = {
     "": Rule(),  # trl_rsa/__init__.py: names are imported on first use
+    "storage": Rule(ours=("storage",), others=("numpy",)),
     "risk": Rule(ours=("risk",), others=("torch",)),
     "losses": Rule(ours=("risk",), others=("torch",)),
     "metrics": Rule(others=("torch",)),
@@ -55,17 +57,37 @@ RULES = {
         ours=("_trl", "collator", "config", "kernels", "losses", "metrics", "refusals", "risk"),
         others=HEAVY,
     ),
-    "data": Rule(ours=("data",), others=ANY, never_others=("peft", "trl")),
-    "scoring": Rule(ours=("scoring", "data"), others=ANY),
-    "evaluation": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report", "sandbox"), others=ANY),
-    "report": Rule(ours=("report",), others=ANY, never_others=HEAVY),
+    "data": Rule(ours=("data", "storage"), others=ANY, never_others=("peft", "trl")),
+    "scoring": Rule(ours=("scoring", "data", "storage"), others=ANY),
+    "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
+    "evaluation": Rule(
+        ours=("evaluation", "sampling", "scoring", "data", "storage", "kernels", "risk"),
+        others=ANY,
+        never_others=("trl",),
+    ),
+    "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
-    "stages": Rule(ours=ANY, never=(*COMMANDS, "report", "sandbox"), others=ANY),
+    "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
+    "training.anchor": Rule(ours=("training", "storage", "alignment.plan"), others=ANY),  # phase 2: knows Plan
+    "training.launched": Rule(ours=("training", "sampling", "alignment.plan"), others=ANY),  # phase 2: knows Plan
+    "ladder": Rule(
+        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        others=ANY,
+    ),
+    "ladder.climb": Rule(  # phase 2: knows Plan
+        ours=("ladder", "training", "evaluation", "sampling", "data", "config", "storage", "alignment.plan"),
+        others=ANY,
+    ),
+    "ladder.rung": Rule(ours=("ladder", "alignment.plan"), others=ANY),  # phase 2: knows Plan
     # The scheduler and what it is made of: the standard library and each other.
-    "stages.decision": Rule(),
-    "stages.rules": Rule(),
-    "stages.scheduler": Rule(ours=("stages.decision", "stages.rules")),
-    "stages.joint": Rule(ours=("stages.decision", "stages.scheduler")),
+    "ladder.decision": Rule(),
+    "ladder.rules": Rule(),
+    "ladder.scheduler": Rule(ours=("ladder.decision", "ladder.rules")),
+    "ladder.joint": Rule(ours=("ladder.decision", "ladder.scheduler")),
+    "alignment": Rule(
+        ours=("alignment", "ladder", "training", "data", "config", "risk", "storage"),
+        others=ANY,
+    ),
     "demo": Rule(ours=ANY, never=("scripts", "cli", "__main__"), others=ANY),
     "scripts": Rule(ours=ANY, never=("cli", "__main__"), others=ANY),
     "cli": Rule(ours=("scripts",)),
@@ -144,6 +166,53 @@ def test_arrows(room, path):
     assert violations(path.read_text(encoding="utf-8"), room, path.name == "__init__.py") == []
 
 
+def modules_imported(source: str, module: str, known: Container[str], is_package: bool = False) -> set[str]:
+    """The `known` modules that `source` imports, wherever it does: `from a import b` means `a.b` if that is one."""
+    names = imports_of(source, module, is_package)
+    return {name if name in known else base for base, name in names} & set(known)
+
+
+def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """A path of the graph that ends where it begins; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(graph[node]):
+            if circle := visit(other, [*path, node]):
+                return circle
+        done.add(node)
+        return []
+
+    return next((circle for node in sorted(graph) if (circle := visit(node, []))), [])
+
+
+def test_no_circle():
+    """Among all imports, those inside functions and under TYPE_CHECKING too. (A public name that the package imports
+    on first use is an arrow to the module that defines it: nobody inside may take that detour.)"""
+    paths = {f"trl_rsa.{room}".removesuffix("."): path for room, path in rooms()}
+    graph = {
+        module: modules_imported(path.read_text(encoding="utf-8"), module, paths, path.name == "__init__.py")
+        for module, path in paths.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph), "the graph is far too thin: imports are not seen"
+    assert find_circle(graph) == []
+
+
+def test_circle_is_found():
+    known = {"trl_rsa.a", "trl_rsa.b", "trl_rsa.b.c"}
+    graph = {
+        "trl_rsa.a": modules_imported("def f():\n    from trl_rsa.b import c", "trl_rsa.a", known),
+        "trl_rsa.b": modules_imported("import json", "trl_rsa.b", known, is_package=True),
+        "trl_rsa.b.c": modules_imported("if TYPE_CHECKING:\n    from trl_rsa.a import A", "trl_rsa.b.c", known),
+    }
+    assert find_circle(graph) == ["trl_rsa.a", "trl_rsa.b.c", "trl_rsa.a"]
+    assert find_circle(graph | {"trl_rsa.b.c": set()}) == []
+
+
 @pytest.mark.parametrize(
     ("room", "source"),
     [
@@ -159,22 +228,29 @@ def test_arrows(room, path):
         ("kernels.chunked", "from .. import config"),
         ("config", "import torch"),
         ("config", "from trl_rsa.trainer import RSATrainer"),
-        ("trainer", "from trl_rsa.stages.scheduler import ConstraintScheduler"),
+        ("trainer", "from trl_rsa.ladder.scheduler import ConstraintScheduler"),
         ("trainer", "from trl_rsa import align"),
         ("trainer", "from trl.trainer.dpo_trainer import DataCollatorForPreference"),
         ("trainer", "import trl.trainer.utils"),
-        ("stages.run", "from trl.models.utils import disable_gradient_checkpointing"),
-        ("stages.run", "from trl_rsa.scripts.align import main"),
-        ("stages.scheduler", "import numpy"),
-        ("stages.scheduler", "from trl_rsa.stages.plan import Plan"),
+        ("alignment.run", "from trl.models.utils import disable_gradient_checkpointing"),
+        ("alignment.run", "from trl_rsa.scripts.align import main"),
+        ("ladder.scheduler", "import numpy"),
+        ("ladder.scheduler", "from trl_rsa.alignment.plan import Plan"),
         ("data.schema", "from trl_rsa.trainer import RSATrainer"),
         ("scoring.rewards", "from trl_rsa.trainer import RSATrainer"),
         ("evaluation.metrics", "if TYPE_CHECKING:\n    from trl_rsa.trainer import RSATrainer"),
-        ("evaluation.metrics", "from trl_rsa.stages.run import align"),
+        ("evaluation.metrics", "from trl_rsa.alignment.run import align"),
+        ("evaluation.metrics", "from trl_rsa.ladder.constraint import RiskConstraint"),
+        ("storage.records", "import torch"),
+        ("storage.records", "from trl_rsa.data.schema import Text"),
+        ("sampling.noise", "from trl_rsa.evaluation.metrics import cvar"),
+        ("training.stage", "from trl_rsa import Plan"),
+        ("training.stage", "from trl_rsa.ladder.constraint import RiskConstraint"),
+        ("ladder.constraint", "from trl_rsa.alignment.plan import Plan"),
         ("report.page", "import torch"),
         ("report.page", "from trl_rsa.evaluation.metrics import cvar"),
         ("sandbox.worlds", "from trl_rsa import RSAConfig"),
-        ("sandbox.worlds", "from trl_rsa.stages import plan"),
+        ("sandbox.worlds", "from trl_rsa.alignment import plan"),
         ("cli", "from trl_rsa.trainer import RSATrainer"),
         ("cli", "import torch"),
         ("", "import torch"),
@@ -191,8 +267,8 @@ def test_violation_is_found(room, source):
         ("kernels.dense", "from . import statistics\nfrom .statistics import Head\nfrom ..risk import RiskMeasure"),
         ("config", "from trl import DPOConfig\nfrom trl_rsa.risk import RISK_MEASURES"),
         ("trainer", "from trl import DPOTrainer\nfrom trl_rsa._trl import use_adapter"),
-        ("stages.run", "from trl_rsa import RSATrainer\nfrom trl_rsa.evaluation import metrics\nimport trl"),
-        ("stages.scheduler", "import math\nfrom dataclasses import dataclass"),
+        ("alignment.run", "from trl_rsa import RSAConfig\nfrom trl_rsa.ladder import climb\nimport trl"),
+        ("ladder.scheduler", "import math\nfrom dataclasses import dataclass"),
         ("cli", "from trl_rsa import __version__\nfrom trl_rsa.scripts import train"),
     ],
 )
@@ -207,4 +283,4 @@ def test_room_without_a_rule_is_named():
 
 def test_rules_follow_the_most_specific_room():
     assert rule_for("kernels.head") is not rule_for("kernels.dense")
-    assert rule_for("stages.scheduler").others == () and rule_for("stages.run").others is ANY
+    assert rule_for("ladder.scheduler").others == () and rule_for("alignment.run").others is ANY

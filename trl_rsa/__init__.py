@@ -10,15 +10,15 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
-    "ConstraintScheduler": "stages.scheduler",
-    "Launcher": "stages.launcher",
-    "Plan": "stages.plan",
+    "ConstraintScheduler": "ladder.scheduler",
+    "Launcher": "training.launcher",
+    "Plan": "alignment.plan",
     "RSAConfig": "config",
     "RSATrainer": "trainer",
-    "ReanchorCallback": "stages.reanchor",
-    "RiskConstraint": "stages.constraint",
-    "Stage": "stages.plan",
-    "align": "stages.run",
+    "ReanchorCallback": "training.reanchor",
+    "RiskConstraint": "ladder.constraint",
+    "Stage": "alignment.plan",
+    "align": "alignment.run",
     "rsa1_loss": "losses",
     "rsa2_loss": "losses",
 }

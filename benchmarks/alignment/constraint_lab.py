@@ -24,7 +24,8 @@ from datasets import Dataset
 
 from benchmarks.alignment.constraint_methods import BETA, LEARNING_RATE, NONE, SANDBOX_SEED, Sizes
 from trl_rsa.config import RSAConfig
-from trl_rsa.evaluation.generation import Sampling, generate
+from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.response import Sampling
 from trl_rsa.sandbox import Prompt, Sandbox, build_sandbox, scorer_function, split_prompts
 from trl_rsa.trainer import RSATrainer
 

@@ -19,7 +19,7 @@ from benchmarks.alignment.constraint_methods import (
 from trl_rsa import RiskConstraint
 from trl_rsa.evaluation.bootstrap import resamples
 from trl_rsa.evaluation.tails import sorted_cvar
-from trl_rsa.stages.pairs import Answer, safety_pairs
+from trl_rsa.ladder.pairs import Answer, safety_pairs
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Search:
         )
 
     def climb(self) -> Found:
-        """The ladder of `trl_rsa.stages.ladder`, with policies in the lab instead of folders."""
+        """The ladder of `trl_rsa.ladder.climb`, with policies in the lab instead of folders."""
         scheduler, policies, observed = self.constraint.scheduler(), [self.lab.helpful], []
         rungs = [self.lab.helpful]  # the policy after each rung
         while scheduler.decision is None or scheduler.decision.action != "stop":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.stages.scheduler import ConstraintScheduler
+from trl_rsa.ladder.scheduler import ConstraintScheduler
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "scheduler.md"

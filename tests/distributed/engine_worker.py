@@ -114,7 +114,7 @@ def kill(folder: Path, case: Case, engine: str, output_dir: Path) -> None:
     """The last rank dies in step three, after two checkpoints."""
     from transformers import TrainerCallback
 
-    from trl_rsa.stages.checkpoints import CheckpointMarker
+    from trl_rsa.training.checkpoints import CheckpointMarker
 
     class Die(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -128,7 +128,7 @@ def kill(folder: Path, case: Case, engine: str, output_dir: Path) -> None:
 
 
 def resume(folder: Path, case: Case, engine: str, output_dir: Path) -> None:
-    from trl_rsa.stages.checkpoints import newest_complete_checkpoint
+    from trl_rsa.training.checkpoints import newest_complete_checkpoint
 
     trainer = make_trainer(folder, case, engine, output_dir)
     checkpoint = newest_complete_checkpoint(output_dir)

@@ -8,6 +8,6 @@ import fsdp_on_cpu
 
 if __name__ == "__main__":
     fsdp_on_cpu.enable()
-    from trl_rsa.stages.worker import main
+    from trl_rsa.training.worker import main
 
     sys.exit(main(Path(sys.argv[1])))

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from trl_rsa.stages.launcher import end_with_parent
+from trl_rsa.training.launcher import end_with_parent
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from trl_rsa import Launcher, Plan, Stage, align
 from trl_rsa.cli import main
-from trl_rsa.evaluation.generation import Response, Sampling
-from trl_rsa.stages.anchor import Tuning
-from trl_rsa.stages.launched import Launched, check_status
-from trl_rsa.stages.runner import InProcess
+from trl_rsa.sampling.response import Response, Sampling
+from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.launched import Launched, check_status
+from trl_rsa.training.runner import InProcess
 
 
 TWO = ("--num_processes", "2")
@@ -86,7 +86,7 @@ class FsdpOnCpu(Launcher):
     """Sharded on gloo, which accelerate itself does not do."""
 
     def start(self, module, arguments):
-        assert module == "trl_rsa.stages.worker"
+        assert module == "trl_rsa.training.worker"
         return super().start("fsdp_stage_worker", arguments)
 
 
@@ -305,6 +305,6 @@ def test_a_measure_defined_in_the_script_is_refused(plan, monkeypatch):
 def test_an_adapter_configuration_travels(plan):
     plan.peft_config = LoraConfig(r=2, task_type="CAUSAL_LM")
     runner = Launched(Tuning.of(plan), None, Launcher("zero3", TWO), Path(plan.output_dir))
-    from trl_rsa.stages.run import _prepare
+    from trl_rsa.alignment.run import _prepare
 
     runner.check(_prepare(plan, 0, AutoTokenizer.from_pretrained(plan.model)))

@@ -7,8 +7,8 @@ import pytest
 
 from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.ledger import attempt_delta, prompt_sketch
-from trl_rsa.evaluation.records import RecordWriter
 from trl_rsa.scripts._command import run_command
+from trl_rsa.storage.records import RecordWriter
 
 
 def prompts(n, prefix="p"):

@@ -82,8 +82,8 @@ def test_pieces_join_to_the_response(tiny_tokenizer):
 
 def write_manifest(folder, *stages, complete=None):
     """A manifest of `align`, made by its own code."""
-    from trl_rsa.stages.manifest import Manifest
-    from trl_rsa.stages.plan import Plan, Stage
+    from trl_rsa.alignment.manifest import Manifest
+    from trl_rsa.alignment.plan import Plan, Stage
 
     stages = [Stage(name=f"s{i}", dataset="pairs.jsonl", **stage) for i, stage in enumerate(stages)]
     manifest = Manifest(Plan(stages=stages, model="start", output_dir=str(folder)))

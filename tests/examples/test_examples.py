@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl_rsa import Plan, RSAConfig
 from trl_rsa.scripts import align
 from trl_rsa.scripts._launch import make_launcher, split_arguments
-from trl_rsa.stages.launcher import bundled_configs
+from trl_rsa.training.launcher import bundled_configs
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

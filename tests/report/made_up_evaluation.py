@@ -8,7 +8,7 @@ from typing import Any
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.metrics import summarize_models
-from trl_rsa.evaluation.records import read_records
+from trl_rsa.storage.records import read_records
 
 
 CATEGORIES = ("violence", "privacy", "medical advice", "self-harm", "benign chat")

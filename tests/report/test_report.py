@@ -10,7 +10,6 @@ from made_up_evaluation import fill, make_records, write_lines
 
 from trl_rsa.cli import main
 from trl_rsa.evaluation.metrics import summarize_models
-from trl_rsa.evaluation.records import ReadReport, read_records
 from trl_rsa.report import headline_markdown, write_report
 from trl_rsa.report.answers import read_answers
 from trl_rsa.report.inputs import read_inputs
@@ -21,6 +20,7 @@ from trl_rsa.report.pictures import survival_curve
 from trl_rsa.report.style import inline_svg
 from trl_rsa.report.tokens import Scales, coloured, level
 from trl_rsa.report.words import Limit, summarise, verdict
+from trl_rsa.storage.records import ReadReport, read_records
 
 
 EVIL = '<script>alert("x")</script>'

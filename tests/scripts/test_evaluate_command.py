@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trl_rsa.cli import main
-from trl_rsa.evaluation import generation
+from trl_rsa.sampling import generation
 
 
 # Costs and rewards by the words of an answer; every call is logged, and SABOTAGE makes the scorer stumble.

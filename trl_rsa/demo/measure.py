@@ -10,7 +10,7 @@ from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.divergence import sequential_kl
 from trl_rsa.evaluation.drift import drift_summary
 from trl_rsa.evaluation.metrics import summarize_models
-from trl_rsa.evaluation.records import RecordWriter, read_records
+from trl_rsa.storage.records import RecordWriter, read_records
 
 
 TAILS = (0.05, 0.01)

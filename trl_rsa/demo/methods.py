@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_rsa.alignment.plan import Plan, Stage
 from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
-from trl_rsa.stages.plan import Plan, Stage
 
 
 if TYPE_CHECKING:
-    from trl_rsa.stages.constraint import RiskConstraint
+    from trl_rsa.ladder.constraint import RiskConstraint
 
 
 # β as in SACPO, and the second of its four β/λ: 0.05. The learning rate is for a model of a million parameters; it is
@@ -93,7 +93,7 @@ def default_budget(sandbox: Any) -> float:
 
 def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstraint":
     """The budget on the world's true cost, on the sandbox's own prompt sets; rungs of `max_steps` optimizer steps."""
-    from trl_rsa.stages.constraint import RiskConstraint
+    from trl_rsa.ladder.constraint import RiskConstraint
 
     prompts = {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
     return RiskConstraint(
@@ -137,8 +137,8 @@ def align_methods(
         `dict[str, str]`: the folder of each method's model, by name.
     """
     # Imported here: it loads TRL, and `METHODS` is also read by what does not train.
-    from trl_rsa.stages.live import LiveReport
-    from trl_rsa.stages.run import align
+    from trl_rsa.alignment.run import align
+    from trl_rsa.ladder.live import LiveReport
 
     folders: dict[str, str] = {}
     for method in METHODS:

@@ -41,7 +41,7 @@ def run_demo(
     Returns:
         `dict`: what `metrics.json` holds.
     """
-    from trl_rsa.stages.live import LiveReport
+    from trl_rsa.ladder.live import LiveReport
 
     report = LiveReport(report)
     report(

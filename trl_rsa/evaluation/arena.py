@@ -6,7 +6,7 @@ Both answer, a reward model says which answer is better, a cost model whether an
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .columns import Columns
+from trl_rsa.evaluation.columns import Columns
 
 
 def pair(a: Columns, b: Columns) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-from .intervals import Estimate, check_confidence
+from trl_rsa.evaluation.intervals import Estimate, check_confidence
 
 
 Array = NDArray[np.float64]

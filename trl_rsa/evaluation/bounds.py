@@ -9,8 +9,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import clopper_pearson_upper
-from .tails import sorted_cvar
+from trl_rsa.evaluation.intervals import clopper_pearson_upper
+from trl_rsa.evaluation.tails import sorted_cvar
 
 
 Array = NDArray[np.float64]

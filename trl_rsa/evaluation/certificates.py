@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bounds import (
+from trl_rsa.evaluation.bounds import (
     betting_mean_upper_bound,
     binary_cvar_upper_bound,
     brown_cvar_upper_bound,
     dkw_cvar_upper_bound,
 )
-from .intervals import check_confidence
-from .tails import check_tail, cvar, finite, value_at_risk
+from trl_rsa.evaluation.intervals import check_confidence
+from trl_rsa.evaluation.tails import check_tail, cvar, finite, value_at_risk
 
 
 Method = Literal["betting", "dkw", "brown", "binary"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .certificates import CVaRBound, Method, cvar_upper_bound
-from .intervals import check_confidence
-from .ledger import attempt_delta, earlier_looks, prompt_sketch, read_attempts, write_certificate
-from .records import digest
+from trl_rsa.evaluation.certificates import CVaRBound, Method, cvar_upper_bound
+from trl_rsa.evaluation.intervals import check_confidence
+from trl_rsa.evaluation.ledger import attempt_delta, earlier_looks, prompt_sketch, read_attempts, write_certificate
+from trl_rsa.storage.records import digest
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def certify(
         threshold (`float`):
             In units of cost.
         prompts (`Sequence` of length n):
-            The prompt of each response, or its [`~evaluation.records.digest`]; responses to one prompt are not
+            The prompt of each response, or its [`~storage.records.digest`]; responses to one prompt are not
             independent.
         tail, confidence, bounds, method, seed:
             As in [`cvar_upper_bound`]. `confidence` is that of all attempts together: attempt j has

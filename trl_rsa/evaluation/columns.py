@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import digest, text_of
-from .refusal import RefusalRule, is_refusal
+from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
+from trl_rsa.storage.records import digest, text_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
 
     Args:
         records (`Iterable[Mapping]`):
-            Records as [`~evaluation.records.read_records`] yields them.
+            Records as [`~storage.records.read_records`] yields them.
         refusal (`Callable[[str], bool]`, *optional*):
             The rule that decides whether a response refuses.
     """

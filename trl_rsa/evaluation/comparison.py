@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
-from .arena import arena_table, pair, wins
-from .bootstrap import Bootstrap, Statistic, chunk_rows
-from .columns import Columns
-from .tails import check_tail, finite, sorted_cvar
+from trl_rsa.evaluation.arena import arena_table, pair, wins
+from trl_rsa.evaluation.bootstrap import Bootstrap, Statistic, chunk_rows
+from trl_rsa.evaluation.columns import Columns
+from trl_rsa.evaluation.tails import check_tail, finite, sorted_cvar
 
 
 Array = NDArray[np.float64]

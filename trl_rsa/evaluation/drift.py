@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import Bootstrap
-from .tails import check_tail, sorted_cvar
+from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.tails import check_tail, sorted_cvar
 
 
 def sequence_sums(per_token: Sequence[ArrayLike] | NDArray, completion_mask: ArrayLike | None = None) -> NDArray:

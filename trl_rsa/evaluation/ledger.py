@@ -12,7 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from .records import digest
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.records import digest
 
 
 FORMAT = "trl-rsa certificate"
@@ -67,10 +68,4 @@ def write_certificate(path: str | os.PathLike[str], content: dict[str, Any]) -> 
     """Writes certificate.json at once or not at all: a kill must not lose the record of earlier attempts."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, "schema_version": SCHEMA_VERSION} | content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_json(path, {"format": FORMAT, "schema_version": SCHEMA_VERSION} | content)

@@ -6,20 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.divergence import sequential_kl
+from trl_rsa.evaluation.drift import drift_summary
+from trl_rsa.evaluation.request import Evaluation, Progress
+from trl_rsa.evaluation.scores import StoredScores
+from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
+from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.risk import CVaR
+from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.sampling.policies import load_model, load_tokenizer, release
 from trl_rsa.scoring.weights import folder_digest
-
-from .bootstrap import Bootstrap
-from .divergence import sequential_kl
-from .drift import drift_summary
-from .encoding import ConversationEncoder
-from .lines import LineWriter, read_lines, replacing
-from .records import Record, digest, read_records, text_of
-from .request import Evaluation, Progress
-from .responses import load_model, load_tokenizer, release
-from .scores import StoredScores
-from .token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
-from .workspace import Workspace
+from trl_rsa.storage.files import replacing
+from trl_rsa.storage.lines import LineWriter, read_lines
+from trl_rsa.storage.records import Record, digest, read_records, text_of
 
 
 # Responses whose drift is computed, and written down, at a time.

@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arena import arena_table, pair, wins
-from .bootstrap import Bootstrap, cluster_codes
-from .columns import Columns, Labels, read_columns
-from .comparison import PairedDifference, compare
-from .drift import drift_summary, sequence_sums
-from .intervals import Estimate, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
-from .refusal import RefusalRule, is_refusal
-from .tails import check_tail, cvar, exceedance, quantile, sorted_cvar, sorted_var, value_at_risk, worst
+from trl_rsa.evaluation.arena import arena_table, pair, wins
+from trl_rsa.evaluation.bootstrap import Bootstrap, cluster_codes
+from trl_rsa.evaluation.columns import Columns, Labels, read_columns
+from trl_rsa.evaluation.comparison import PairedDifference, compare
+from trl_rsa.evaluation.drift import drift_summary, sequence_sums
+from trl_rsa.evaluation.intervals import Estimate, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
+from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
+from trl_rsa.evaluation.tails import (
+    check_tail,
+    cvar,
+    exceedance,
+    quantile,
+    sorted_cvar,
+    sorted_var,
+    value_at_risk,
+    worst,
+)
 
 
 __all__ = [

@@ -11,8 +11,7 @@ from typing import Any
 
 from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
-
-from .records import digest
+from trl_rsa.storage.records import digest
 
 
 PromptRow = dict[str, Any]  # {"prompt": Text, "category": str | None, "benign": bool | None}

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trl_rsa.evaluation.prompt_sets import PromptRow
+from trl_rsa.evaluation.scores import ScorerSpec
 from trl_rsa.risk import CVaR
-
-from .generation import Sampling
-from .prompt_sets import PromptRow
-from .scores import ScorerSpec
+from trl_rsa.sampling.response import Sampling
 
 
 Progress = Callable[[str, int, int], None]  # phase, done, total

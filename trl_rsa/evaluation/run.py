@@ -9,19 +9,19 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.lm_eval import require_harness, run_benchmarks
+from trl_rsa.evaluation.localise import add_drift, write_tokens
+from trl_rsa.evaluation.metrics import read_columns, summarize_models
+from trl_rsa.evaluation.request import Evaluation, Progress
+from trl_rsa.evaluation.responses import sample_responses
+from trl_rsa.evaluation.scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
+from trl_rsa.evaluation.token_risk import HarmModels
+from trl_rsa.evaluation.workspace import Workspace
+from trl_rsa.sampling.policies import release
 from trl_rsa.scoring.weights import folder_digest
-
-from .bootstrap import Bootstrap
-from .lines import replacing, write_json
-from .lm_eval import require_harness, run_benchmarks
-from .localise import add_drift, write_tokens
-from .metrics import read_columns, summarize_models
-from .records import ReadReport, Record, RecordWriter, digest, read_records
-from .request import Evaluation, Progress
-from .responses import release, sample_responses
-from .scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
-from .token_risk import HarmModels
-from .workspace import Workspace
+from trl_rsa.storage.files import replacing, write_json
+from trl_rsa.storage.records import ReadReport, Record, RecordWriter, digest, read_records
 
 
 def evaluate(

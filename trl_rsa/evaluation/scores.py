@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
-
-from .lines import LineWriter, read_lines
-from .records import Record
+from trl_rsa.storage.lines import LineWriter, read_lines
+from trl_rsa.storage.records import Record
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from hashlib import blake2b
 from typing import Any
 
 from trl_rsa.data.schema import Message, Text
+from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.scoring.functions import import_function
-
-from .prompt_sets import PromptRow
-from .records import digest
+from trl_rsa.storage.records import digest
 
 
 Transform = Callable[[str, random.Random], Text]

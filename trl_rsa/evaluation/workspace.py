@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .lines import write_json
+from trl_rsa.storage.files import write_json
 
 
 SCHEMA_VERSION = 1

@@ -3,10 +3,10 @@
 Importing it is light: torch, transformers, datasets and TRL are imported by the functions that need them.
 """
 
-from .build import Sandbox, SandboxSettings, build_sandbox
-from .exact import PrefixTree, ResponseLaw, tail_mean
-from .policy import PolicySettings, train_policy
-from .preferences import (
+from trl_rsa.sandbox.build import Sandbox, SandboxSettings, build_sandbox
+from trl_rsa.sandbox.exact import PrefixTree, ResponseLaw, tail_mean
+from trl_rsa.sandbox.policy import PolicySettings, train_policy
+from trl_rsa.sandbox.preferences import (
     grammar_sampler,
     helpful_score,
     model_sampler,
@@ -14,11 +14,11 @@ from .preferences import (
     safety_score,
     sample_preferences,
 )
-from .prompts import CATEGORIES, KINDS, Prompt, all_prompts, find_prompt, prompt_kinds, split_prompts
-from .sampling import sample_responses
-from .scorers import ScorerSettings, scorer_function, train_cost_model, train_reward_model
-from .tokenizer import build_tokenizer
-from .worlds import WORLDS, World, get_world
+from trl_rsa.sandbox.prompts import CATEGORIES, KINDS, Prompt, all_prompts, find_prompt, prompt_kinds, split_prompts
+from trl_rsa.sandbox.sampling import sample_responses
+from trl_rsa.sandbox.scorers import ScorerSettings, scorer_function, train_cost_model, train_reward_model
+from trl_rsa.sandbox.tokenizer import build_tokenizer
+from trl_rsa.sandbox.worlds import WORLDS, World, get_world
 
 
 __all__ = [

@@ -1,7 +1,7 @@
 """`python -m trl_rsa.sandbox` prints the exact table of docs/sandbox.md."""
 
-from .prompts import all_prompts, prompt_kinds
-from .worlds import WORLDS
+from trl_rsa.sandbox.prompts import all_prompts, prompt_kinds
+from trl_rsa.sandbox.worlds import WORLDS
 
 
 COLUMNS = ("world", "answers", "reward", "mean cost", "CVaR .05", "CVaR .01", "P(cost > 0)", "worst")

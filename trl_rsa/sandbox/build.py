@@ -7,15 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .cache import build_once, default_cache_dir, fingerprint
-from .policy import PolicySettings, train_policy
-from .preferences import helpful_score, model_sampler, preference_pairs, safety_score, sample_preferences
-from .prompts import SPLITS, Prompt, split_prompts
-from .sampling import sample_responses
-from .scorers import ScorerSettings, train_cost_model, train_reward_model
-from .streams import integer
-from .tokenizer import build_tokenizer
-from .worlds import World, get_world
+from trl_rsa.sandbox.cache import build_once, default_cache_dir, fingerprint
+from trl_rsa.sandbox.policy import PolicySettings, train_policy
+from trl_rsa.sandbox.preferences import (
+    helpful_score,
+    model_sampler,
+    preference_pairs,
+    safety_score,
+    sample_preferences,
+)
+from trl_rsa.sandbox.prompts import SPLITS, Prompt, split_prompts
+from trl_rsa.sandbox.sampling import sample_responses
+from trl_rsa.sandbox.scorers import ScorerSettings, train_cost_model, train_reward_model
+from trl_rsa.sandbox.streams import integer
+from trl_rsa.sandbox.tokenizer import build_tokenizer
+from trl_rsa.sandbox.worlds import World, get_world
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .prompts import Prompt
-from .sampling import as_messages
-from .streams import generator, integer
-from .training import train, trainer_arguments
-from .worlds import World
+from trl_rsa.sandbox.prompts import Prompt
+from trl_rsa.sandbox.sampling import as_messages
+from trl_rsa.sandbox.streams import generator, integer
+from trl_rsa.sandbox.training import train, trainer_arguments
+from trl_rsa.sandbox.worlds import World
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .prompts import Prompt
-from .sampling import sample_responses
-from .streams import generator
-from .worlds import World
+from trl_rsa.sandbox.prompts import Prompt
+from trl_rsa.sandbox.sampling import sample_responses
+from trl_rsa.sandbox.streams import generator
+from trl_rsa.sandbox.worlds import World
 
 
 Sampler = Callable[[Sequence[Prompt], int, int], list[list[str]]]

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from .streams import generator
+from trl_rsa.sandbox.streams import generator
 
 
 KINDS = ("benign", "borderline", "adversarial")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .sampling import as_messages
-from .streams import integer
-from .training import train, trainer_arguments
+from trl_rsa.sandbox.sampling import as_messages
+from trl_rsa.sandbox.streams import integer
+from trl_rsa.sandbox.training import train, trainer_arguments
 
 
 # What every response is compared with when the cost model learns where its zero is.

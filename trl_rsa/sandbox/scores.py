@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .grammar import Phrase
-from .prompts import CATEGORIES, Prompt, find_prompt, words
+from trl_rsa.sandbox.grammar import Phrase
+from trl_rsa.sandbox.prompts import CATEGORIES, Prompt, find_prompt, words
 
 
 SAFE_COST = -1.0

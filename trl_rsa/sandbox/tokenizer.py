@@ -3,9 +3,9 @@
 from functools import cache
 from typing import Any
 
-from .exact import EOS
-from .prompts import all_prompts
-from .worlds import WORLDS
+from trl_rsa.sandbox.exact import EOS
+from trl_rsa.sandbox.prompts import all_prompts
+from trl_rsa.sandbox.worlds import WORLDS
 
 
 PAD, BOS, UNK = "<|pad|>", "<|bos|>", "<|unk|>"

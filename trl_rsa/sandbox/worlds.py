@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .exact import ResponseLaw
-from .grammar import END, Grammar, Phrase, Production
-from .prompts import KINDS, Prompt, all_prompts
-from .scores import Reader, Reading, cost_of, message_text, prompt_of, reward_of
+from trl_rsa.sandbox.exact import ResponseLaw
+from trl_rsa.sandbox.grammar import END, Grammar, Phrase, Production
+from trl_rsa.sandbox.prompts import KINDS, Prompt, all_prompts
+from trl_rsa.sandbox.scores import Reader, Reading, cost_of, message_text, prompt_of, reward_of
 
 
 # What lies in answering at all, added to the cost, and what a refusal is worth, by kind of prompt.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from trl_rsa.stages.launcher import Launcher
+from trl_rsa.training.launcher import Launcher
 
 
 CONFIG = "accelerate_config"

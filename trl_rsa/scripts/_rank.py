@@ -3,7 +3,7 @@
 import sys
 
 from trl_rsa.scripts._command import run_command
-from trl_rsa.stages.launcher import end_with_parent
+from trl_rsa.training.launcher import end_with_parent
 
 
 if __name__ == "__main__":

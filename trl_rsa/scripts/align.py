@@ -7,7 +7,7 @@ from trl_rsa.scripts._launch import HELP
 
 
 if TYPE_CHECKING:
-    from trl_rsa.stages.launcher import Launcher
+    from trl_rsa.training.launcher import Launcher
 
 
 INTERRUPTED = "Started again with the same plan it resumes."
@@ -71,8 +71,8 @@ def launch(args: argparse.Namespace, argv: list[str], launcher: "Launcher") -> i
 
 
 def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
-    from trl_rsa.stages.plan import Plan
-    from trl_rsa.stages.run import align, preview
+    from trl_rsa.alignment.plan import Plan
+    from trl_rsa.alignment.run import align, preview
 
     plan = Plan.from_yaml(args.config, model=args.model, output_dir=args.output_dir, seed=args.seed)
     if args.dry_run:

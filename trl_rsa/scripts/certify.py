@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from trl_rsa.evaluation.certify import certify
-from trl_rsa.evaluation.records import ReadReport, digest, read_records
+from trl_rsa.storage.records import ReadReport, digest, read_records
 
 
 NOT_CERTIFIED = 3

@@ -155,8 +155,8 @@ def _update_model_cards(models: Iterable[str], metrics: dict[str, Any]) -> None:
 
 
 def _evaluation(args: argparse.Namespace) -> "Evaluation":
-    from trl_rsa.evaluation.generation import Sampling
     from trl_rsa.evaluation.request import DriftSettings, Evaluation
+    from trl_rsa.sampling.response import Sampling
 
     sampling = Sampling(
         **{name: getattr(args, name) for name in ("draws", "seed", "max_new_tokens", "temperature", "top_p", "top_k")},

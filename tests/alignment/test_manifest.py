@@ -1,0 +1,74 @@
+"""The manifest: atomic, comparable, and it names what has changed."""
+
+import json
+
+import pytest
+from peft import LoraConfig
+
+from trl_rsa import Plan, Stage
+from trl_rsa.alignment.manifest import Manifest, describe
+from trl_rsa.risk import CVaR
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.provenance import differences
+
+
+def make_plan(folder, **stage):
+    return Plan(
+        [Stage("helpful", "a.jsonl"), Stage("safe", "b.jsonl", **stage)],
+        model="m",
+        output_dir=str(folder),
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )
+
+
+def test_a_description_is_the_same_for_equal_plans_and_json(tmp_path):
+    described = describe(make_plan(tmp_path, risk_measure=CVaR(0.2)))
+    assert described == json.loads(json.dumps(describe(make_plan(tmp_path / "moved", risk_measure=CVaR(0.2)))))
+    assert described["stages"][1]["risk_measure"] == {"type": "CVaR", "tail": 0.2}
+    assert described["peft_config"]["r"] == 4
+
+
+def test_weights_in_memory_are_described_by_their_content(tiny_model_path, other_tiny_model_path, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    def described(path):
+        model = AutoModelForCausalLM.from_pretrained(path)
+        return describe(Plan([Stage("s", "a.jsonl")], model=model, output_dir="o"))["model"]
+
+    assert described(tiny_model_path) == described(tiny_model_path)
+    assert described(tiny_model_path) != described(other_tiny_model_path)
+
+
+def test_differences_are_named_by_their_path():
+    old = {"seed": 1, "stages": [{"beta": 0.1, "args": {}}]}
+    new = {"seed": 1, "stages": [{"beta": 0.2, "args": {"bf16": True}}], "extra": 3}
+    assert list(differences(old, new)) == [
+        "stages.0.beta: 0.1 before, 0.2 now",
+        "stages.0.args.bf16: null before, true now",
+        "extra: null before, 3 now",
+    ]
+    assert list(differences([1], [1, 2], "stages")) == ["stages: 1 items before, 2 items now"]
+
+
+def test_a_changed_plan_is_refused_by_name(tmp_path):
+    Manifest(make_plan(tmp_path)).update()
+    Manifest(make_plan(tmp_path))  # the same plan goes on
+    with pytest.raises(ValueError, match=r"stages\.1\.beta: 0\.1 before, 0\.3 now.*another output_dir"):
+        Manifest(make_plan(tmp_path, beta=0.3))
+
+
+def test_a_broken_or_foreign_manifest_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        Manifest(make_plan(tmp_path))
+    (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
+    with pytest.raises(ValueError, match="schema version 99"):
+        Manifest(make_plan(tmp_path))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}

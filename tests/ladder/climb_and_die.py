@@ -1,0 +1,154 @@
+"""Climbs a ladder and dies by SIGKILL on the way: `climb_and_die.py MODEL FOLDER full|lora PLACE…`.
+
+FOLDER/whole is climbed without a kill. In FOLDER/again there is a start for every place, each in a process of its own
+that goes on from what the one before left, and a last one that ends. All are forks of this process, in which nothing
+but imports has happened: that saves the seconds of importing. Prints how each of them ended.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from transformers import Trainer, TrainerCallback
+
+from trl_rsa import Plan, RiskConstraint, RSATrainer, align
+from trl_rsa.ladder import climb, observe
+from trl_rsa.training import runner
+
+
+ARGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "per_device_train_batch_size": 16,
+    "max_steps": 16,
+    "save_steps": 4,
+    "save_total_limit": 1,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "constant",
+    "disable_tqdm": True,
+}
+PROMPTS = [f"{a} {b} {verb}" for a in ("the", "a", "in") for b in ("cat", "dog", "hill", "mat") for verb in
+           ("sat", "ran", "was", "is", "slow", "quick")]  # fmt: skip
+
+
+def red_is_harmful(prompts, completions, **kwargs):
+    return [1.0 if "red" in text.split() else -1.0 for text in completions]
+
+
+def make_plan(model, folder, peft):
+    constraint = RiskConstraint(
+        red_is_harmful,
+        PROMPTS,
+        threshold=0.58,
+        clip=(-1.5, 1.5),
+        tail=0.8,
+        margin=0.02,
+        beta=0.5,
+        sampling={"max_new_tokens": 24},
+        batch_size=32,  # several batches per set
+        draws={"decide": 2, "certify": 2, "train": 3},
+        risk_measure="expectation",
+        args={"loss_type": ["rsa2"]},
+        max_rungs=1,
+        max_walk_backs=1,
+    )
+    args = ARGS | ({"learning_rate": 3e-2} if peft else {})
+    peft_config = {"r": 4, "target_modules": ["q_proj", "v_proj", "up_proj"]} if peft else None
+    return Plan([], model=model, output_dir=str(folder), args=args, peft_config=peft_config, constraint=constraint)
+
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_at(call, number=1):
+    """`call`, the `number`-th time of which is the end."""
+    count = 0
+
+    def called(*args, **kwargs):
+        nonlocal count
+        count += 1
+        return die() if count == number else call(*args, **kwargs)
+
+    return called
+
+
+def dying_after(call):
+    def called(*args, **kwargs):
+        call(*args, **kwargs)
+        die()
+
+    return called
+
+
+def generate_and_die(model, tokenizer, prompts, sampling, **kwargs):
+    batches = runner_generate(model, tokenizer, prompts, sampling, **kwargs)
+    yield next(batches)
+    die()
+
+
+def write_half_and_die(path, entry):
+    with path.open("ab") as file:
+        file.write(b'{"number": 0, "model": "')
+    die()
+
+
+class DieInTraining(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            die()
+
+
+runner_generate = runner.generate
+
+
+def prepare_to_die(place):
+    """Lays the trap; returns the callbacks of the trainer."""
+    if place == "sampling":
+        runner.generate = generate_and_die
+    elif place == "deciding":
+        climb.append_round = write_half_and_die
+    elif place == "scoring":
+        observe.score = dying_at(observe.score, 2)
+    elif place == "saving":  # after a checkpoint's weights, before its optimizer state
+        Trainer._save_optimizer_and_scheduler = dying_at(Trainer._save_optimizer_and_scheduler, 2)
+    elif place == "the end of training":
+        save = RSATrainer.save_model
+        RSATrainer.save_model = lambda self, folder=None, _internal_call=False: (
+            die() if Path(folder).name == "rung-01" else save(self, folder, _internal_call)
+        )
+    elif place == "between rungs":
+        climb.write_json = dying_after(climb.write_json)
+    elif place == "walking back":
+        climb.interpolate = dying_after(climb.interpolate)
+    elif place == "certifying":
+        climb.add_certificates = die
+    return [DieInTraining()] if place == "training" else []
+
+
+def start(model, folder, peft, place):
+    """Forks: the child climbs, and dies or ends; returns its status, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            align(make_plan(model, folder, peft), callbacks=prepare_to_die(place), report=lambda line: None)
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(model, folder, kind, *places):
+    for name, place in (("whole", "nowhere"), *(("again", place) for place in places), ("again", "nowhere")):
+        status = start(model, Path(folder, name), kind == "lora", place)
+        print(f"{name}, {place}: {status}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,251 @@
+"""The ladder end to end on a tiny model whose harm is a word: it climbs, walks back and certifies."""
+
+import dataclasses
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from trl_rsa import Plan, RiskConstraint, Stage, align
+from trl_rsa.alignment.run import preview
+from trl_rsa.ladder.climb import Ladder
+from trl_rsa.sampling.response import Sampling
+from trl_rsa.training import runner
+from trl_rsa.training.anchor import Tuning, load_processing_class
+
+
+ARGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "per_device_train_batch_size": 16,
+    "max_steps": 16,
+    "save_steps": 8,
+    "learning_rate": 5e-3,
+    "logging_steps": 6,
+    "disable_tqdm": True,
+}
+PROMPTS = [
+    " ".join(words) for words in product(["the", "a", "in", "on"], ["cat", "dog", "hill", "mat", "big", "small"])
+]
+PROMPTS = [f"{prompt} {verb}" for prompt in PROMPTS for verb in ("sat", "ran", "was", "is", "slow", "quick")]  # 144
+
+
+def red_is_harmful(prompts, completions, **kwargs):
+    return [1.0 if "red" in text.split() else -1.0 for text in completions]
+
+
+def blue_is_dishonest(prompts, completions, **kwargs):
+    return [0.5 if "blue" in text.split() else -0.5 for text in completions]
+
+
+def make_plan(model, folder, threshold, peft_config=None, **changes):
+    constraint = RiskConstraint(
+        scorer=red_is_harmful,
+        prompts=PROMPTS,
+        threshold=threshold,
+        clip=(-1.5, 1.5),
+        tail=0.8,
+        margin=0.2,
+        beta=0.5,
+        sampling={"max_new_tokens": 24},
+        batch_size=256,
+        draws={"decide": 4, "certify": 4},
+        risk_measure="expectation",
+        args={"loss_type": ["rsa2"]},
+        **{"labels": "raw", "max_rungs": 3, "max_growth": 4.0, "initial_delta": 1.0, "max_walk_backs": 2, **changes},
+    )
+    return Plan([], model=model, output_dir=str(folder), args=ARGS, peft_config=peft_config, constraint=constraint)
+
+
+def climb(plan, **kwargs):
+    alignment = align(plan, report=lambda line: None, **kwargs)
+    return alignment.manifest["constraint"], alignment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "peft_config", [None, {"r": 4, "target_modules": ["q_proj", "v_proj", "up_proj"]}], ids=["full", "lora"]
+)
+def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path, peft_config):
+    plan = make_plan(tiny_model_path, tmp_path, -0.5, peft_config)
+    if peft_config is not None:
+        # A few hundred weights, half of which start at zero: larger steps, and more of them.
+        plan.args = plan.args | {"learning_rate": 3e-2, "max_steps": 32}
+    result, alignment = climb(plan)
+    rounds = result["rounds"]
+    assert rounds[0]["multiplier"] == 0 and rounds[0]["upper_bound"] > -0.5, "the start should violate the budget"
+    assert rounds[0]["action"] == "next_rung" and rounds[-1]["action"] == "stop"
+    best = min((entry for entry in rounds), key=lambda entry: entry["upper_bound"])
+    assert best["upper_bound"] < rounds[0]["upper_bound"] - 0.2, "training should lower the bound"
+    assert result["met"] == any(entry["upper_bound"] <= -0.5 for entry in rounds)
+    assert Path(alignment.model).is_dir() and (Path(alignment.model) / "tokenizer.json").exists()
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert certificate["certified"] == result["certified"]
+    # The certificate lies beside the model, and is in its card.
+    assert json.loads((Path(alignment.model) / "certificate.json").read_text()) == certificate
+    assert certificate["statement"] in (Path(alignment.model) / "README.md").read_text()
+    # What is trained, decided and certified on is disjoint, and the manifest says so.
+    files = {name: tmp_path / "ladder" / f"00-{name}.jsonl" for name in ("train", "decide")}
+    used = {
+        name: {json.loads(line)["prompt"] for line in path.read_text().splitlines()} for name, path in files.items()
+    }
+    assert not used["train"] & used["decide"]
+    assert {name: entry["n"] for name, entry in result["prompts"].items()} == {
+        "train": 72,
+        "decide": 36,
+        "certify": 36,
+    }
+
+
+@pytest.mark.slow
+def test_a_loose_budget_costs_nothing(tiny_model_path, tmp_path):
+    result, alignment = climb(make_plan(tiny_model_path, tmp_path, 1.45))
+    assert result["met"] and result["multiplier"] == 0 and len(result["rounds"]) == 1
+    assert alignment.model == tiny_model_path
+    assert not (Path(tiny_model_path) / "certificate.json").exists(), "the user's own folder is left alone"
+
+
+class Logged(TrainerCallback):
+    """What trackers are given."""
+
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.logs.append((Path(args.output_dir).name, state.global_step, dict(logs)))
+
+
+def two_constraints(plan):
+    """`plan` with a second constraint, on another cost of the same answers, and human pairs for the first."""
+    red = dataclasses.replace(
+        plan.constraint,
+        name="red",
+        human_pairs=Dataset.from_list(
+            [{"prompt": "quick quick", "chosen": f"the {word} ", "rejected": f"red {word} "} for word in WORDS]
+        ),
+        human_share=0.1,
+    )
+    blue = dataclasses.replace(
+        plan.constraint,
+        name="blue",
+        scorer=blue_is_dishonest,
+        threshold=-0.1,
+        clip=(-0.75, 0.75),
+        margin=0.1,
+    )
+    plan.constraint = [red, blue]
+    return plan
+
+
+WORDS = ["cat", "dog", "hill", "mat", "big", "small", "is", "was"]
+
+
+@pytest.mark.slow
+def test_two_constraints_on_one_ladder(tiny_model_path, tmp_path):
+    plan, logged = two_constraints(make_plan(tiny_model_path, tmp_path, -0.5)), Logged()
+    result, alignment = climb(plan, callbacks=[logged])
+    first, *_, last = result["rounds"]
+    violated = {name for name, of in first["constraints"].items() if of["violation"] > 0}
+    assert violated == {"red", "blue"}, "both should be above their budgets at the start"
+    assert last["action"] == "stop"
+    for name in ("red", "blue"):
+        bounds = [entry["constraints"][name]["upper_bound"] for entry in result["rounds"]]
+        assert bounds[-1] < bounds[0], name
+    assert result["met"] == all(of["violation"] <= 0 for of in last["constraints"].values())
+    lines = [json.loads(line) for line in (tmp_path / "constraint.jsonl").read_text().splitlines()]
+    assert lines == result["rounds"] and not (tmp_path / "ladder" / "rounds.json").exists()
+    # The same prompts are sampled once and scored by both.
+    records = [json.loads(line) for line in (tmp_path / "ladder" / "00-decide.jsonl").read_text().splitlines()]
+    assert len(records) == 36 * 4
+    for record in records:
+        (red,), (blue,) = (cost([], [record["response"]]) for cost in (red_is_harmful, blue_is_dishonest))
+        assert record["costs"] == {"red": red, "blue": blue}
+    # Each has its certificate, at half the error, beside the model and in its card.
+    card = (Path(alignment.model) / "README.md").read_text()
+    for name in ("red", "blue"):
+        certificate = json.loads((tmp_path / f"certificate-{name}.json").read_text())
+        assert certificate["confidence"] == pytest.approx(0.975)
+        assert certificate["certified"] == result["constraints"][name]["certified"]
+        assert certificate["statement"] in card
+    assert result["certified"] == all(of["certified"] for of in result["constraints"].values())
+    # Trackers see every rung's numbers at its start, under the constraint's name.
+    (folder, step, metrics), *_ = [entry for entry in logged.logs if "stage/rung" in entry[2]]
+    assert (folder, step, metrics["stage/rung"]) == ("rung-01", 0, 1.0)
+    for name in ("red", "blue"):
+        observed = first["constraints"][name]
+        assert metrics[f"constraint/{name}/estimate"] == observed["estimate"]
+        assert metrics[f"constraint/{name}/upper_bound"] == observed["upper_bound"]
+        assert metrics[f"constraint/{name}/violation"] == observed["violation"]
+        assert metrics[f"constraint/{name}/multiplier"] == result["rounds"][1]["constraints"][name]["multiplier"]
+    # A tenth of the first rung's pairs are human, as far as there are enough.
+    data = result["rungs"][0]["data"]
+    assert data["human_pairs"] == {"red": min(len(WORDS), round(data["own_pairs"] / 9))}
+    assert data["pairs"] == data["own_pairs"] + data["human_pairs"]["red"]
+    # Started again, nothing is repeated.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "manifest.json"}
+    again, _ = climb(plan)
+    assert again == result
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_changed_human_pairs_are_refused(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 1.45)
+    pairs = [{"prompt": "quick quick", "chosen": "the cat ", "rejected": "red cat "}]
+    plan.constraint = dataclasses.replace(plan.constraint, human_pairs=Dataset.from_list(pairs))
+    climb(plan)
+    plan.constraint.human_pairs = Dataset.from_list([pairs[0] | {"chosen": "the dog "}])
+    with pytest.raises(ValueError, match=r"human_pairs that have changed .*fingerprint"):
+        climb(plan)
+
+
+def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_nothing(tiny_model_path, tmp_path):
+    lines, plan = [], make_plan(tiny_model_path, tmp_path / "run", -0.5)
+    preview(plan, report=lines.append)
+    assert lines == [
+        "[ladder] cost: CVaR 0.8 of cost at most -0.5, clipped to [-1.5, 1.5], in up to 3 rungs; prompts: train 72, "
+        "decide 36, certify 36"
+    ]
+    plan.constraint.args = {"risk_tail": 0.1}
+    with pytest.raises(ValueError, match="You set tail"):
+        climb(plan)
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificate(tiny_model_path, tmp_path):
+    """In the stage's pairs they are messages; as prompts of the constraint they are texts."""
+    plan, lines = make_plan(tiny_model_path, tmp_path, 1.45), []
+    seen = plan.constraint.split_prompts(plan.seed)["certify"][:3]
+    trained = [[{"role": "user", "content": f" {prompt}"}] for prompt in seen]
+    ladder = Ladder(plan, load_processing_class(tiny_model_path), None, lines.append, trained)
+    (line,) = ladder.warnings()
+    assert line.startswith("[ladder] cost: 3 of the 36 prompts for 'certify' are also in the training pairs")
+    assert ladder._describe_prompts("cost")["certify"]["also_trained"] == 3
+    assert ladder._describe_prompts("cost")["decide"]["also_trained"] == 0
+    # And in align: the stage's pairs are texts, as the constraint's prompts are.
+    dataset = Dataset.from_list([{"prompt": p, "chosen": "the cat", "rejected": "the dog"} for p in seen])
+    plan.stages = [Stage("helpful", dataset, dataset_options={"template": "none"}, args={"max_steps": 1})]
+    align(plan, report=lines.append)
+    assert line in lines
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert certificate["n_trained"] == 3
+    assert any(limit.startswith("3 of these 36 prompts were also in") for limit in certificate["limits"])
+
+
+def test_vllm_loads_the_policy_itself(monkeypatch):
+    given = []
+    monkeypatch.setattr(runner, "generate", lambda model, *args, **kwargs: given.append(model) or iter(()))
+    one = runner.InProcess(Tuning({}, None, use_cpu=True), None, (), print)
+    assert list(one.sample("a folder", ["q"], Sampling(engine="vllm"), batch_size=1, skip=())) == []
+    assert given == ["a folder"]
+
+
+def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 0.0, {"r": 2, "target_modules": ["q_proj"]})
+    plan.constraint = dataclasses.replace(plan.constraint, sampling={"engine": "vllm"})
+    with pytest.raises(ValueError, match=r"'engine': 'vllm'.* trains an adapter"):
+        climb(plan)

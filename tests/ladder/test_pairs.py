@@ -1,0 +1,199 @@
+"""The pairs of a rung: labels by cost or by several costs, and human pairs beside them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from trl_rsa import Plan, RSAConfig
+from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.ladder.human import load_human_pairs
+from trl_rsa.ladder.pairs import Answer, safety_pairs
+from trl_rsa.ladder.prompts import PromptGroup
+from trl_rsa.ladder.rung import rung_arguments, rung_pairs
+
+
+def make(**changes):
+    settings = {"scorer": len, "prompts": ["p", "q", "r", "s"], "threshold": 0.0, "clip": (-2.0, 8.0)}
+    settings |= {"labels": "raw", "beta": 0.1}
+    return RiskConstraint(**settings | changes)
+
+
+def answered(*groups):
+    """[`PromptGroup`] and records per (names, {prompt: [(text, costs)]})."""
+    return [
+        (
+            PromptGroup(list(prompts), tuple(names)),
+            [
+                {
+                    "prompt": prompt,
+                    "prompt_number": i,
+                    "response": text,
+                    "costs": dict(zip(names, costs, strict=True)),
+                    "finished": True,
+                    "token_ids": [ord(letter) for letter in text],
+                }
+                for i, (prompt, several) in enumerate(prompts.items())
+                for text, *costs in several
+            ],
+        )
+        for names, prompts in groups
+    ]
+
+
+def labels(rows):
+    return {(row["chosen"], row["rejected"]): row["pair_label"] for row in rows}
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def pairs_of(constraints, groups, deltas=None, etas=None, human=None):
+    named = {constraint.name: constraint for constraint in constraints}
+    deltas = deltas or dict.fromkeys(named, 1.0)
+    return rung_pairs(groups, named, human or {}, deltas, etas or dict.fromkeys(named, 0.0), seed=0)
+
+
+def test_raw_labels_follow_bradley_terry_on_the_cost():
+    """Costs 1 and 3: the safer one is preferred with probability σ(3 − 1); Δλ is the temperature's affair."""
+    groups = answered((["cost"], {"q": [("bad", 3.0), ("good", 1.0)]}))
+    (row,), counts = pairs_of([make()], groups, deltas={"cost": 2.5})
+    assert (row["prompt"], row["chosen"], row["rejected"]) == ("q", "good", "bad")
+    assert row["pair_label"] == pytest.approx(sigmoid(2))
+    assert counts == {"responses": 2, "cut": 0, "own_pairs": 1}
+
+
+def test_truncated_labels_see_the_tail_only():
+    """η = 2, tail 0.5: costs 1 and 1.5 are tied at ½; 1 and 3 differ by (3 − 2)/0.5 = 2."""
+    groups = answered((["cost"], {"q": [("a", 1.0), ("b", 1.5), ("c", 3.0)]}))
+    found = labels(pairs_of([make(labels="truncated", tail=0.5)], groups, etas={"cost": 2.0})[0])
+    assert found["a", "b"] == pytest.approx(0.5)
+    assert found["a", "c"] == found["b", "c"] == pytest.approx(sigmoid(2))
+
+
+def test_several_costs_weigh_as_their_multipliers_rise():
+    """Δλ = (3, 1), so weights ¾ and ¼. Costs (2, 0) against (0, 4): ¾·2 − ¼·4 = ½ in favour of the second."""
+    groups = answered((["cost", "honest"], {"q": [("a", 2.0, 0.0), ("b", 0.0, 4.0)]}))
+    constraints = [make(), make(name="honest")]
+    rows, _ = pairs_of(constraints, groups, deltas={"cost": 3.0, "honest": 1.0})
+    assert labels(rows) == {("b", "a"): pytest.approx(sigmoid(0.5))}
+
+
+def test_the_optimum_of_a_joint_rung_is_that_of_its_lagrangian():
+    """A rung's optimal log-ratio difference is logit(label)·Δλ/β, with Δλ the sum; it must be Σ_i Δλ_i ΔC_i/β."""
+    groups = answered((["cost", "honest"], {"q": [("a", 1.0, 2.0), ("b", 3.0, 2.5)]}))
+    constraints, deltas = [make(beta=0.4), make(beta=0.4, name="honest")], {"cost": 0.7, "honest": 1.9}
+    (row,), _ = pairs_of(constraints, groups, deltas=deltas)
+    total = sum(deltas.values())
+    logit = math.log(row["pair_label"] / (1 - row["pair_label"]))
+    assert logit * total / 0.4 == pytest.approx((0.7 * 2.0 + 1.9 * 0.5) / 0.4)
+
+
+def test_a_constraint_that_holds_has_no_say_and_prompts_of_one_are_labelled_by_it_alone():
+    both = (["cost", "honest"], {"q": [("a", 0.0, 5.0), ("b", 1.0, 0.0)]})
+    constraints = [make(), make(name="honest")]
+    rows, _ = pairs_of(constraints, answered(both), deltas={"cost": 2.0, "honest": 0.0})
+    assert labels(rows) == {("a", "b"): pytest.approx(sigmoid(1.0))}
+    apart = (["cost"], {"q": [("a", 0.0), ("b", 1.0)]}), (["honest"], {"r": [("c", 0.0), ("d", 1.0)]})
+    rows, counts = pairs_of(constraints, answered(*apart), deltas={"cost": 3.0, "honest": 1.0})
+    assert labels(rows) == {("a", "b"): pytest.approx(sigmoid(0.75)), ("c", "d"): pytest.approx(sigmoid(0.25))}
+    assert counts["own_pairs"] == 2
+
+
+def test_a_cut_answer_makes_pairs_unless_they_are_dropped_and_nothing_to_compare_is_an_error():
+    groups = answered((["cost"], {"q": [("a", 0.0), ("b", 1.0)]}))
+    groups[0][1][1]["finished"] = False
+    (row,), counts = pairs_of([make()], groups)
+    assert (row["chosen_ids"], row["rejected_ids"]) == ([ord("a")], [ord("b")]) and counts["cut"] == 1
+    with pytest.raises(ValueError, match=r"of 2 responses to the train prompts 1 were cut and dropped \(cut: drop\)"):
+        pairs_of([make(cut="drop")], groups)
+    with pytest.raises(ValueError, match="cut responses are kept or dropped"):
+        make(cut="maybe")
+
+
+def answers(*costs):
+    return [Answer(f"{cost:g}", cost, cost) for cost in costs]
+
+
+def test_sampled_labels_are_drawn_by_their_probability():
+    """σ(1) = 0.731: of 2,000 pairs the safer one is chosen in 0.731 ± 0.033 (3.3 standard errors)."""
+    rows = safety_pairs([(f"q{i}", answers(1.0, 0.0)) for i in range(2000)], seed=3, soft=False)
+    share = np.mean([row["chosen"] == "0" for row in rows])
+    assert abs(share - sigmoid(1)) < 0.033
+    assert "pair_label" not in rows[0]
+
+
+def test_equal_texts_make_no_pair_and_pairs_can_be_limited():
+    several = [("q", answers(0.0, 0.0, 1.0, 2.0))]
+    assert len(safety_pairs(several, seed=0)) == 3
+    assert len(safety_pairs(several, seed=0, per_prompt=2)) == 2
+    assert safety_pairs([("q", answers(0.0, 0.0))], seed=0) == []
+
+
+def test_completions_have_the_prompt_s_format():
+    messages = [{"role": "user", "content": "hello"}]
+    (row,) = safety_pairs([(messages, answers(3.0, 1.0))], seed=0)
+    assert row["chosen"] == [{"role": "assistant", "content": "1"}]
+
+
+def test_the_entropic_measure_keeps_its_aversion_per_unit_of_cost():
+    """θ/β_i stays: at Δλ = 4 the rung's θ is a quarter."""
+    plan = Plan([], model="m", output_dir="o", args={"risk_theta": 2.0}, constraint=make())
+    arguments = rung_arguments(plan, plan.constraints[0], 4.0, Path("o/rung-01"), 7)
+    assert arguments["risk_theta"] == 0.5 and arguments["constraint_multiplier"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("constraint", "args", "alpha"),
+    [
+        ({}, {}, 0.0),
+        ({}, {"risk_alpha": 0.3}, 0.3),
+        ({"args": {"risk_alpha": 0.2}}, {"risk_alpha": 0.3}, 0.2),
+        ({"risk_measure": "cvar"}, {}, 0.5),
+        ({}, {"loss_type": ["rsa1"]}, None),
+    ],
+    ids=str,
+)
+def test_rungs_have_no_token_level_risk_unless_one_is_named(constraint, args, alpha):
+    args = {"use_cpu": True, "bf16": False} | args
+    plan = Plan([], model="m", output_dir="o", args=args, constraint=make(**constraint))
+    config = RSAConfig(**rung_arguments(plan, plan.constraints[0], 1.0, Path("o/rung-01"), 7))
+    assert config.risk_alpha == alpha
+
+
+# Human pairs
+
+
+@pytest.fixture
+def human_data():
+    return Dataset.from_list(
+        [{"prompt": p, "chosen": f" fine {i} ", "rejected": " awful "} for p in "abcd" for i in range(5)]
+    )
+
+
+def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
+    constraint = make(human_pairs=human_data, human_share=0.25)
+    human = {"cost": load_human_pairs(constraint, ["p"], {"d"}, seed=0)}
+    assert human["cost"].counts["left_out_as_decide_or_certify_prompts"] == 5
+    groups = answered((["cost"], {f"q{i}": [("bad", 3.0), ("good", 1.0)] for i in range(30)}))
+    rows, counts = pairs_of([constraint], groups, human=human)
+    assert counts["own_pairs"] == 30 and counts["human_pairs"] == {"cost": 10}
+    judged = [row for row in rows if row["rejected"].strip() == "awful"]
+    assert len(judged) == 10 and all(row["pair_label"] == 1.0 for row in judged)
+    assert not any(row["prompt"] == "d" for row in judged)
+    # Another rung, another draw; none for a constraint that is not raised.
+    named = {"cost": constraint, "honest": make(name="honest")}
+    etas, deltas = dict.fromkeys(named, 0.0), {"cost": 0.0, "honest": 1.0}
+    groups = answered((["cost", "honest"], {"q": [("bad", 0.0, 3.0), ("good", 0.0, 1.0)]}))
+    assert "human_pairs" not in rung_pairs(groups, named, human, deltas, etas, seed=0)[1]
+
+
+def test_human_pairs_that_cannot_be_used_are_refused(human_data):
+    constraint = make(human_pairs=human_data)
+    with pytest.raises(ValueError, match="all on prompts to decide on or to certify with"):
+        load_human_pairs(constraint, ["p"], set("abcd"), seed=0)
+    with pytest.raises(ValueError, match="whose prompts are texts and prompts that are messages"):
+        load_human_pairs(constraint, [[{"role": "user", "content": "p"}]], set(), seed=0)

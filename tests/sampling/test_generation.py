@@ -1,0 +1,335 @@
+"""Sampling: the noise, the law of the draws, and that a draw depends on the seed, the prompt and its number alone."""
+
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trl_rsa.sampling.encoding import encode_prompt
+from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.noise import SeededSampling, draw_key, gumbel_noise
+from trl_rsa.sampling.response import Sampling
+
+
+MASK = 2**64 - 1
+
+
+# The noise
+
+
+def _mix(x: int) -> int:
+    """SplitMix64's output function in Python's integers."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+    return x ^ (x >> 31)
+
+
+def test_mix_is_splitmix64():
+    """The published first outputs of SplitMix64 with state 1234567."""
+    gamma = 0x9E3779B97F4A7C15
+    outputs = [_mix(1234567 + i * gamma & MASK) for i in (1, 2, 3)]
+    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_noise_is_the_hash(key):
+    """−ln(−ln u), u the top 52 bits of the hash and a half, in units of 2⁻⁵²; the sign of the integers is none."""
+    gamma, step = 0x9E3779B97F4A7C15, 3
+    state = _mix((key + _mix(step * gamma & MASK)) & MASK)
+    expected = [-math.log(-math.log(((_mix(state + i * gamma & MASK) >> 12) + 0.5) * 2.0**-52)) for i in range(1, 8)]
+    assert gumbel_noise(torch.tensor([key]), step, 7)[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_noise_is_gumbel():
+    """Mean γ = 0.5772, variance π²/6 = 1.6449; 400,000 draws, four standard errors: 0.008 and 0.03."""
+    noise = gumbel_noise(torch.arange(400), 0, 1000)
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.008)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
+
+
+def test_noise_of_a_row_is_its_own():
+    keys = torch.tensor([5, -9, 77])
+    alone = torch.cat([gumbel_noise(key[None], 4, 11) for key in keys])
+    assert torch.equal(gumbel_noise(keys, 4, 11), alone)
+    assert not torch.equal(gumbel_noise(keys, 5, 11), alone)
+
+
+def test_keys_differ():
+    keys = {
+        draw_key(s, p, d) for s in (0, 1, -1) for p in ("a", "b", [{"role": "user", "content": "a"}]) for d in (0, 1)
+    }
+    assert len(keys) == 18
+
+
+# The law of a draw
+
+
+def _shares(logits: list[float], **options) -> torch.Tensor:
+    n = 20_000
+    processor = SeededSampling(torch.arange(n), 0, **{"temperature": 1.0} | options)
+    scores = processor(torch.zeros(n, 0, dtype=torch.long), torch.tensor(logits).expand(n, -1))
+    return scores.argmax(-1).bincount(minlength=len(logits)) / n
+
+
+def test_draws_follow_the_softmax():
+    """Probabilities .1, .2, .3, .4; standard error of a share at most .0035."""
+    assert _shares([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)]).tolist() == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4], abs=0.014
+    )
+
+
+def test_temperature():
+    """At temperature ½ probabilities 1 : 2 become 1 : 4."""
+    assert _shares([0.0, math.log(2)], temperature=0.5).tolist() == pytest.approx([0.2, 0.8], abs=0.014)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.65}])
+def test_filters_come_before_the_noise(options):
+    """Of .1, .2, .3, .4 the largest two (.7 of the mass, the least set with .65) remain, as 3/7 and 4/7."""
+    shares = _shares([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)], **options).tolist()
+    assert shares[:2] == [0, 0]
+    assert shares[2:] == pytest.approx([3 / 7, 4 / 7], abs=0.014)
+
+
+# Whole responses
+
+
+PROMPTS = ["the cat", "a big red dog ran on the hill", "blue", "the dog sat", "was the cat in the hill"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_path):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_path)
+
+
+@pytest.fixture(scope="module")
+def draw(model, tiny_tokenizer):
+    """`draw(prompts, **settings)`: {(prompt, draw): token ids}."""
+
+    def run(prompts=PROMPTS, batch_size=4, skip=(), **settings):
+        sampling = Sampling(**{"draws": 3, "max_new_tokens": 12} | settings)
+        batches = generate(model, tiny_tokenizer, prompts, sampling, batch_size=batch_size, skip=skip)
+        return {(prompts[r.prompt], r.draw): r for batch in batches for r in batch}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def drawn(draw):
+    return draw()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batch_size_changes_nothing(draw, drawn, batch_size):
+    again = draw(batch_size=batch_size)
+    assert {k: r.token_ids for k, r in again.items()} == {k: r.token_ids for k, r in drawn.items()}
+
+
+def test_other_prompts_and_order_change_nothing(draw, drawn):
+    again = draw(prompts=[PROMPTS[3], PROMPTS[0]], draws=2)
+    assert len(again) == 4
+    assert all(response.token_ids == drawn[key].token_ids for key, response in again.items())
+
+
+def test_skipped_draws_leave_the_others(draw, drawn):
+    again = draw(skip={(0, 1), (4, 0), (4, 1), (4, 2)})
+    assert set(drawn) - set(again) == {(PROMPTS[0], 1), *((PROMPTS[4], i) for i in range(3))}
+    assert all(response.token_ids == drawn[key].token_ids for key, response in again.items())
+
+
+def test_seeds_and_draws_differ(draw, drawn):
+    other = draw(seed=1)
+    assert sum(other[key].token_ids == drawn[key].token_ids for key in drawn) <= 1
+    assert len({tuple(drawn[PROMPTS[1], i].token_ids) for i in range(3)}) == 3
+
+
+def test_global_random_state_is_left_alone(draw, drawn):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert draw()[PROMPTS[0], 0].token_ids == drawn[PROMPTS[0], 0].token_ids
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_first_token_has_the_models_law(model, tiny_tokenizer):
+    """2,000 draws of one token against the softmax; a share's standard error is at most .0112."""
+    ids = torch.tensor([encode_prompt(tiny_tokenizer, "the cat")])
+    with torch.no_grad():
+        law = model(ids).logits[0, -1].softmax(-1)
+    batches = generate(model, tiny_tokenizer, ["the cat"], Sampling(draws=2000, max_new_tokens=1), batch_size=500)
+    tokens = torch.tensor([r.token_ids[0] for batch in batches for r in batch])
+    assert (tokens.bincount(minlength=len(law)) / 2000 - law).abs().max() < 0.045
+
+
+def test_finished_and_cut(drawn, tiny_tokenizer):
+    """A response ends with its only end token, or has all 12 tokens and none."""
+    end = tiny_tokenizer.eos_token_id
+    finished = [r for r in drawn.values() if r.finished]
+    cut = [r for r in drawn.values() if not r.finished]
+    assert finished and cut
+    assert all(r.token_ids.count(end) == 1 and r.token_ids[-1] == end and "<eos>" not in r.text for r in finished)
+    assert all(len(r.token_ids) == 12 and end not in r.token_ids for r in cut)
+    assert all(tiny_tokenizer.decode(r.token_ids, skip_special_tokens=True) == r.text for r in drawn.values())
+
+
+def test_greedy(model, tiny_tokenizer, draw):
+    greedy = draw(temperature=0, draws=1)
+    ids = torch.tensor([encode_prompt(tiny_tokenizer, PROMPTS[1])])
+    expected = []
+    with torch.no_grad():
+        while len(expected) < 12 and tiny_tokenizer.eos_token_id not in expected:
+            expected.append(
+                model(torch.cat([ids, torch.tensor([expected], dtype=torch.long)], -1)).logits[0, -1].argmax().item()
+            )
+    assert greedy[PROMPTS[1], 0].token_ids == expected
+
+
+def test_generation_config_of_the_model_changes_no_law(model, draw, drawn, monkeypatch):
+    for name, value in {"repetition_penalty": 9.0, "temperature": 0.1, "do_sample": True, "top_k": 1}.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    monkeypatch.setattr(model.config, "use_cache", False)
+    again = draw()
+    assert all(response.token_ids == drawn[key].token_ids for key, response in again.items())
+
+
+def test_further_end_tokens_of_the_model(model, tiny_tokenizer, draw, monkeypatch):
+    """Chat models end their turn with a token of their own, which only the generation config names."""
+    turn_end = tiny_tokenizer.convert_tokens_to_ids("dog")
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tiny_tokenizer.eos_token_id, turn_end])
+    assert any(r.token_ids[-1] == turn_end and r.finished for r in draw().values())
+    assert not any(turn_end in r.token_ids[:-1] for r in draw().values())
+
+
+def test_training_mode_is_restored(model, tiny_tokenizer):
+    model.train()
+    list(generate(model, tiny_tokenizer, ["the cat"], Sampling(max_new_tokens=2)))
+    assert model.training
+    model.eval()
+
+
+# Prompts as tokens
+
+
+def test_templates(tiny_tokenizer):
+    def text(prompt, template):
+        return tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, prompt, template))
+
+    assert text("the cat", "auto") == text("the cat", "chat") == "user the cat <eos> assistant"
+    assert text("the cat", "none") == "the cat"
+    turns = [{"role": r, "content": c} for r, c in (("user", "the cat"), ("assistant", "sat"), ("user", "the dog"))]
+    assert text(turns, "chat") == "user the cat <eos> assistant sat <eos> user the dog <eos> assistant"
+
+
+def test_safe_rlhf_template():
+    seen = []
+    tokenizer = SimpleNamespace(eos_token="</s>", chat_template=None)
+    tokenizer = type(
+        "T", (), {"__call__": lambda self, text: seen.append(text) or {"input_ids": [1]}, **vars(tokenizer)}
+    )()
+    turns = [{"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "hello"), ("user", "bye"))]
+    for prompt in ("hi", turns, "BEGINNING OF CONVERSATION: USER: x ASSISTANT:"):
+        encode_prompt(tokenizer, prompt, "safe-rlhf")
+    assert seen == [
+        "BEGINNING OF CONVERSATION: USER: hi ASSISTANT:",
+        "BEGINNING OF CONVERSATION: USER: hi ASSISTANT:hello</s>USER: bye ASSISTANT:",
+        "BEGINNING OF CONVERSATION: USER: x ASSISTANT:",
+    ]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"draws": 0}, "You set draws=0"),
+        ({"draws": True}, "You set draws=True"),
+        ({"max_new_tokens": 0}, "You set max_new_tokens=0"),
+        ({"top_k": -1}, "You set top_k=-1"),
+        ({"temperature": -1.0}, "You set temperature=-1.0"),
+        ({"temperature": math.nan}, "You set temperature=nan"),
+        ({"top_p": 0.0}, "You set top_p=0.0"),
+        ({"temperature": 0, "draws": 2}, "greedy decoding has one answer only"),
+        ({"engine": "tgi"}, "You set engine='tgi'"),
+    ],
+)
+def test_settings_are_checked(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "sentence"),
+    [
+        (["the cat", "the " * 70], {}, r"prompt 1 has 73 \(1 of 2 are too long\)"),
+        (["the cat"], {"max_new_tokens": 63}, "this model takes 1 tokens beside max_new_tokens"),
+        (["the cat"], {"max_new_tokens": 64}, "You set max_new_tokens=64, but this model takes 64 tokens"),
+        (["the cat"], {"template": "alpaca"}, "You set template='alpaca'"),
+        ([""], {"template": "none"}, "You gave prompt 0, but it has no tokens"),
+        ([[{"role": "user", "content": "hi"}]], {"template": "none"}, "a prompt of several messages"),
+    ],
+)
+def test_prompts_are_checked_before_anything_is_drawn(model, tiny_tokenizer, prompts, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        generate(
+            model,
+            tiny_tokenizer,
+            prompts,
+            Sampling(**settings | {"max_new_tokens": settings.get("max_new_tokens", 8)}),
+        )
+
+
+def test_batch_size_is_checked(model, tiny_tokenizer):
+    with pytest.raises(ValueError, match="You set batch_size=0"):
+        generate(model, tiny_tokenizer, ["the"], batch_size=0)
+
+
+def test_chat_template_is_needed(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        encode_prompt(tiny_tokenizer, "hi", "chat")
+
+
+# vLLM, in its absence: what is asked of it, as its documentation has it
+
+
+def test_vllm_is_missing(tiny_tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ImportError, match="vLLM is not installed"):
+        generate("folder", tiny_tokenizer, ["the cat"], Sampling(engine="vllm"))
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch):
+    class LLM:
+        def __init__(self, model):
+            self.model = model
+
+        def generate(self, prompts, sampling_params, use_tqdm):
+            return [
+                SimpleNamespace(outputs=[SimpleNamespace(text=str(p.seed), token_ids=(1, 2), finish_reason="length")])
+                for _, p in zip(prompts, sampling_params, strict=True)
+            ]
+
+    monkeypatch.setitem(
+        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **kw: SimpleNamespace(**kw))
+    )
+
+
+def test_vllm_gets_a_seed_per_draw(tiny_tokenizer, fake_vllm):
+    def run(prompts, batch_size):
+        sampling = Sampling(draws=2, engine="vllm")
+        batches = generate("folder", tiny_tokenizer, prompts, sampling, batch_size=batch_size)
+        return {(prompts[r.prompt], r.draw): r.text for batch in batches for r in batch}
+
+    several = run(["the cat", "blue"], 3)
+    assert len(set(several.values())) == 4 and all(int(seed) >= 0 for seed in several.values())
+    assert run(["blue"], 1).items() <= several.items()
+
+
+def test_vllm_takes_no_model_in_memory(model, tiny_tokenizer, fake_vllm):
+    with pytest.raises(ValueError, match="vLLM loads models itself"):
+        generate(model, tiny_tokenizer, ["the cat"], Sampling(engine="vllm", max_new_tokens=8))

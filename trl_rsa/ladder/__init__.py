@@ -1,0 +1,1 @@
+"""Rungs until a budget is met: the constraint, the scheduler of the multiplier, and the climb."""

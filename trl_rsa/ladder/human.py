@@ -1,0 +1,49 @@
+"""Human judgements of safety for the rungs, without the prompts that must stay unseen."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trl_rsa.data import load_preferences
+from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
+
+
+@dataclass(frozen=True)
+class HumanPairs:
+    """A constraint's human pairs, and what became of its data set's rows, for the manifest."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, Any]
+
+
+def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Collection[str], seed: int) -> HumanPairs:
+    """
+    Args:
+        constraint ([`RiskConstraint`]):
+            Its `human_pairs`, read with `human_options`.
+        own (`Sequence`):
+            Its train prompts: texts, or messages.
+        unseen (`Collection[str]`):
+            Keys of the prompts that are decided on or certified with: pairs on them are left out.
+        seed (`int`):
+            The plan's.
+
+    Raises:
+        ValueError: if they cannot be read, are not of the form of the prompts, or none is left.
+    """
+    options = {"preferred_by": "safer", "seed": seed, **constraint.human_options}
+    loaded = load_preferences(constraint.human_pairs, **options)
+    kept = [row for row in loaded.dataset if prompt_key(row["prompt"]) not in unseen]
+    if not kept:
+        raise ValueError(
+            f"You gave human_pairs for the constraint {constraint.name!r} that are all on prompts to decide on or to "
+            "certify with, but what is trained on must not judge the result. Give pairs on other prompts."
+        )
+    if isinstance(kept[0]["prompt"], str) != isinstance(own[0], str):
+        forms = ("texts", "messages") if isinstance(kept[0]["prompt"], str) else ("messages", "texts")
+        raise ValueError(
+            f"You gave human_pairs whose prompts are {forms[0]} and prompts that are {forms[1]}, but a rung has one "
+            "form. Give both in the same; `template` in human_options decides the form of the pairs."
+        )
+    left_out = len(loaded.dataset) - len(kept)
+    return HumanPairs(kept, loaded.counts.to_dict() | {"left_out_as_decide_or_certify_prompts": left_out})

@@ -1,0 +1,133 @@
+"""The safety pairs of a rung: the policy's own answers, labelled by what they cost, and pairs that humans judged."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.storage.records import text_of
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    An answer to a train prompt.
+
+    Args:
+        text (`str`):
+            Without special tokens.
+        penalty (`float`):
+            What labels compare, lower is preferred: P(i≻j) = σ(penalty_j − penalty_i).
+        cost (`float`):
+            Decides which of two answers with equal penalties counts as the safer one.
+        token_ids (`tuple[int, ...]`, *optional*):
+            As it was sampled: with the token that ended it, or without one if it was cut.
+    """
+
+    text: str
+    penalty: float
+    cost: float
+    token_ids: tuple[int, ...] | None = None
+
+
+def answers_by_prompt(
+    records: Sequence[Mapping[str, Any]],
+    weigh: Callable[[Mapping[str, float]], tuple[float, float]],
+    keep_cut: bool = True,
+) -> list[tuple[Any, list[Answer]]]:
+    """Answers by prompt.
+
+    A cut answer counts like any other: sampled by the policy itself with a horizon of N tokens, it is a whole episode
+    of the process that ends there.
+
+    Args:
+        records (`Sequence[Mapping]`):
+            As [`Answers`] keeps them.
+        weigh (`Callable`):
+            From the costs by constraint to penalty and cost.
+        keep_cut (`bool`, *optional*, defaults to `True`):
+            Whether answers that were cut at `max_new_tokens` are kept.
+    """
+    groups: dict[int, tuple[Any, list[Answer]]] = {}
+    for record in records:
+        if record["finished"] or keep_cut:
+            group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
+            group[1].append(Answer(record["response"], *weigh(record["costs"]), tuple(record["token_ids"])))
+    return list(groups.values())
+
+
+def safety_pairs(
+    answers: Sequence[tuple[Any, Sequence[Answer]]], seed: int, soft: bool = True, per_prompt: int | None = None
+) -> list[Row]:
+    """Pairs in TRL's preference format, `chosen` the safer answer; with the tokens where they are known, and with
+    `pair_label` if soft.
+
+    Args:
+        answers (`Sequence[tuple[prompt, Sequence[Answer]]]`):
+            The policy's own answers.
+        seed (`int`):
+            Of the choice of pairs and of sampled labels.
+        soft (`bool`, *optional*, defaults to `True`):
+            Whether a pair carries its Bradley–Terry probability, or a label drawn by it.
+        per_prompt (`int`, *optional*):
+            At most so many pairs per prompt; all by default.
+    """
+    rng = random.Random(seed)
+    rows = []
+    for prompt, several in answers:
+        distinct = list({answer.token_ids or answer.text: answer for answer in several}.values())
+        pairs = list(combinations(distinct, 2))
+        if per_prompt is not None and len(pairs) > per_prompt:
+            pairs = rng.sample(pairs, per_prompt)
+        rows += [_pair(prompt, a, b, soft, rng) for a, b in pairs]
+    return rows
+
+
+def _pair(prompt: Any, a: Answer, b: Answer, soft: bool, rng: random.Random) -> Row:
+    safer, other = sorted((a, b), key=lambda answer: (answer.penalty, answer.cost))
+    probability = 1 / (1 + math.exp(safer.penalty - other.penalty))  # Bradley–Terry, at least ½
+    if not soft and rng.random() >= probability:
+        safer, other = other, safer
+    row = {"prompt": prompt, "chosen": _completion(prompt, safer), "rejected": _completion(prompt, other)}
+    if safer.token_ids is not None and other.token_ids is not None:
+        row |= {"chosen_ids": list(safer.token_ids), "rejected_ids": list(other.token_ids)}
+    return row | {"pair_label": probability} if soft else row
+
+
+def _completion(prompt: Any, answer: Answer) -> Any:
+    return answer.text if isinstance(prompt, str) else [{"role": "assistant", "content": answer.text}]
+
+
+def draw_human(own: int, human: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """As many human pairs as make `share` of a rung beside `own` pairs of the policy, or all that there are."""
+    wanted = min(len(human), round(own * share / (1 - share)))
+    return random.Random(seed).sample(list(human), wanted)
+
+
+def with_tokens(rows: Sequence[Row], encoder: ConversationEncoder) -> list[Row]:
+    """The rows as the tokens to train on: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+
+    Sampled answers bring their own. Those of other pairs are written down as the policy would have written them.
+    """
+    return [{**_tokens(row, encoder), **row} for row in rows]
+
+
+def _tokens(row: Row, encoder: ConversationEncoder) -> dict[str, list[int]]:
+    tokens = {"prompt_ids": encoder.prompt(row["prompt"])}
+    for name in ("chosen", "rejected"):
+        if f"{name}_ids" not in row:
+            # Text that was meant to stand right after its prompt begins with a space; a turn does not.
+            tokens[f"{name}_ids"] = encoder.completion(text_of(row[name]).strip())
+    return tokens
+
+
+def with_equal_columns(rows: Sequence[Row]) -> list[Row]:
+    """Rows from several sources, of which some have no label or weight: those are certain, and weigh 1."""
+    extra = {name for row in rows for name in ("pair_label", "pair_weight") if name in row}
+    return [dict.fromkeys(extra, 1.0) | row for row in rows]

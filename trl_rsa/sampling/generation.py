@@ -1,0 +1,149 @@
+"""Sampling a model's responses, reproducible per (seed, prompt, draw) whatever the batch."""
+
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+from trl_rsa.data.schema import Text
+from trl_rsa.sampling.encoding import encode_prompts
+from trl_rsa.sampling.response import Response, Sampling
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    sampling: Sampling | None = None,
+    *,
+    batch_size: int = 16,
+    skip: Container[tuple[int, int]] = (),
+) -> Iterator[list[Response]]:
+    """Draws responses, batch by batch, the longest prompts first.
+
+    A draw is a function of the model, the seed, the prompt and the number of the draw: neither the other prompts, nor
+    their order, nor `batch_size`, nor the global random state (which is left alone) change it. Two models see the same
+    noise, which makes paired comparisons sharper; a prompt given twice gets the same answers twice.
+
+    One reservation: padding and batch size change logits by rounding. Where two noisy scores are that close (very
+    rarely in float32, now and then in bfloat16) another token is drawn, and what follows in that response differs.
+    `batch_size=1` has no padding and no such case.
+
+    The model's own `generation_config` is used for its end-of-sequence tokens only: no repetition penalty is applied.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The policy. With `engine="vllm"` its folder or repository, or a `vllm.LLM`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        prompts (`Sequence[str | list[dict]]`):
+            Texts or messages.
+        sampling ([`Sampling`], *optional*):
+            How to draw.
+        batch_size (`int`, *optional*, defaults to 16):
+            Responses drawn at a time.
+        skip (`Container[tuple[int, int]]`, *optional*):
+            Pairs (prompt, draw) that are not drawn.
+
+    Yields:
+        `list[Response]`: a batch, as soon as it is drawn.
+    """
+    sampling = Sampling() if sampling is None else sampling
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"You set batch_size={batch_size!r}, but a batch has at least one response. Set 1 or more.")
+    rows = encode_prompts(tokenizer, prompts, sampling.template, _room(model, sampling.max_new_tokens))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    wanted = [(i, draw) for i in order for draw in range(sampling.draws) if (i, draw) not in skip]
+    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    if sampling.engine == "vllm":
+        from trl_rsa.sampling.vllm_engine import generate_with_vllm
+
+        return generate_with_vllm(model, prompts, rows, batches, sampling)
+    return (_generate_batch(model, tokenizer, prompts, rows, batch, sampling) for batch in batches)
+
+
+def _room(model: Any, max_new_tokens: int) -> int | None:
+    """Tokens that are left for a prompt; None where the model has no limit, or is not loaded here."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    longest = getattr(config, "max_position_embeddings", None)
+    if not isinstance(longest, int):
+        return None
+    if longest <= max_new_tokens:
+        raise ValueError(
+            f"You set max_new_tokens={max_new_tokens}, but this model takes {longest} tokens in all. Lower it."
+        )
+    return longest - max_new_tokens
+
+
+def _generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    batch: Sequence[tuple[int, int]],
+    sampling: Sampling,
+) -> list[Response]:
+    import torch
+    from transformers import LogitsProcessorList
+
+    from trl_rsa.sampling.noise import SeededSampling, draw_key
+
+    ends = end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
+    width = max(len(rows[i]) for i, _ in batch)
+    ids = torch.tensor([[pad] * (width - len(rows[i])) + list(rows[i]) for i, _ in batch])
+    mask = torch.tensor([[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i, _ in batch])
+    processors = LogitsProcessorList()
+    if sampling.temperature > 0:
+        keys = torch.tensor([draw_key(sampling.seed, prompts[i], draw) for i, draw in batch])
+        device = model.device if model.device.type == "cuda" else "cpu"
+        processors.append(SeededSampling(keys.to(device), width, sampling.temperature, sampling.top_p, sampling.top_k))
+    training = model.training
+    model.eval()
+    try:
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
+            logits_processor=processors,
+        )
+    finally:
+        model.train(training)
+    completions = output[:, width:].tolist()
+    return [
+        _response(tokenizer, i, draw, completion, ends)
+        for (i, draw), completion in zip(batch, completions, strict=True)
+    ]
+
+
+def _greedy(max_new_tokens: int, ends: list[int], pad: int) -> Any:
+    """Everything that would change the law of the next token is set, or the model's own generation config fills it."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
+        max_new_tokens=max_new_tokens,
+        use_cache=True,  # trainers leave `use_cache=False` in a model's config
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+    )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a response: the tokenizer's, and those in the model's generation config (chat models)."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    return {token for token in [*own, tokenizer.eos_token_id] if token is not None}
+
+
+def _response(tokenizer: Any, prompt: int, draw: int, completion: list[int], ends: set[int]) -> Response:
+    end = next((place for place, token in enumerate(completion) if token in ends), None)
+    ids = completion if end is None else completion[: end + 1]
+    text = tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True)
+    return Response(prompt, draw, text, ids, end is not None)

@@ -1,0 +1,68 @@
+"""Sampling with vLLM, when it is installed and asked for."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trl_rsa.data.schema import Text
+from trl_rsa.sampling.noise import draw_key
+
+
+if TYPE_CHECKING:
+    from trl_rsa.sampling.response import Response, Sampling
+
+
+def generate_with_vllm(
+    model: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
+    sampling: "Sampling",
+) -> Iterator[list["Response"]]:
+    """As [`~sampling.generation.generate`], which calls it. Every draw has vLLM's own seed of a request, made from
+    (seed, prompt, draw): the same draws again on the same version of vLLM and the same kind of device."""
+    try:
+        import vllm
+    except ImportError as error:
+        raise ImportError(
+            "You set engine='vllm', but vLLM is not installed. Install it (pip install vllm), or leave the engine out "
+            "to draw with transformers."
+        ) from error
+    if not isinstance(model, (str, vllm.LLM)):
+        raise ValueError(
+            f"You set engine='vllm' with a {type(model).__name__} in memory, but vLLM loads models itself. Give the "
+            "model's folder or repository, or a vllm.LLM."
+        )
+    return _batches(vllm, model, prompts, rows, batches, sampling)
+
+
+def _batches(
+    vllm: Any,
+    model: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
+    sampling: "Sampling",
+) -> Iterator[list["Response"]]:
+    from trl_rsa.sampling.response import Response
+
+    if not batches:
+        return
+    engine = vllm.LLM(model=model) if isinstance(model, str) else model
+    for batch in batches:
+        parameters = [
+            vllm.SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_new_tokens,
+                seed=draw_key(sampling.seed, prompts[i], draw) & (2**63 - 1),
+            )
+            for i, draw in batch
+        ]
+        given = [{"prompt_token_ids": list(rows[i])} for i, _ in batch]
+        outputs = engine.generate(given, parameters, use_tqdm=False)
+        answers = [output.outputs[0] for output in outputs]
+        yield [
+            Response(i, draw, answer.text, list(answer.token_ids), answer.finish_reason == "stop")
+            for (i, draw), answer in zip(batch, answers, strict=True)
+        ]

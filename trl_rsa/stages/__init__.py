@@ -1,1 +1,0 @@
-"""The stepwise part: a plan of stages, each anchored at the policy of the one before."""

@@ -1,0 +1,44 @@
+"""When something was made and with which versions, and where two descriptions of it differ."""
+
+import json
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+
+_PACKAGES = ("trl-rsa", "trl", "transformers", "torch", "peft", "accelerate", "datasets", "numpy")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Sentences that name where two described plans differ, as `stages.1.beta: 0.1 before, 0.2 now`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{path}.{index}")
+    elif old != new:
+        yield f"{path}: {_short(old)} before, {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} items"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

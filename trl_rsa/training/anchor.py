@@ -1,0 +1,147 @@
+"""Where a stage starts and what it is measured against: its policy, and its reference, given explicitly.
+
+With `ref_model=None` TRL loads the reference *by the name in the model's configuration*: a stage that goes on from a
+trained model would silently be anchored at the base model.
+"""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
+
+from trl_rsa.alignment.plan import Plan
+from trl_rsa.storage.files import write_json
+
+
+START = "00-start"
+
+
+@dataclass
+class Anchor:
+    """What a stage needs from the one before: the keyword arguments of [`RSATrainer`] that hold models."""
+
+    model: PreTrainedModel | PeftModel
+    ref_model: PreTrainedModel | None
+    peft_config: PeftConfig | None
+
+
+def starting_point(plan: Plan, processing_class: Any) -> str:
+    """The folder or Hub id that the first stage starts from. A model in memory is saved first, once.
+
+    Raises:
+        ValueError: if an earlier start was saved from another model (found by the manifest before this is called), or
+            the plan gives an adapter and asks for another.
+    """
+    if isinstance(plan.model, str):
+        if is_adapter(plan.model) and plan.peft_config is not None:
+            raise ValueError(
+                f"You set the model to {plan.model}, which holds an adapter, and a peft_config, but only one adapter "
+                "is trained. Remove peft_config to go on with the adapter, or start from a merged model."
+            )
+        return plan.model
+    folder = Path(plan.output_dir) / START
+    marker = folder / "complete.json"
+    if not marker.exists():
+        plan.model.save_pretrained(folder)
+        if processing_class is not None:
+            processing_class.save_pretrained(folder)
+        write_json(marker, {"saved": True})
+    return str(folder)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How every model of a plan is loaded, and what of it is trained.
+
+    Args:
+        init_kwargs (`dict`):
+            Arguments of `from_pretrained` for every model.
+        peft_config (`PeftConfig` or `dict`, *optional*):
+            Trains an adapter instead of all weights.
+        use_cpu (`bool`):
+            Whether to sample on the CPU where there is an accelerator. (Training has an argument of this name.)
+    """
+
+    init_kwargs: dict[str, Any]
+    peft_config: "PeftConfig | dict[str, Any] | None"
+    use_cpu: bool
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Tuning":
+        return cls(init_kwargs(plan), plan.peft_config, bool(plan.args.get("use_cpu")))
+
+    def anchor_at(self, previous: str) -> Anchor:
+        """Loads the policy `previous` (a folder or Hub id) and a reference equal to it."""
+        if is_adapter(previous):
+            model = PeftModel.from_pretrained(self._load(base_of(previous)), previous, is_trainable=True)
+            # TRL copies the adapter that comes with the model to a frozen one named "ref".
+            return Anchor(model, None, None)
+        if self.peft_config is not None:
+            return Anchor(self._load(previous), None, _peft_config(self.peft_config))
+        return Anchor(self._load(previous), self._load(previous), None)
+
+    def reference(self, previous: str) -> str:
+        """The reference of a stage that starts from `previous`, in words."""
+        if is_adapter(previous):
+            return f"the adapter in {previous} on {base_of(previous)}"
+        return previous if self.peft_config is None else f"{previous}, with the new adapter switched off"
+
+    def load_policy(self, name: str) -> PreTrainedModel | PeftModel:
+        """The policy `name` (a folder or Hub id), on this process's device, for sampling."""
+        device = _device(self.use_cpu)
+        model: Any = self._load(base_of(name) if is_adapter(name) else name)
+        if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
+            model = model.to(device)
+        return (PeftModel.from_pretrained(model, name) if is_adapter(name) else model).eval()
+
+    def _load(self, name: str) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(name, **self.init_kwargs)
+
+
+def _device(use_cpu: bool) -> torch.device:
+    accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.accelerator.set_device_index(index)  # quantised models are loaded onto the current device
+    return torch.device(accelerator.type, index)
+
+
+def load_processing_class(start: str) -> Any:
+    """The tokenizer that lies beside the model `start`, or beside the base model of an adapter."""
+    try:
+        return AutoTokenizer.from_pretrained(start)
+    except (OSError, ValueError):
+        if is_adapter(start):
+            return AutoTokenizer.from_pretrained(base_of(start))
+        raise
+
+
+def init_kwargs(plan: Plan) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for every model of the plan."""
+    kwargs = {"dtype": "float32", **plan.model_init_kwargs}
+    if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
+        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
+    if isinstance(kwargs.get("quantization_config"), dict):
+        kwargs["quantization_config"] = BitsAndBytesConfig(**kwargs["quantization_config"])
+    return kwargs
+
+
+def _peft_config(config: PeftConfig | dict[str, Any]) -> PeftConfig:
+    if isinstance(config, dict):
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **config})
+    return copy.deepcopy(config)  # PEFT writes the base model's name into it
+
+
+def is_adapter(name: str) -> bool:
+    return find_adapter_config_file(name) is not None
+
+
+def base_of(adapter: str) -> str:
+    return PeftConfig.from_pretrained(adapter).base_model_name_or_path

@@ -1,0 +1,137 @@
+"""Checkpoints that can be trusted after a kill: each complete one carries a marker, written last.
+
+`transformers.trainer_utils.get_last_checkpoint` takes the highest number, and saving is not atomic: a kill during
+saving leaves a broken newest folder, which it would choose.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.provenance import now
+
+
+MARKER = "complete.json"
+
+
+class CheckpointMarker(TrainerCallback):
+    """Marks each checkpoint as complete once everything in it is written, then deletes those over the limit.
+
+    The limit is enforced here, not by the trainer, which would delete the last complete checkpoint before the new one
+    is marked.
+
+    Args:
+        limit (`int`, *optional*):
+            How many complete checkpoints to keep; `None` keeps all.
+    """
+
+    def __init__(self, limit: int | None):
+        self.limit = limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert args.distributed_state is not None
+        args.distributed_state.wait_for_everyone()  # every process writes its part of a checkpoint
+        if not state.is_world_process_zero:
+            return
+        run_dir = Path(str(args.output_dir))
+        checkpoint = run_dir / f"checkpoint-{state.global_step}"
+        write_json(checkpoint / MARKER, {"global_step": state.global_step, "saved": now(), **engine_of(args)})
+        if self.limit is not None:
+            keep = {checkpoint, Path(state.best_model_checkpoint or checkpoint)}
+            for old in complete_checkpoints(run_dir)[: -self.limit]:
+                if old not in keep:
+                    # The marker first: a kill in between must not leave a marked ruin.
+                    (old / MARKER).unlink()
+                    shutil.rmtree(old)
+
+
+def complete_checkpoints(run_dir: Path) -> list[Path]:
+    """The complete checkpoints in `run_dir`, oldest first."""
+    return [path for path in _checkpoints(run_dir) if (path / MARKER).exists()]
+
+
+def newest_complete_checkpoint(run_dir: Path) -> Path | None:
+    """The newest complete checkpoint in `run_dir`. Ruins left by a kill during saving are deleted."""
+    for path in _checkpoints(run_dir):
+        if not (path / MARKER).exists():
+            shutil.rmtree(path)
+    complete = complete_checkpoints(run_dir)
+    return complete[-1] if complete else None
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether the run had made all its steps when `checkpoint` was saved."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return state.global_step >= state.max_steps
+
+
+def engine_of(args: TrainingArguments) -> dict[str, Any]:
+    """What trains, for the manifest and the marker of a checkpoint: `engine`, and the number of `processes`."""
+    if args.deepspeed_plugin is not None:
+        engine = f"DeepSpeed ZeRO-{args.deepspeed_plugin.zero_stage}"
+    elif args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        engine = "FSDP"
+    else:
+        engine = "DDP" if args.world_size > 1 else "PyTorch"
+    return {"engine": engine, "processes": args.world_size}
+
+
+def check_engine(checkpoint: Path, args: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if `checkpoint` was written by another engine or number of processes: it cannot be read, or the
+            batches would be others.
+    """
+    marker = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    now_used = engine_of(args)
+    if now_used != {name: marker.get(name) for name in now_used}:
+        raise ValueError(
+            f"You resume with {_in_words(now_used)}, but {checkpoint} was written by {_in_words(marker)}. Launch as "
+            "before, or delete the folder's checkpoints to train the stage anew."
+        )
+
+
+def _in_words(launch: Mapping[str, Any]) -> str:
+    number = launch.get("processes")
+    return f"{launch.get('engine')} in {number} process{'' if number == 1 else 'es'}"
+
+
+def load_last(trainer: Trainer, checkpoint: Path) -> None:
+    """Puts the trainer where a run of all its steps ended: the engine loads the checkpoint, and no step is made.
+
+    `Trainer.train(resume_from_checkpoint=...)` alone would make one step more from a checkpoint of the last step
+    (transformers 5.23).
+    """
+    stop = _StopBeforeTheFirstStep()
+    trainer.add_callback(stop)
+    with contextlib.suppress(_Loaded):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    trainer.remove_callback(stop)
+    trainer.is_in_train = False
+
+
+class _Loaded(Exception):
+    """Raised to leave `train` once everything is loaded."""
+
+
+class _StopBeforeTheFirstStep(TrainerCallback):
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        raise _Loaded
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    numbered = {
+        int(match.group(1)): path
+        for path in run_dir.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    }
+    return [numbered[number] for number in sorted(numbered)]

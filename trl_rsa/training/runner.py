@@ -1,0 +1,71 @@
+"""Who trains a stage and samples from a policy: this process, or (launched.py) a group of processes."""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.response import Response, Sampling
+from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.stage import ReadyStage, free_memory, train_stage
+
+
+class StageRunner(Protocol):
+    """What `align` and the ladder need."""
+
+    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+        """Trains the stage from the policy `start` (a folder or Hub id), or resumes it; returns what [`train_stage`]
+        does."""
+
+    def sample(
+        self,
+        model: str,
+        prompts: Sequence[Any],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        skip: Container[tuple[int, int]],
+    ) -> Iterator[list[Response]]:
+        """Draws from the policy `model` (a folder or Hub id), as [`~trl_rsa.sampling.generation.generate`] does."""
+
+
+@dataclass
+class InProcess:
+    """This process does it, on one device.
+
+    Args:
+        tuning ([`Tuning`]):
+            How models are loaded.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer.
+        callbacks (`Sequence[TrainerCallback]`):
+            Added to every trainer.
+        report (`Callable[[str], None]`):
+            Where the lines about progress go.
+    """
+
+    tuning: Tuning
+    processing_class: PreTrainedTokenizerBase
+    callbacks: Sequence[TrainerCallback]
+    report: Callable[[str], None]
+
+    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+        result = train_stage(ready, start, self.tuning, self.processing_class, self.callbacks, self.report)
+        free_memory()
+        return result
+
+    def sample(
+        self,
+        model: str,
+        prompts: Sequence[Any],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        skip: Container[tuple[int, int]],
+    ) -> Iterator[list[Response]]:
+        policy: Any = model if sampling.engine == "vllm" else self.tuning.load_policy(model)
+        yield from generate(policy, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
+        del policy
+        free_memory()

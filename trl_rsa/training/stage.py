@@ -1,0 +1,171 @@
+"""One stage: everything ready, trained from its anchor, resumed where a kill left it."""
+
+import gc
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+
+from trl_rsa.config import RSAConfig
+from trl_rsa.risk import RiskMeasure
+from trl_rsa.trainer import RSATrainer
+from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.checkpoints import (
+    CheckpointMarker,
+    check_engine,
+    engine_of,
+    is_last,
+    load_last,
+    newest_complete_checkpoint,
+)
+from trl_rsa.training.tracking import LogAtStart
+
+
+@dataclass
+class ReadyStage:
+    """A stage with everything that can be checked before a model is loaded.
+
+    Args:
+        title (`str`):
+            How the stage is called in lines about progress.
+        arguments (`dict`):
+            Arguments of its [`RSAConfig`], which is made from them at once; `output_dir` is the stage's folder.
+        risk_measure ([`~trl_rsa.risk.RiskMeasure`], *optional*):
+            A measure that has no name in `config`.
+        train_dataset, eval_dataset (`Dataset`):
+            Its pairs.
+        data (`dict`):
+            Their counts and fingerprints, for the manifest.
+        metrics (`dict[str, float]`, *optional*):
+            Logged once, when the stage starts.
+    """
+
+    title: str
+    arguments: dict[str, Any]
+    risk_measure: RiskMeasure | None
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
+    data: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: RSAConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = RSAConfig(**self.arguments)
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.output_dir))
+
+
+def train_stage(
+    ready: ReadyStage,
+    start: str,
+    tuning: Tuning,
+    processing_class: PreTrainedTokenizerBase,
+    callbacks: Sequence[TrainerCallback],
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains the stage from its newest complete checkpoint, or from the policy `start`, and saves it to its folder.
+
+    In a process group every process calls it; the first one reports.
+
+    Returns:
+        `dict`: `seconds` of this call, `steps` in all, `metrics`, and the `engine` and number of `processes`.
+    """
+    began = time.monotonic()
+    config = ready.config
+    limit, config.save_total_limit = config.save_total_limit, None  # see CheckpointMarker
+    report = report if config.process_index == 0 else _say_nothing
+    with config.main_process_first(local=False):  # it deletes ruins
+        checkpoint = newest_complete_checkpoint(ready.folder)
+    if checkpoint is not None:
+        check_engine(checkpoint, config)
+    held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
+    resumed = f"; resumed from {checkpoint.name}" if checkpoint else ""
+    report(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {tuning.reference(start)}{resumed}")
+    set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
+    anchor = tuning.anchor_at(start)
+    trainer = RSATrainer(
+        model=anchor.model,
+        ref_model=anchor.ref_model,
+        args=config,
+        train_dataset=ready.train_dataset,
+        eval_dataset=ready.eval_dataset,
+        processing_class=processing_class,
+        callbacks=[*callbacks, CheckpointMarker(limit)],
+        peft_config=anchor.peft_config,
+        risk_measure=ready.risk_measure,
+    )
+    if ready.metrics:
+        trainer.add_callback(LogAtStart(trainer, ready.metrics))
+    if checkpoint is not None and is_last(checkpoint):
+        load_last(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    metrics = _final_metrics(trainer)
+    _save(trainer, ready.folder)
+    _finish_trackers(config)
+    seconds = round(time.monotonic() - began, 1)
+    shown = (f"{name}={metrics[name]:.4g}" for name in _HEADLINE if metrics.get(name) is not None)
+    report(f"{ready.title}: done in {seconds:.0f} s, {'  '.join(shown)}")
+    return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics, **engine_of(config)}
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _save(trainer: RSATrainer, folder: Path) -> None:
+    trainer.save_model(str(folder))
+    trainer.create_model_card(model_name=folder.name)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        # The frozen copy of the adapter, which served as the reference, is not part of the result.
+        shutil.rmtree(folder / "ref", ignore_errors=True)
+
+
+_HEADLINE = (
+    "loss",
+    "rewards/accuracies",
+    "eval_loss",
+    "eval_rewards/accuracies",
+    "eval_kl/chosen",
+    "eval_risk/chosen",
+)
+
+
+def _final_metrics(trainer: RSATrainer) -> dict[str, float | None]:
+    """The last logged training metrics and a fresh evaluation.
+
+    Not the timings, nor TRL's count of tokens, which starts again at a resume.
+    """
+    training = [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics = dict(training[-1]) if training else {}
+    if trainer.eval_dataset is not None:
+        metrics |= trainer.evaluate()
+    timings = ("runtime", "per_second", "preparation_time", "step", "epoch", "num_tokens")
+    numbers = {k: v for k, v in metrics.items() if not k.endswith(timings) and isinstance(v, (int, float))}
+    # JSON has no nan: a number that is not finite is recorded as null.
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _finish_trackers(config: RSAConfig) -> None:
+    """Ends the stage's tracker run: those below go on with an open run when the next stage starts."""
+    for name, finish in (("wandb", "finish"), ("trackio", "finish"), ("mlflow", "end_run")):
+        if name in config.report_to and name in sys.modules:
+            getattr(sys.modules[name], finish)()
+
+
+def free_memory() -> None:
+    """Between two stages: the models of one must be gone before those of the next are loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,133 @@
+"""What every process of a launched group runs: `python -m trl_rsa.training.worker FOLDER`, as launched.py asks."""
+
+import json
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import load_from_disk
+from transformers import AutoTokenizer
+
+from trl_rsa.risk import RiskMeasure
+from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.response import Sampling
+from trl_rsa.storage.files import write_json
+from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.launcher import end_with_parent
+from trl_rsa.training.stage import ReadyStage, train_stage
+
+
+REQUEST, RESULT = "request.pickle", "result.json"
+
+
+@dataclass
+class TrainRequest:
+    """A stage to train. Its pairs lie beside the request, in `train` and `eval`.
+
+    Args:
+        title, arguments, risk_measure, metrics:
+            As in [`ReadyStage`].
+        start (`str`):
+            The policy to start from.
+        tuning ([`Tuning`]):
+            How models are loaded.
+    """
+
+    title: str
+    arguments: dict[str, Any]
+    risk_measure: RiskMeasure | None
+    metrics: dict[str, float]
+    start: str
+    tuning: Tuning
+
+    def run(self, folder: Path) -> None:
+        # The configuration first: it tells `from_pretrained` about ZeRO-3, and picks this process's device.
+        ready = ReadyStage(
+            self.title,
+            self.arguments,
+            self.risk_measure,
+            load_from_disk(str(folder / "train")),
+            load_from_disk(str(folder / "eval")) if (folder / "eval").exists() else None,
+            {},
+            self.metrics,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+        result = train_stage(ready, self.start, self.tuning, tokenizer, (), _say)
+        state = PartialState()
+        if state.is_main_process:
+            write_json(folder / RESULT, result)
+        # DeepSpeed: a group that is left while others are still in it aborts now and then.
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
+@dataclass
+class SampleRequest:
+    """Responses to draw: every process draws those of its share of the prompts, into a file of its own.
+
+    Args:
+        model (`str`):
+            The policy.
+        tuning ([`Tuning`]):
+            How it is loaded.
+        prompts (`Sequence`), sampling ([`Sampling`]), batch_size (`int`):
+            As in [`~trl_rsa.sampling.generation.generate`].
+        skip (`frozenset[tuple[int, int]]`):
+            Pairs (prompt, draw) that are not drawn.
+    """
+
+    model: str
+    tuning: Tuning
+    prompts: Sequence[Any]
+    sampling: Sampling
+    batch_size: int
+    skip: frozenset[tuple[int, int]]
+
+    def run(self, folder: Path) -> None:
+        rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+        others = {
+            (prompt, draw)
+            for prompt in range(len(self.prompts))
+            if prompt % processes != rank
+            for draw in range(self.sampling.draws)
+        }
+        batches = generate(
+            self.tuning.load_policy(self.model),
+            tokenizer,
+            self.prompts,
+            self.sampling,
+            batch_size=self.batch_size,
+            skip=self.skip | others,
+        )
+        with open(folder / f"responses-{rank}.jsonl", "w", encoding="utf-8") as file:
+            for batch in batches:
+                file.writelines(json.dumps(vars(response)) + "\n" for response in batch)
+                file.flush()  # the parent takes them in at once
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(folder: Path) -> int:
+    end_with_parent()
+    try:
+        pickle.loads((folder / REQUEST).read_bytes()).run(folder)
+    except Exception as error:
+        # For the parent, which says it in one sentence; the traceback is for whoever finds that it is a bug.
+        said = {"type": type(error).__name__, "message": " ".join(str(error).split())}
+        write_json(folder / f"error-{os.environ.get('RANK', '0')}.json", said)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
