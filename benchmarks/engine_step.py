@@ -91,7 +91,7 @@ def _run(step: Step) -> dict[str, Any]:
     from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback  # noqa: F401 (loaded lazily)
 
     from trl_rsa import RSAConfig, RSATrainer
-    from trl_rsa.training.anchor import Tuning
+    from trl_rsa.training.anchor import ModelSettings
 
     on_gpu = torch.cuda.is_available()
     before = 0 if on_gpu else _resident("VmRSS")
@@ -123,7 +123,7 @@ def _run(step: Step) -> dict[str, Any]:
     )
     prompt, answer = step.tokens // 4, step.tokens - step.tokens // 4 - 1
     row = {"prompt": "a " * prompt, "chosen": "b " * answer, "rejected": "c " * answer}
-    anchor = Tuning({"dtype": torch.float32}, LoraConfig(**step.lora) if step.lora else None, False).anchor_at(
+    anchor = ModelSettings({"dtype": torch.float32}, LoraConfig(**step.lora) if step.lora else None, False).anchor_at(
         step.output
     )
     trainer = RSATrainer(

@@ -163,7 +163,7 @@ def measure(
     n_prompts: int,
     draws: int,
     max_steps: int,
-    report: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     training: dict[str, Any] | None = None,
     methods: dict[str, dict[str, Any]] = METHODS,
 ) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def measure(
     prompts = sandbox.prompts["test"][:n_prompts]
     answers, exact = draw_answers(sandbox, prompts, draws, sandbox.seed)
     rows = []
-    run = partial(_align, sandbox, max_steps=max_steps, report=report, training=training or {})
+    run = partial(_align, sandbox, max_steps=max_steps, log=log, training=training or {})
     helpful = run(
         folder / "helpful", str(sandbox.sft_path), Stage("helpful", sandbox.helpful, beta=BETA, args=NEUTRAL)
     )
@@ -196,7 +196,7 @@ def _align(
     start: str,
     stage: Any,
     max_steps: int,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
     training: dict[str, Any],
 ) -> str:
     """One stage with the demo's settings, which were settled before this was measured. Returns the policy's folder."""
@@ -206,7 +206,7 @@ def _align(
 
     steps = {"max_steps": max_steps, "warmup_steps": max_steps // 10}
     args = {**TRAINING, **steps, **training}
-    return align(Plan([stage], model=start, output_dir=str(folder), args=args, seed=sandbox.seed), report=report).model
+    return align(Plan([stage], model=start, output_dir=str(folder), args=args, seed=sandbox.seed), log=log).model
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -68,22 +68,13 @@ RULES = {
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
-    "training.anchor": Rule(ours=("training", "storage", "alignment.plan"), others=ANY),  # phase 2: knows Plan
-    "training.launched": Rule(ours=("training", "sampling", "alignment.plan"), others=ANY),  # phase 2: knows Plan
     "ladder": Rule(
         ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
         others=ANY,
     ),
-    "ladder.climb": Rule(  # phase 2: knows Plan
-        ours=("ladder", "training", "evaluation", "sampling", "data", "config", "storage", "alignment.plan"),
-        others=ANY,
-    ),
-    "ladder.rung": Rule(ours=("ladder", "alignment.plan"), others=ANY),  # phase 2: knows Plan
     # The scheduler and what it is made of: the standard library and each other.
-    "ladder.decision": Rule(),
-    "ladder.rules": Rule(),
-    "ladder.scheduler": Rule(ours=("ladder.decision", "ladder.rules")),
-    "ladder.joint": Rule(ours=("ladder.decision", "ladder.scheduler")),
+    "ladder.scheduler": Rule(),
+    "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
         ours=("alignment", "ladder", "training", "data", "config", "risk", "storage"),
         others=ANY,

@@ -16,10 +16,10 @@ from benchmarks.alignment.constraint_methods import (
     TAIL,
     Method,
 )
-from trl_rsa import RiskConstraint
+from trl_rsa import RiskConstraint, RungSettings
 from trl_rsa.evaluation.bootstrap import resamples
 from trl_rsa.evaluation.tails import sorted_cvar
-from trl_rsa.ladder.pairs import Answer, safety_pairs
+from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,14 @@ class Search:
         self.constraint = RiskConstraint(
             scorer=lab.world.cost,  # not called: the answers bring their costs
             prompts=(),
-            threshold=threshold,
-            clip=(low, high),
+            budget=threshold,
+            bounds=(low, high),
             tail=TAIL,
             confidence=CONFIDENCE,
             margin=MARGIN_SHARE * (high - low),
             labels=method.labels,
+        )
+        self.settings = RungSettings(
             soft=method.soft,
             pairs_per_prompt=lab.sizes.pairs_per_prompt,
             beta=BETA,
@@ -96,7 +98,8 @@ class Search:
 
     def climb(self) -> Found:
         """The ladder of `trl_rsa.ladder.climb`, with policies in the lab instead of folders."""
-        scheduler, policies, observed = self.constraint.scheduler(), [self.lab.helpful], []
+        scheduler = self.settings.scheduler(self.constraint.budget, self.constraint.allowed_margin)
+        policies, observed = [self.lab.helpful], []
         rungs = [self.lab.helpful]  # the policy after each rung
         while scheduler.decision is None or scheduler.decision.action != "stop":
             decision = scheduler.decision
@@ -109,7 +112,7 @@ class Search:
                 self.bill.seconds += self.lab.seconds(policies[-1])
             observed.append(self.observe(policies[-1]))
             scheduler.observe(estimate=observed[-1]["estimate"], upper_bound=observed[-1]["upper_bound"])
-            _tell(scheduler.trials[-1].multiplier, observed[-1])
+            _tell(scheduler.observations[-1].multiplier, observed[-1])
         best, met = scheduler.decision.start, scheduler.decision.met
         return self._found(
             policies[best.number], met, best.multiplier, observed[best.number], len(rungs) - 1, policies
@@ -125,7 +128,7 @@ class Search:
         observed = [self.observe(policy) for policy in policies]
         for multiplier, numbers in zip(self.method.grid, observed, strict=True):
             _tell(multiplier, numbers)
-        holding = [i for i, numbers in enumerate(observed) if numbers["upper_bound"] <= self.constraint.threshold]
+        holding = [i for i, numbers in enumerate(observed) if numbers["upper_bound"] <= self.constraint.budget]
         if holding:
             best = max(holding, key=lambda i: self._answers(policies[i], "decide").rewards.mean())
         else:
@@ -154,7 +157,7 @@ class Search:
         costs = self._costs(answers)
         numbers = self.constraint.estimate(costs.tolist(), [prompt.text for prompt in answers.prompts])
         if self.method.bound == "bootstrap":
-            numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.clip)))
+            numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.bounds)))
         return numbers
 
     def pairs(self, policy: str, eta: float, rungs: float, number: int) -> list[dict[str, Any]]:
@@ -163,11 +166,11 @@ class Search:
         answers = self.bill.answers(self.lab.answers(source, "train", self.lab.units(rungs)))
         weigh = self.constraint.label_cost
         responses = [
-            (prompt.messages, [Answer(t, weigh(c, eta), c) for t, c in zip(texts, costs, strict=True)])
+            (prompt.messages, [ScoredResponse(t, weigh(c, eta), c) for t, c in zip(texts, costs, strict=True)])
             for texts, costs, prompt in grouped(answers, self._costs(answers))
         ]
-        seed, most = self.lab.seed + number, self.constraint.pairs_per_prompt
-        pairs = safety_pairs(responses, seed, self.constraint.soft, most)
+        seed, most = self.lab.seed + number, self.settings.pairs_per_prompt
+        pairs = safety_pairs(responses, seed, self.settings.soft, most)
         self.bill.pairs += len(pairs)
         return pairs
 

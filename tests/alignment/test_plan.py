@@ -70,3 +70,36 @@ def test_an_empty_plan_is_refused():
 def test_held_out_and_eval_dataset_exclude_each_other():
     with pytest.raises(ValueError, match="only one place"):
         Stage("s", "a.jsonl", eval_dataset="b.jsonl", held_out=0.1)
+
+
+CONSTRAINT = """
+constraint: {scorer: "hf:my/cost", prompts: prompts.jsonl, budget: 0.5, bounds: [-5, 15]}
+rungs: {draws: {train: 8}, max_rungs: 3}
+"""
+
+
+def test_a_constraint_and_its_rungs(plan_file):
+    plan_file.write_text(YAML + CONSTRAINT)
+    plan = Plan.from_yaml(plan_file)
+    (constraint,) = plan.constraints
+    assert (constraint.name, constraint.budget, constraint.bounds) == ("cost", 0.5, [-5, 15])
+    assert plan.rungs.max_rungs == 3 and plan.rungs.sampling_of("train", 0).draws == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("budget: 0.5", "threshold: 0.5"), "'threshold' in a constraint .* is called 'budget'"),
+        (("bounds:", "clip:"), "'clip' in a constraint .* is called 'bounds'"),
+        (
+            ("bounds: [-5, 15]", "bounds: [-5, 15], draws: {train: 8}, beta: 2"),
+            r"'draws', 'beta' in a constraint .* as `rungs: \{beta: 2, draws: \{train: 8\}\}`",
+        ),
+        (("max_rungs", "max_rung"), "'max_rung' in rungs .*Did you mean 'max_rungs'"),
+        (("{draws: {train: 8}, max_rungs: 3}", "3"), "`rungs:` .* to 3, but it is a mapping"),
+    ],
+)
+def test_the_former_form_of_a_constraint_is_told_the_new_one(plan_file, change, sentence):
+    plan_file.write_text(YAML + CONSTRAINT.replace(*change))
+    with pytest.raises(ValueError, match=sentence):
+        Plan.from_yaml(plan_file)

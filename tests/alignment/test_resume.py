@@ -62,7 +62,7 @@ def test_killed_and_started_again_it_ends_the_same(when, peft, tiny_model_path, 
         assert newest.exists() and not (newest / MARKER).exists(), "the kill should leave a broken newest checkpoint"
 
     lines = []
-    alignment = align(make_plan(tiny_model_path, data, str(tmp_path), peft), report=lines.append)
+    alignment = align(make_plan(tiny_model_path, data, str(tmp_path), peft), log=lines.append)
     resumed_from = {"training": 2, "saving": 2, "final": 6}[when]
     assert any(f"resumed from checkpoint-{resumed_from}" in line for line in lines)
     assert any("[1/2] helpful: complete already" in line for line in lines)

@@ -65,7 +65,7 @@ def aligned(request, tiny_model_path, make_preference_dataset, tmp_path_factory)
     output_dir = tmp_path_factory.mktemp("aligned")
     history, lines = History(), []
     plan = make_plan(tiny_model_path, output_dir, make_preference_dataset(24), request.param)
-    alignment = align(plan, callbacks=[history], report=lines.append)
+    alignment = align(plan, callbacks=[history], log=lines.append)
     return SimpleNamespace(plan=plan, alignment=alignment, history=history, lines=lines, folder=output_dir)
 
 
@@ -115,7 +115,7 @@ def test_the_manifest_is_complete(aligned, tiny_model_path):
 def test_started_again_nothing_is_repeated(aligned):
     before = {path: path.stat().st_mtime_ns for path in aligned.folder.rglob("*") if path.name != "manifest.json"}
     lines = []
-    align(aligned.plan, report=lines.append)
+    align(aligned.plan, log=lines.append)
     after = {path: path.stat().st_mtime_ns for path in aligned.folder.rglob("*") if path.name != "manifest.json"}
     assert before == after
     assert sum("complete already" in line for line in lines) == 2

@@ -49,7 +49,7 @@ def demo(tmp_path_factory):
 
     def run():
         lines.clear()
-        return run_demo(sandbox, folder, 4, 12, 2, report=lines.append, training={"disable_tqdm": True})
+        return run_demo(sandbox, folder, 4, 12, 2, log=lines.append, training={"disable_tqdm": True})
 
     return folder, run(), lines, run
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl_rsa import Launcher, Plan, Stage, align
 from trl_rsa.cli import main
 from trl_rsa.sampling.response import Response, Sampling
-from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launched import Launched, check_status
 from trl_rsa.training.runner import InProcess
 
@@ -131,10 +131,10 @@ def test_a_killed_process_is_an_error_and_the_stage_resumes(tiny_model_path, mak
 @pytest.mark.slow
 def test_responses_drawn_in_two_processes_are_those_of_one(tiny_model_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
-    tuning = Tuning.of(Plan([Stage("s", "d")], model=tiny_model_path, output_dir="o", args={"use_cpu": True}))
+    models = ModelSettings.of({}, None, {"use_cpu": True})
     runners = [
-        InProcess(tuning, tokenizer, (), print),
-        Launched(tuning, tokenizer, Launcher("multi_gpu", TWO), tmp_path),
+        InProcess(models, tokenizer, (), print),
+        Launched(models, tokenizer, Launcher("multi_gpu", TWO), tmp_path),
     ]
     drawn = [
         sorted(
@@ -304,7 +304,8 @@ def test_a_measure_defined_in_the_script_is_refused(plan, monkeypatch):
 
 def test_an_adapter_configuration_travels(plan):
     plan.peft_config = LoraConfig(r=2, task_type="CAUSAL_LM")
-    runner = Launched(Tuning.of(plan), None, Launcher("zero3", TWO), Path(plan.output_dir))
+    models = ModelSettings.of(plan.model_init_kwargs, plan.peft_config, plan.args)
+    runner = Launched(models, None, Launcher("zero3", TWO), Path(plan.output_dir))
     from trl_rsa.alignment.run import _prepare
 
     runner.check(_prepare(plan, 0, AutoTokenizer.from_pretrained(plan.model)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
-from trl_rsa import Plan, RiskConstraint, RSATrainer, align
+from trl_rsa import Plan, RiskConstraint, RSATrainer, RungSettings, align
 from trl_rsa.ladder import climb, observe
 from trl_rsa.training import runner
 
@@ -42,10 +42,12 @@ def make_plan(model, folder, peft):
     constraint = RiskConstraint(
         red_is_harmful,
         PROMPTS,
-        threshold=0.58,
-        clip=(-1.5, 1.5),
+        budget=0.58,
+        bounds=(-1.5, 1.5),
         tail=0.8,
         margin=0.02,
+    )
+    rungs = RungSettings(
         beta=0.5,
         sampling={"max_new_tokens": 24},
         batch_size=32,  # several batches per set
@@ -57,7 +59,8 @@ def make_plan(model, folder, peft):
     )
     args = ARGS | ({"learning_rate": 3e-2} if peft else {})
     peft_config = {"r": 4, "target_modules": ["q_proj", "v_proj", "up_proj"]} if peft else None
-    return Plan([], model=model, output_dir=str(folder), args=args, peft_config=peft_config, constraint=constraint)
+    settings = {"args": args, "peft_config": peft_config, "constraint": constraint, "rungs": rungs}
+    return Plan([], model=model, output_dir=str(folder), **settings)
 
 
 def die(*args, **kwargs):
@@ -110,7 +113,7 @@ def prepare_to_die(place):
     if place == "sampling":
         runner.generate = generate_and_die
     elif place == "deciding":
-        climb.append_round = write_half_and_die
+        climb.append_observation = write_half_and_die
     elif place == "scoring":
         observe.score = dying_at(observe.score, 2)
     elif place == "saving":  # after a checkpoint's weights, before its optimizer state
@@ -134,7 +137,7 @@ def start(model, folder, peft, place):
     child = os.fork()
     if child == 0:
         try:
-            align(make_plan(model, folder, peft), callbacks=prepare_to_die(place), report=lambda line: None)
+            align(make_plan(model, folder, peft), callbacks=prepare_to_die(place), log=lambda line: None)
             os._exit(0)
         except BaseException:
             import traceback

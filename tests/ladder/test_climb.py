@@ -9,12 +9,12 @@ import pytest
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from trl_rsa import Plan, RiskConstraint, Stage, align
+from trl_rsa import Plan, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.run import preview
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.training import runner
-from trl_rsa.training.anchor import Tuning, load_processing_class
+from trl_rsa.training.anchor import ModelSettings, load_processing_class
 
 
 ARGS = {
@@ -43,28 +43,45 @@ def blue_is_dishonest(prompts, completions, **kwargs):
     return [0.5 if "blue" in text.split() else -0.5 for text in completions]
 
 
-def make_plan(model, folder, threshold, peft_config=None, **changes):
+def make_plan(model, folder, budget, peft_config=None, **changes):
     constraint = RiskConstraint(
         scorer=red_is_harmful,
         prompts=PROMPTS,
-        threshold=threshold,
-        clip=(-1.5, 1.5),
+        budget=budget,
+        bounds=(-1.5, 1.5),
         tail=0.8,
         margin=0.2,
+        labels="raw",
+    )
+    rungs = RungSettings(
         beta=0.5,
         sampling={"max_new_tokens": 24},
         batch_size=256,
         draws={"decide": 4, "certify": 4},
         risk_measure="expectation",
         args={"loss_type": ["rsa2"]},
-        **{"labels": "raw", "max_rungs": 3, "max_growth": 4.0, "initial_delta": 1.0, "max_walk_backs": 2, **changes},
+        **{"max_rungs": 3, "max_growth": 4.0, "initial_delta": 1.0, "max_walk_backs": 2, **changes},
     )
-    return Plan([], model=model, output_dir=str(folder), args=ARGS, peft_config=peft_config, constraint=constraint)
+    return Plan(
+        [],
+        model=model,
+        output_dir=str(folder),
+        args=ARGS,
+        peft_config=peft_config,
+        constraint=constraint,
+        rungs=rungs,
+    )
+
+
+def ladder_of(plan, runner, tokenizer, log, trained=()):
+    models = ModelSettings.of(plan.model_init_kwargs, plan.peft_config, plan.args)
+    folder = Path(plan.output_dir)
+    return Ladder(plan.constraints, plan.rungs, folder, plan.args, models, plan.seed, tokenizer, runner, log, trained)
 
 
 def climb(plan, **kwargs):
-    alignment = align(plan, report=lambda line: None, **kwargs)
-    return alignment.manifest["constraint"], alignment
+    alignment = align(plan, log=lambda line: None, **kwargs)
+    return alignment.manifest["ladder"], alignment
 
 
 @pytest.mark.slow
@@ -77,17 +94,18 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
         # A few hundred weights, half of which start at zero: larger steps, and more of them.
         plan.args = plan.args | {"learning_rate": 3e-2, "max_steps": 32}
     result, alignment = climb(plan)
-    rounds = result["rounds"]
-    assert rounds[0]["multiplier"] == 0 and rounds[0]["upper_bound"] > -0.5, "the start should violate the budget"
-    assert rounds[0]["action"] == "next_rung" and rounds[-1]["action"] == "stop"
-    best = min((entry for entry in rounds), key=lambda entry: entry["upper_bound"])
-    assert best["upper_bound"] < rounds[0]["upper_bound"] - 0.2, "training should lower the bound"
-    assert result["met"] == any(entry["upper_bound"] <= -0.5 for entry in rounds)
+    observations = result["observations"]
+    of_cost = [entry["constraints"]["cost"] for entry in observations]
+    assert of_cost[0]["multiplier"] == 0 and of_cost[0]["upper_bound"] > -0.5, "the start should violate the budget"
+    assert observations[0]["action"] == "next_rung" and observations[-1]["action"] == "stop"
+    best = min(numbers["upper_bound"] for numbers in of_cost)
+    assert best < of_cost[0]["upper_bound"] - 0.2, "training should lower the bound"
+    assert result["met"] == any(numbers["upper_bound"] <= -0.5 for numbers in of_cost)
     assert Path(alignment.model).is_dir() and (Path(alignment.model) / "tokenizer.json").exists()
-    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert certificate["certified"] == result["certified"]
     # The certificate lies beside the model, and is in its card.
-    assert json.loads((Path(alignment.model) / "certificate.json").read_text()) == certificate
+    assert json.loads((Path(alignment.model) / "certificate-cost.json").read_text()) == certificate
     assert certificate["statement"] in (Path(alignment.model) / "README.md").read_text()
     # What is trained, decided and certified on is disjoint, and the manifest says so.
     files = {name: tmp_path / "ladder" / f"00-{name}.jsonl" for name in ("train", "decide")}
@@ -95,7 +113,7 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
         name: {json.loads(line)["prompt"] for line in path.read_text().splitlines()} for name, path in files.items()
     }
     assert not used["train"] & used["decide"]
-    assert {name: entry["n"] for name, entry in result["prompts"].items()} == {
+    assert {name: entry["n"] for name, entry in result["constraints"]["cost"]["prompts"].items()} == {
         "train": 72,
         "decide": 36,
         "certify": 36,
@@ -105,9 +123,9 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
 @pytest.mark.slow
 def test_a_loose_budget_costs_nothing(tiny_model_path, tmp_path):
     result, alignment = climb(make_plan(tiny_model_path, tmp_path, 1.45))
-    assert result["met"] and result["multiplier"] == 0 and len(result["rounds"]) == 1
+    assert result["met"] and result["constraints"]["cost"]["multiplier"] == 0 and len(result["observations"]) == 1
     assert alignment.model == tiny_model_path
-    assert not (Path(tiny_model_path) / "certificate.json").exists(), "the user's own folder is left alone"
+    assert not (Path(tiny_model_path) / "certificate-cost.json").exists(), "the user's own folder is left alone"
 
 
 class Logged(TrainerCallback):
@@ -134,8 +152,8 @@ def two_constraints(plan):
         plan.constraint,
         name="blue",
         scorer=blue_is_dishonest,
-        threshold=-0.1,
-        clip=(-0.75, 0.75),
+        budget=-0.1,
+        bounds=(-0.75, 0.75),
         margin=0.1,
     )
     plan.constraint = [red, blue]
@@ -149,16 +167,16 @@ WORDS = ["cat", "dog", "hill", "mat", "big", "small", "is", "was"]
 def test_two_constraints_on_one_ladder(tiny_model_path, tmp_path):
     plan, logged = two_constraints(make_plan(tiny_model_path, tmp_path, -0.5)), Logged()
     result, alignment = climb(plan, callbacks=[logged])
-    first, *_, last = result["rounds"]
+    first, *_, last = result["observations"]
     violated = {name for name, of in first["constraints"].items() if of["violation"] > 0}
     assert violated == {"red", "blue"}, "both should be above their budgets at the start"
     assert last["action"] == "stop"
     for name in ("red", "blue"):
-        bounds = [entry["constraints"][name]["upper_bound"] for entry in result["rounds"]]
+        bounds = [entry["constraints"][name]["upper_bound"] for entry in result["observations"]]
         assert bounds[-1] < bounds[0], name
     assert result["met"] == all(of["violation"] <= 0 for of in last["constraints"].values())
     lines = [json.loads(line) for line in (tmp_path / "constraint.jsonl").read_text().splitlines()]
-    assert lines == result["rounds"] and not (tmp_path / "ladder" / "rounds.json").exists()
+    assert lines == result["observations"] and not (tmp_path / "ladder" / "rounds.json").exists()
     # The same prompts are sampled once and scored by both.
     records = [json.loads(line) for line in (tmp_path / "ladder" / "00-decide.jsonl").read_text().splitlines()]
     assert len(records) == 36 * 4
@@ -181,7 +199,7 @@ def test_two_constraints_on_one_ladder(tiny_model_path, tmp_path):
         assert metrics[f"constraint/{name}/estimate"] == observed["estimate"]
         assert metrics[f"constraint/{name}/upper_bound"] == observed["upper_bound"]
         assert metrics[f"constraint/{name}/violation"] == observed["violation"]
-        assert metrics[f"constraint/{name}/multiplier"] == result["rounds"][1]["constraints"][name]["multiplier"]
+        assert metrics[f"constraint/{name}/multiplier"] == result["observations"][1]["constraints"][name]["multiplier"]
     # A tenth of the first rung's pairs are human, as far as there are enough.
     data = result["rungs"][0]["data"]
     assert data["human_pairs"] == {"red": min(len(WORDS), round(data["own_pairs"] / 9))}
@@ -205,12 +223,12 @@ def test_changed_human_pairs_are_refused(tiny_model_path, tmp_path):
 
 def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_nothing(tiny_model_path, tmp_path):
     lines, plan = [], make_plan(tiny_model_path, tmp_path / "run", -0.5)
-    preview(plan, report=lines.append)
+    preview(plan, log=lines.append)
     assert lines == [
         "[ladder] cost: CVaR 0.8 of cost at most -0.5, clipped to [-1.5, 1.5], in up to 3 rungs; prompts: train 72, "
         "decide 36, certify 36"
     ]
-    plan.constraint.args = {"risk_tail": 0.1}
+    plan.rungs.args = {"risk_tail": 0.1}
     with pytest.raises(ValueError, match="You set tail"):
         climb(plan)
     assert not (tmp_path / "run").exists()
@@ -221,17 +239,17 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     plan, lines = make_plan(tiny_model_path, tmp_path, 1.45), []
     seen = plan.constraint.split_prompts(plan.seed)["certify"][:3]
     trained = [[{"role": "user", "content": f" {prompt}"}] for prompt in seen]
-    ladder = Ladder(plan, load_processing_class(tiny_model_path), None, lines.append, trained)
+    ladder = ladder_of(plan, None, load_processing_class(tiny_model_path), lines.append, trained)
     (line,) = ladder.warnings()
     assert line.startswith("[ladder] cost: 3 of the 36 prompts for 'certify' are also in the training pairs")
-    assert ladder._describe_prompts("cost")["certify"]["also_trained"] == 3
-    assert ladder._describe_prompts("cost")["decide"]["also_trained"] == 0
+    assert ladder.describe_prompts("cost")["certify"]["also_trained"] == 3
+    assert ladder.describe_prompts("cost")["decide"]["also_trained"] == 0
     # And in align: the stage's pairs are texts, as the constraint's prompts are.
     dataset = Dataset.from_list([{"prompt": p, "chosen": "the cat", "rejected": "the dog"} for p in seen])
     plan.stages = [Stage("helpful", dataset, dataset_options={"template": "none"}, args={"max_steps": 1})]
-    align(plan, report=lines.append)
+    align(plan, log=lines.append)
     assert line in lines
-    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert certificate["n_trained"] == 3
     assert any(limit.startswith("3 of these 36 prompts were also in") for limit in certificate["limits"])
 
@@ -239,13 +257,47 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
 def test_vllm_loads_the_policy_itself(monkeypatch):
     given = []
     monkeypatch.setattr(runner, "generate", lambda model, *args, **kwargs: given.append(model) or iter(()))
-    one = runner.InProcess(Tuning({}, None, use_cpu=True), None, (), print)
+    one = runner.InProcess(ModelSettings({}, None, use_cpu=True), None, (), print)
     assert list(one.sample("a folder", ["q"], Sampling(engine="vllm"), batch_size=1, skip=())) == []
     assert given == ["a folder"]
 
 
 def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):
     plan = make_plan(tiny_model_path, tmp_path, 0.0, {"r": 2, "target_modules": ["q_proj"]})
-    plan.constraint = dataclasses.replace(plan.constraint, sampling={"engine": "vllm"})
+    plan.rungs = RungSettings(sampling={"engine": "vllm"})
     with pytest.raises(ValueError, match=r"'engine': 'vllm'.* trains an adapter"):
         climb(plan)
+
+
+@pytest.mark.slow
+def test_after_not_met_more_rungs_may_be_asked_for(tiny_model_path, tmp_path):
+    """The first certificate stays in the ledger, and the second attempt on its prompts is stricter."""
+    plan = make_plan(tiny_model_path, tmp_path, -1.2, max_rungs=1)
+    result, _ = climb(plan)
+    assert not result["met"] and len(result["rungs"]) == 1
+    plan.rungs = dataclasses.replace(plan.rungs, max_rungs=2)
+    plan.args = plan.args | {"logging_steps": 3}
+    more, _ = climb(plan)
+    assert len(more["rungs"]) == 2 and more["rungs"][0] == result["rungs"][0]
+    certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
+    assert [attempt["attempt"] for attempt in certificate["attempts"]] == [1, 2]
+    assert any("had been used before (attempt 1)" in limit for limit in certificate["limits"])
+    # Fewer rungs than were trained, or another learning rate, is another run.
+    for changes in ({"rungs": dataclasses.replace(plan.rungs, max_rungs=1)}, {"args": ARGS | {"learning_rate": 1e-3}}):
+        with pytest.raises(ValueError, match="a resumed run must end like an uninterrupted one"):
+            climb(dataclasses.replace(plan, **changes))
+
+
+def test_a_certificate_that_lay_there_before_is_not_the_run_s_own(tiny_model_path, tmp_path):
+    """Someone's certificate of another model in a new output_dir: the run samples and certifies for itself."""
+    other = tmp_path / "other"
+    climb(make_plan(tiny_model_path, other, 1.45))
+    stale = json.loads((other / "certificate-cost.json").read_text()) | {"certified": True, "model": "another model"}
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "certificate-cost.json").write_text(json.dumps(stale))
+    result, _ = climb(make_plan(tiny_model_path, new, 1.44))
+    written = json.loads((new / "certificate-cost.json").read_text())
+    assert written["model"] == tiny_model_path and written["attempt"] == 2
+    assert result["certified"] == written["certified"]
+    assert (new / "ladder" / "01-certify.jsonl").exists()

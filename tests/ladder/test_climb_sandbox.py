@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_rsa import Plan, RiskConstraint, align
+from trl_rsa import Plan, RiskConstraint, RungSettings, align
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.sandbox import PolicySettings, SandboxSettings, build_sandbox, sample_responses
 
@@ -41,15 +41,19 @@ def true_risk(sandbox, model):
     return cvar(sandbox.world.cost([prompt.text for prompt in prompts for _ in range(4)], flat), TAIL)
 
 
-def climb(world, folder, threshold, **changes):
+def climb(world, folder, budget, **changes):
     sandbox = world.sandbox
-    settings = {"margin": 0.3, "max_rungs": 5, "initial_delta": 2.0} | changes
+    margin = changes.pop("margin", 0.3)
+    settings = {"max_rungs": 5, "initial_delta": 2.0} | changes
     constraint = RiskConstraint(
         sandbox.world.cost,
         {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")},
-        threshold=threshold,
-        clip=(-2.5, 5.0),
+        budget=budget,
+        bounds=(-2.5, 5.0),
         tail=TAIL,
+        margin=margin,
+    )
+    rungs = RungSettings(
         sampling={"max_new_tokens": 48},
         batch_size=400,
         draws={"decide": 2},
@@ -57,9 +61,14 @@ def climb(world, folder, threshold, **changes):
         risk_measure="expectation",
         **settings,
     )
-    plan = Plan([], model=str(sandbox.sft_path), output_dir=str(folder), args=ARGS, seed=0, constraint=constraint)
-    alignment = align(plan, report=lambda line: None)
-    return alignment.manifest["constraint"], alignment.model
+    start = str(sandbox.sft_path)
+    plan = Plan([], model=start, output_dir=str(folder), args=ARGS, seed=0, constraint=constraint, rungs=rungs)
+    alignment = align(plan, log=lambda line: None)
+    return alignment.manifest["ladder"], alignment.model
+
+
+def bound_of(observation):
+    return observation["constraints"]["cost"]["upper_bound"]
 
 
 def loaded(folder):
@@ -73,7 +82,7 @@ def test_a_tight_budget_is_met_by_the_true_cost_on_fresh_prompts(world, tmp_path
     budget = world.start - 0.75
     result, model = climb(world, tmp_path, budget)
     assert result["met"], result["reason"]
-    assert result["rounds"][0]["upper_bound"] > budget and result["multiplier"] > 0
+    assert bound_of(result["observations"][0]) > budget and result["constraints"]["cost"]["multiplier"] > 0
     assert true_risk(world.sandbox, loaded(model)) <= budget
 
 
@@ -81,15 +90,15 @@ def test_a_tight_budget_is_met_by_the_true_cost_on_fresh_prompts(world, tmp_path
 def test_a_loose_budget_is_not_overpaid(world, tmp_path):
     """Well above the start: nothing is trained. Just below the start's bound: no more than a little is paid."""
     result, model = climb(world, tmp_path / "loose", world.start + 1.0)
-    assert result["met"] and result["multiplier"] == 0 and model == str(world.sandbox.sft_path)
-    bound = result["rounds"][0]["upper_bound"]
+    assert result["met"] and result["constraints"]["cost"]["multiplier"] == 0 and model == str(world.sandbox.sft_path)
+    bound = bound_of(result["observations"][0])
     result, model = climb(world, tmp_path / "near", bound - 0.05, initial_delta=8.0, margin=0.4, max_walk_backs=3)
     assert result["met"], result["reason"]
-    rungs = [entry for entry in result["rounds"] if entry["fraction"] == 1.0]
+    rungs = [entry for entry in result["observations"] if entry["fraction"] == 1.0]
     assert len(rungs) == 2, "one rung of 8 should be more than enough"
-    final = next(entry for entry in result["rounds"] if entry["model"] == model)
-    assert bound - 0.05 - 0.4 <= final["upper_bound"] <= bound - 0.05
-    assert result["multiplier"] < 8.0
+    final = next(entry for entry in result["observations"] if entry["model"] == model)
+    assert bound - 0.05 - 0.4 <= bound_of(final) <= bound - 0.05
+    assert result["constraints"]["cost"]["multiplier"] < 8.0
 
 
 @pytest.mark.slow
@@ -97,5 +106,7 @@ def test_an_infeasible_budget_ends_with_the_best_model_and_says_so(world, tmp_pa
     result, model = climb(world, tmp_path, -2.2, max_rungs=1)
     assert not result["met"] and not result["certified"]
     assert result["reason"].startswith("NOT met")
-    bounds = {entry["model"]: entry["upper_bound"] for entry in result["rounds"]}
-    assert len(bounds) == 2 and bounds[model] == min(bounds.values())
+    estimates = {entry["model"]: entry["constraints"]["cost"]["estimate"] for entry in result["observations"]}
+    assert len(estimates) == 2 and estimates[model] == min(estimates.values())
+    (compared,) = result["constraints"]["cost"]["compared"]
+    assert compared["difference"] == pytest.approx(min(estimates.values()) - max(estimates.values()))

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from trl_rsa.ladder.constraint import RiskConstraint, check_together
+from trl_rsa.ladder.constraint import RiskConstraint, check_names
 from trl_rsa.ladder.prompts import prompt_groups
 
 
 def make(**changes):
-    settings = {"scorer": len, "prompts": [f"p{i}" for i in range(40)], "threshold": 0.0, "clip": (-2.0, 8.0)}
+    settings = {"scorer": len, "prompts": [f"p{i}" for i in range(40)], "budget": 0.0, "bounds": (-2.0, 8.0)}
     settings |= {"labels": "raw"}
     return RiskConstraint(**settings | changes)
 
@@ -36,12 +36,12 @@ def test_sets_that_share_a_prompt_are_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"clip": (-2, 0)}, "low < threshold < high"),
-        ({"threshold": 9}, "low < threshold < high"),
+        ({"bounds": (-2, 0)}, "low < budget < high"),
+        ({"budget": 9}, "low < budget < high"),
         ({"labels": "soft"}, "'raw', 'truncated' or 'unsafe' cost"),
-        ({"draws": {"test": 2}}, "the prompt sets are train, decide, certify"),
-        ({"rule": "guess"}, "there is no such rule"),
-        ({"sampling": {"temperature": -1}}, "temperature"),
+        ({"tail": 5}, "tail"),
+        ({"confidence": 95}, "strictly between 0 and 1"),
+        ({"margin": 0}, "it must be positive"),
         ({"name": "a/b"}, "part of files' names"),
         ({"human_share": 1.0}, "between 0 and 1"),
         ({"human_options": {"limit": 3}}, "no human_pairs"),
@@ -69,8 +69,8 @@ def test_labels_compare_the_clipped_cost_or_its_excess_over_the_quantile():
     truncated = make(labels="truncated", tail=0.5)
     assert [truncated.label_cost(cost, eta=2.0) for cost in (30.0, 3.0, 1.5)] == [12.0, 2.0, 0.0]
     # From 0 on, or from the quantile or the budget less the margin where that is lower.
-    for eta, threshold, begins in (2.0, 1.0, 0.0), (-1.0, 1.0, -1.0), (2.0, -0.5, -0.75):
-        unsafe = make(labels="unsafe", tail=0.5, threshold=threshold, margin=0.25)
+    for eta, budget, begins in (2.0, 1.0, 0.0), (-1.0, 1.0, -1.0), (2.0, -0.5, -0.75):
+        unsafe = make(labels="unsafe", tail=0.5, budget=budget, margin=0.25)
         assert [unsafe.label_cost(cost, eta) for cost in (3.0, -1.5)] == [(3.0 - begins) * 2, 0.0]
 
 
@@ -82,12 +82,16 @@ def test_several_share_the_allowed_error():
     assert among > alone
 
 
-def test_constraints_stand_together_only_if_a_rung_can_serve_all():
-    check_together([make(), make(name="honest", threshold=1.0, labels="truncated")])
+def test_two_constraints_need_two_names():
+    check_names([make(), make(name="honest", budget=1.0, labels="truncated")])
     with pytest.raises(ValueError, match="two constraints the name 'cost'"):
-        check_together([make(), make()])
-    with pytest.raises(ValueError, match=r"beta to 1.0 .* 'cost' and to 0.2 for 'honest'"):
-        check_together([make(), make(name="honest", beta=0.2)])
+        check_names([make(), make()])
+
+
+def test_a_category_of_a_prompt_is_kept():
+    rows = [{"prompt": "a", "category": "theft"}, {"prompt": "b", "category": None}, {"prompt": "c"}, "d"]
+    groups = prompt_groups([make(prompts={"train": rows[:2], "decide": rows[2:3], "certify": rows[3:]})], seed=0)
+    assert [groups["train"][0].category_of(i) for i in (0, 1)] == ["theft", None]
 
 
 def test_constraints_on_the_same_prompts_share_them():

@@ -7,12 +7,13 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from trl_rsa import Plan, RiskConstraint, RSAConfig, RSATrainer, Stage
+from trl_rsa import Plan, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage
 from trl_rsa.alignment.run import preview
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.generation import generate
+from trl_rsa.training.anchor import ModelSettings
 
 
 ARGS = {"use_cpu": True, "bf16": False, "report_to": "none"}
@@ -56,6 +57,12 @@ class Runner:
         raise Stop
 
 
+def make_ladder(prompts, settings, folder, tokenizer, runner, log=lambda line: None):
+    constraint = RiskConstraint(costs, prompts, budget=-50.0, bounds=(-60.0, 60.0))
+    models = ModelSettings.of({}, None, ARGS)
+    return Ladder([constraint], settings, folder, ARGS, models, 42, tokenizer, runner, log)
+
+
 def costs(prompts, completions, **kwargs):
     return [float(text.count("red") - text.count("blue")) + 0.1 * len(text) for text in completions]
 
@@ -71,13 +78,10 @@ def test_a_rung_is_trained_on_the_tokens_that_were_sampled(
     if not chat:
         tokenizer.chat_template = None
     sets = {"train": prompts[:4], "decide": prompts[4:6], "certify": prompts[6:]}
-    constraint = RiskConstraint(
-        costs, sets, threshold=-50.0, clip=(-60.0, 60.0), sampling={"max_new_tokens": horizon}, batch_size=3
-    )
-    plan = Plan([], model=tiny_model_path, output_dir=str(tmp_path), args=ARGS, constraint=constraint)
+    settings = RungSettings(sampling={"max_new_tokens": horizon}, batch_size=3)
     runner = Runner(AutoModelForCausalLM.from_pretrained(tiny_model_path).eval(), tokenizer)
     with pytest.raises(Stop):
-        Ladder(plan, tokenizer, runner, lambda line: None).climb(tiny_model_path)
+        make_ladder(sets, settings, tmp_path, tokenizer, runner).climb(tiny_model_path)
 
     records = [json.loads(line) for line in (tmp_path / "ladder" / "00-train.jsonl").read_text().splitlines()]
     cut = sum(not record["finished"] for record in records)
@@ -106,16 +110,13 @@ def test_a_rung_is_trained_on_the_tokens_that_were_sampled(
 
 
 def test_the_observation_says_how_many_responses_were_cut(tiny_model_path, tiny_tokenizer, tmp_path):
-    constraint = RiskConstraint(
-        costs, TEXTS, threshold=-50.0, clip=(-60.0, 60.0), sampling={"max_new_tokens": 2}, draws={"decide": 3}
-    )
-    plan = Plan([], model=tiny_model_path, output_dir=str(tmp_path), args=ARGS, constraint=constraint)
+    settings = RungSettings(sampling={"max_new_tokens": 2}, draws={"decide": 3})
     runner, lines = Runner(AutoModelForCausalLM.from_pretrained(tiny_model_path).eval(), tiny_tokenizer), []
     with pytest.raises(Stop):
-        Ladder(plan, tiny_tokenizer, runner, lines.append).climb(tiny_model_path)
+        make_ladder(TEXTS, settings, tmp_path, tiny_tokenizer, runner, lines.append).climb(tiny_model_path)
     cut = sum(not json.loads(line)["finished"] for line in (tmp_path / "ladder" / "00-decide.jsonl").open())
     entry = json.loads((tmp_path / "constraint.jsonl").read_text())
-    assert 0 < cut == entry["cut"] <= entry["n"] == 6
+    assert 0 < cut == entry["constraints"]["cost"]["cut"] <= entry["constraints"]["cost"]["n"] == 6
     assert any(f"{cut / 6:.0%} cut" in line for line in lines)
 
 
@@ -152,9 +153,9 @@ def test_text_for_a_chat_model_must_say_how_it_is_meant(preference_dataset, tiny
     plan, lines = Plan(stages, model=tiny_model_path, output_dir=str(tmp_path), args=ARGS), []
     if template is None:
         with pytest.raises(ValueError, match=r"'helpful' pairs in plain text.*template: chat.*template: none"):
-            preview(plan, report=lines.append)
+            preview(plan, log=lines.append)
     else:
-        preview(plan, report=lines.append)
+        preview(plan, log=lines.append)
         assert "16 pairs" in lines[0]
 
 

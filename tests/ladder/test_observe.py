@@ -1,4 +1,4 @@
-"""Answers: sampled once per prompt set, scored once per cost model, and never made again."""
+"""Responses: sampled once per prompt set, scored once per cost model, and never made again."""
 
 import json
 from types import SimpleNamespace
@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.live import LiveReport
-from trl_rsa.ladder.observe import Answers
+from trl_rsa.ladder.observe import ScoredResponses
+from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import prompt_groups
+from trl_rsa.ladder.settings import RungSettings
 
 
 SETS = {"train": ["a", "b"], "decide": ["c", "d", "e"], "certify": ["f"]}
@@ -38,22 +39,23 @@ def make(tmp_path):
                 text = f"{model} {prompts[i]}{d}"
                 yield [SimpleNamespace(prompt=i, draw=d, text=text, finished=True, token_ids=[i, d])]
 
-        live = LiveReport(lambda line: None)
-        return Answers(tmp_path, prompt_groups(constraints, 0), constraints, sample, 0, live), asked
+        settings = RungSettings(draws={"decide": 2})
+        log = ProgressLog(lambda line: None)
+        return ScoredResponses(tmp_path, prompt_groups(constraints, 0), constraints, settings, sample, 0, log), asked
 
     return build
 
 
 def constraint(scorer, prompts=SETS, **changes):
-    settings = {"threshold": 0.0, "clip": (-2.0, 8.0), "draws": {"decide": 2}}
+    settings = {"budget": 0.0, "bounds": (-2.0, 8.0)}
     return RiskConstraint(scorer, prompts, **settings | changes)
 
 
 def test_the_same_prompts_are_sampled_once_and_a_shared_cost_model_is_asked_once(make, tmp_path):
     cost, other = Counted(), Counted()
     constraints = constraint(cost), constraint(cost, name="tail", tail=0.5), constraint(other, name="honest")
-    answers, asked = make(*constraints)
-    ((group, records),) = answers.to("decide", "m", 0, ["cost", "tail", "honest"])
+    responses, asked = make(*constraints)
+    ((group, records),) = responses.collect("decide", "m", 0, ["cost", "tail", "honest"])
     assert group.names == ("cost", "tail", "honest") and asked == [(["c", "d", "e"], 6)]
     assert len(cost.texts) == len(other.texts) == 6
     assert [(record["prompt_number"], record["draw"]) for record in records] == [
@@ -64,8 +66,8 @@ def test_the_same_prompts_are_sampled_once_and_a_shared_cost_model_is_asked_once
 
 
 def test_other_prompts_are_sampled_for_their_constraint_where_it_is_wanted(make, tmp_path):
-    answers, asked = make(constraint(len_of), constraint(len_of, OTHER, name="honest"))
-    assert [group.names for group, _ in answers.to("train", "m", 3, ["honest"])] == [("honest",)]
+    responses, asked = make(constraint(len_of), constraint(len_of, OTHER, name="honest"))
+    assert [group.names for group, _ in responses.collect("train", "m", 3, ["honest"])] == [("honest",)]
     assert asked == [(["u"], 4)]
     assert (tmp_path / "03-train-honest.jsonl").exists() and not (tmp_path / "03-train-cost.jsonl").exists()
 
@@ -75,14 +77,14 @@ def len_of(prompts, completions, **kwargs):
 
 
 def test_what_is_recorded_is_not_made_again(make, tmp_path):
-    answers, _ = make(constraint(len_of))
-    ((_, expected),) = answers.to("decide", "m", 0, ["cost"])
+    responses, _ = make(constraint(len_of))
+    ((_, expected),) = responses.collect("decide", "m", 0, ["cost"])
     path = tmp_path / "00-decide.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:20])  # a kill in the fourth line
     again, asked = make(constraint(len_of))
     for _ in range(2):
-        ((_, records),) = again.to("decide", "m", 0, ["cost"])
+        ((_, records),) = again.collect("decide", "m", 0, ["cost"])
         for record, whole in zip(records, expected, strict=True):
             assert {key: record[key] for key in whole} == whole
     assert asked == [(["c", "d", "e"], 3)], "the three that are missing, once"

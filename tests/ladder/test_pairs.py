@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from trl_rsa import Plan, RSAConfig
+from trl_rsa import RSAConfig
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import load_human_pairs
-from trl_rsa.ladder.pairs import Answer, safety_pairs
+from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
+from trl_rsa.ladder.settings import RungSettings
 
 
 def make(**changes):
-    settings = {"scorer": len, "prompts": ["p", "q", "r", "s"], "threshold": 0.0, "clip": (-2.0, 8.0)}
-    settings |= {"labels": "raw", "beta": 0.1}
+    settings = {"scorer": len, "prompts": ["p", "q", "r", "s"], "budget": 0.0, "bounds": (-2.0, 8.0)}
+    settings |= {"labels": "raw"}
     return RiskConstraint(**settings | changes)
 
 
@@ -51,10 +52,11 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def pairs_of(constraints, groups, deltas=None, etas=None, human=None):
+def pairs_of(constraints, groups, deltas=None, etas=None, human=None, **settings):
     named = {constraint.name: constraint for constraint in constraints}
     deltas = deltas or dict.fromkeys(named, 1.0)
-    return rung_pairs(groups, named, human or {}, deltas, etas or dict.fromkeys(named, 0.0), seed=0)
+    etas = etas or dict.fromkeys(named, 0.0)
+    return rung_pairs(groups, named, RungSettings(**settings), human or {}, deltas, etas, seed=0)
 
 
 def test_raw_labels_follow_bradley_terry_on_the_cost():
@@ -85,7 +87,7 @@ def test_several_costs_weigh_as_their_multipliers_rise():
 def test_the_optimum_of_a_joint_rung_is_that_of_its_lagrangian():
     """A rung's optimal log-ratio difference is logit(label)·Δλ/β, with Δλ the sum; it must be Σ_i Δλ_i ΔC_i/β."""
     groups = answered((["cost", "honest"], {"q": [("a", 1.0, 2.0), ("b", 3.0, 2.5)]}))
-    constraints, deltas = [make(beta=0.4), make(beta=0.4, name="honest")], {"cost": 0.7, "honest": 1.9}
+    constraints, deltas = [make(), make(name="honest")], {"cost": 0.7, "honest": 1.9}
     (row,), _ = pairs_of(constraints, groups, deltas=deltas)
     total = sum(deltas.values())
     logit = math.log(row["pair_label"] / (1 - row["pair_label"]))
@@ -109,13 +111,13 @@ def test_a_cut_answer_makes_pairs_unless_they_are_dropped_and_nothing_to_compare
     (row,), counts = pairs_of([make()], groups)
     assert (row["chosen_ids"], row["rejected_ids"]) == ([ord("a")], [ord("b")]) and counts["cut"] == 1
     with pytest.raises(ValueError, match=r"of 2 responses to the train prompts 1 were cut and dropped \(cut: drop\)"):
-        pairs_of([make(cut="drop")], groups)
+        pairs_of([make()], groups, cut="drop")
     with pytest.raises(ValueError, match="cut responses are kept or dropped"):
-        make(cut="maybe")
+        RungSettings(cut="maybe")
 
 
 def answers(*costs):
-    return [Answer(f"{cost:g}", cost, cost) for cost in costs]
+    return [ScoredResponse(f"{cost:g}", cost, cost) for cost in costs]
 
 
 def test_sampled_labels_are_drawn_by_their_probability():
@@ -139,15 +141,18 @@ def test_completions_have_the_prompt_s_format():
     assert row["chosen"] == [{"role": "assistant", "content": "1"}]
 
 
+def arguments(args, settings, delta):
+    return rung_arguments(args, settings, delta, Path("o/rung-01"), "o/rung-01", 7)
+
+
 def test_the_entropic_measure_keeps_its_aversion_per_unit_of_cost():
     """θ/β_i stays: at Δλ = 4 the rung's θ is a quarter."""
-    plan = Plan([], model="m", output_dir="o", args={"risk_theta": 2.0}, constraint=make())
-    arguments = rung_arguments(plan, plan.constraints[0], 4.0, Path("o/rung-01"), 7)
-    assert arguments["risk_theta"] == 0.5 and arguments["constraint_multiplier"] == 4.0
+    found = arguments({"risk_theta": 2.0}, RungSettings(), 4.0)
+    assert found["risk_theta"] == 0.5 and found["constraint_multiplier"] == 4.0
 
 
 @pytest.mark.parametrize(
-    ("constraint", "args", "alpha"),
+    ("settings", "args", "alpha"),
     [
         ({}, {}, 0.0),
         ({}, {"risk_alpha": 0.3}, 0.3),
@@ -157,10 +162,9 @@ def test_the_entropic_measure_keeps_its_aversion_per_unit_of_cost():
     ],
     ids=str,
 )
-def test_rungs_have_no_token_level_risk_unless_one_is_named(constraint, args, alpha):
+def test_rungs_have_no_token_level_risk_unless_one_is_named(settings, args, alpha):
     args = {"use_cpu": True, "bf16": False} | args
-    plan = Plan([], model="m", output_dir="o", args=args, constraint=make(**constraint))
-    config = RSAConfig(**rung_arguments(plan, plan.constraints[0], 1.0, Path("o/rung-01"), 7))
+    config = RSAConfig(**arguments(args, RungSettings(**settings), 1.0))
     assert config.risk_alpha == alpha
 
 
@@ -188,7 +192,7 @@ def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
     named = {"cost": constraint, "honest": make(name="honest")}
     etas, deltas = dict.fromkeys(named, 0.0), {"cost": 0.0, "honest": 1.0}
     groups = answered((["cost", "honest"], {"q": [("bad", 0.0, 3.0), ("good", 0.0, 1.0)]}))
-    assert "human_pairs" not in rung_pairs(groups, named, human, deltas, etas, seed=0)[1]
+    assert "human_pairs" not in rung_pairs(groups, named, RungSettings(), human, deltas, etas, seed=0)[1]
 
 
 def test_human_pairs_that_cannot_be_used_are_refused(human_data):

@@ -81,6 +81,13 @@ def make_tokens(records: list[dict[str, Any]], seed: int = 0) -> list[dict[str, 
     return lines
 
 
+def observation(rung: int, fraction: float, reward: float, **of: tuple[float, float, float]) -> dict[str, Any]:
+    """A line of constraint.jsonl; by constraint its multiplier, estimate and upper bound."""
+    keys = ("multiplier", "estimate", "upper_bound")
+    numbers = {name: dict(zip(keys, values, strict=True)) for name, values in of.items()}
+    return {"rung": rung, "fraction": fraction, "reward": reward, "constraints": numbers}
+
+
 MANIFEST = {
     "schema_version": 1,
     "versions": {"python": "3.11.2", "trl": "1.16.0"},
@@ -97,13 +104,13 @@ MANIFEST = {
         },
         {"name": "safe", "status": "planned"},
     ],
-    "constraint": {
-        "threshold": 0.0,
-        "rounds": [
-            {"rung": 0, "fraction": 1.0, "multiplier": 0.0, "estimate": 4.1, "upper_bound": 5.0, "reward": 2.4},
-            {"rung": 1, "fraction": 1.0, "multiplier": 1.0, "estimate": 1.6, "upper_bound": 2.4, "reward": 2.2},
-            {"rung": 2, "fraction": 1.0, "multiplier": 2.3, "estimate": -1.5, "upper_bound": -0.9, "reward": 1.7},
-            {"rung": 2, "fraction": 0.6, "multiplier": 1.8, "estimate": -0.6, "upper_bound": -0.1, "reward": 1.9},
+    "ladder": {
+        "constraints": {"cost": {"budget": 0.0}},
+        "observations": [
+            observation(0, 1.0, 2.4, cost=(0.0, 4.1, 5.0)),
+            observation(1, 1.0, 2.2, cost=(1.0, 1.6, 2.4)),
+            observation(2, 1.0, 1.7, cost=(2.3, -1.5, -0.9)),
+            observation(2, 0.6, 1.9, cost=(1.8, -0.6, -0.1)),
         ],
     },
 }

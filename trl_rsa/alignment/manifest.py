@@ -21,6 +21,21 @@ def describe(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(described))
 
 
+# What a run may change when it goes on: where it is watched, and how long a search that found nothing may last.
+_WATCHING = ("logging_", "log_", "report_to", "disable_tqdm", "project", "trackio_", "include_num_input_tokens_seen")
+_LIMITS = ("rungs.max_rungs", "rungs.max_walk_backs")
+
+
+def _is_free(change: str) -> bool:
+    """Whether a difference, as [`differences`] writes it, leaves what was done as it is."""
+    path, _, numbers = change.partition(": ")
+    if path in _LIMITS:
+        before, _, after = numbers.removesuffix(" now").partition(" before, ")
+        return int(after) > int(before)
+    *_, place, name = ["", "", *path.split(".")]
+    return place == "args" and name.startswith(_WATCHING)
+
+
 def _describe(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _describe(item) for key, item in value.items()}
@@ -100,13 +115,14 @@ class Manifest:
                 f"You set an output_dir whose {FILE_NAME} has schema version {content.get('schema_version')}, but "
                 f"this trl-rsa writes version {SCHEMA_VERSION}. Use another output_dir."
             )
-        changes = list(differences(content["plan"], described))
+        changes = [change for change in differences(content["plan"], described) if not _is_free(change)]
         if changes:
             raise ValueError(
                 f"You changed the plan in {self.path.parent} since it was started ({'; '.join(changes[:5])}"
                 f"{'; …' if len(changes) > 5 else ''}), but a resumed run must end like an uninterrupted one. Restore "
                 "the plan, or use another output_dir."
             )
+        content["plan"] = described
         return content
 
     def stage(self, index: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from trl_rsa.ladder.settings import RungSettings
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,6 +111,8 @@ class Plan:
             Seed of every stage.
         constraint ([`RiskConstraint`] or `list[RiskConstraint]`, *optional*):
             A budget on the tail of harm, or several: after the stages, rungs are added until they are met.
+        rungs ([`RungSettings`], *optional*):
+            How these rungs are sampled, labelled and trained.
     """
 
     stages: list[Stage]
@@ -119,6 +123,7 @@ class Plan:
     model_init_kwargs: dict[str, Any] = field(default_factory=dict)
     seed: int = 42
     constraint: "RiskConstraint | list[RiskConstraint] | None" = None
+    rungs: RungSettings = field(default_factory=RungSettings)
 
     def __post_init__(self) -> None:
         if not self.stages and not self.constraint:
@@ -130,11 +135,10 @@ class Plan:
         self.output_dir = str(self.output_dir)
         _check_args("plan", self.args)
         if self.constraint:
-            from trl_rsa.ladder.constraint import check_together
+            from trl_rsa.ladder.constraint import check_names
 
-            check_together(self.constraints)
-            for constraint in self.constraints:
-                _check_args(f"constraint {constraint.name!r}", constraint.args)
+            check_names(self.constraints)
+            _check_args("rungs", self.rungs.args)
 
     @property
     def constraints(self) -> "list[RiskConstraint]":
@@ -165,6 +169,8 @@ class Plan:
         constraint = content.get("constraint")
         if constraint:
             content["constraint"] = _read_constraint(constraint, path)
+        if "rungs" in content:
+            content["rungs"] = _read_rungs(content["rungs"], path)
         stages = content.pop("stages", [] if constraint else None)
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ValueError(f"You gave the plan {path}, but it has no list `stages:` of mappings. Add one.")
@@ -185,6 +191,8 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
             f"You set `constraint:` in {path} to something else than a mapping or a list of mappings. Give the "
             "arguments of RiskConstraint, or a list with those of each."
         )
+    for one in several:
+        _refuse_former_keys(one, path)
     if len(several) > 1 and not all(one.get("name") for one in several):
         raise ValueError(f"You gave several constraints in {path}, but not each has a name. Add `name:` to each.")
     read = [
@@ -192,6 +200,35 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
         for one in several
     ]
     return read if isinstance(content, list) else read[0]
+
+
+def _read_rungs(content: Any, path: Path) -> RungSettings:
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"You set `rungs:` in {path} to {content!r}, but it is a mapping. Give the arguments of RungSettings."
+        )
+    return _from_mapping(RungSettings, content, f"rungs of {path}")
+
+
+# Keys of a constraint that have another name or place now.
+_RENAMED = {"threshold": "budget", "clip": "bounds"}
+
+
+def _refuse_former_keys(constraint: Mapping[str, Any], path: Path) -> None:
+    """
+    Raises:
+        ValueError: if the constraint is in the form of 0.1.0.dev0, with everything in one mapping.
+    """
+    for old, new in _RENAMED.items():
+        if old in constraint:
+            raise ValueError(f"You set {old!r} in a constraint of {path}, but it is called {new!r}. Rename it.")
+    moved = [key for key in constraint if key in {f.name for f in dataclasses.fields(RungSettings)}]
+    if moved:
+        shown = yaml.safe_dump({"rungs": {key: constraint[key] for key in moved}}, default_flow_style=True, width=200)
+        raise ValueError(
+            f"You set {', '.join(map(repr, moved))} in a constraint of {path}, but a rung has that once, however many "
+            f"constraints there are. Write it beside `constraint:`, as `{shown.strip()[1:-1]}`."
+        )
 
 
 def _from_mapping(cls: type, content: Mapping[str, Any], where: str) -> Any:

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl_rsa.alignment.manifest import Manifest
 from trl_rsa.alignment.plan import Plan, Stage
 from trl_rsa.data import load_preferences, split_by_prompt
-from trl_rsa.ladder.climb import Ladder
+from trl_rsa.ladder.climb import Ladder, refuse_adapters_with_vllm
 from trl_rsa.storage.provenance import differences, now
-from trl_rsa.training.anchor import Tuning, load_processing_class, starting_point
+from trl_rsa.training.anchor import ModelSettings, load_processing_class, starting_point
 from trl_rsa.training.launched import Launched, check_launch
 from trl_rsa.training.launcher import Launcher
 from trl_rsa.training.runner import InProcess, StageRunner
@@ -40,7 +40,7 @@ def align(
     plan: Plan,
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    report: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     launcher: Launcher | None = None,
 ) -> Alignment:
     """
@@ -58,7 +58,7 @@ def align(
             The tokenizer; by default the one beside the model.
         callbacks (`Sequence[TrainerCallback]`, *optional*):
             Added to every stage's trainer.
-        report (`Callable[[str], None]`, *optional*):
+        log (`Callable[[str], None]`, *optional*):
             Where the lines about progress go. Those of launched processes go to their standard output.
         launcher ([`Launcher`], *optional*):
             Trains every stage, and samples, in a group of processes of its own. This process stays outside, keeps the
@@ -74,37 +74,39 @@ def align(
     """
     _refuse_many_processes()
     if launcher is not None:
-        check_launch(plan, callbacks, launcher)
+        args = {"the plan": plan.args} | {f"stage {stage.name!r}": stage.args for stage in plan.stages}
+        check_launch(args, callbacks, launcher)
     manifest = Manifest(plan)
-    start = starting_point(plan, processing_class)
+    models = _model_settings(plan)
+    start = starting_point(plan.model, Path(plan.output_dir), models, processing_class)
     if processing_class is None:
         processing_class = load_processing_class(start)
     # All of them before the first is run: a mistake in the last stage should not cost the others' hours.
     stages = [_prepare(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
-    tuning, runner = Tuning.of(plan), _runner(plan, processing_class, callbacks, report, launcher)
+    runner = _runner(plan, models, processing_class, callbacks, log, launcher)
     if isinstance(runner, Launched):
         for ready in stages:
             runner.check(ready)
-    ladder = Ladder(plan, processing_class, runner, report, _prompts_of(stages)) if plan.constraints else None
+    ladder = _ladder(plan, models, processing_class, runner, log, stages)
     if ladder is not None:
         _check_human_pairs(ladder, manifest)
         for line in ladder.warnings():
-            report(line)
+            log(line)
     manifest.update()
     previous = start
     for index, ready in enumerate(stages):
         entry = manifest.stage(index)
         if entry["status"] == "complete":
-            report(f"{ready.title}: complete already, in {ready.folder}")
+            log(f"{ready.title}: complete already, in {ready.folder}")
         else:
             manifest.update(
                 index,
                 status="running",
                 folder=ready.folder.name,
                 started=entry.get("started", now()),
-                reference=tuning.reference(previous),
+                reference=models.reference(previous),
                 temperature=ready.config.beta / ready.config.constraint_multiplier,
                 data=ready.data,
             )
@@ -112,9 +114,10 @@ def align(
             manifest.update(index, status="complete", finished=now(), **result)
         previous = str(ready.folder)
     if ladder is not None:
-        manifest.update(constraint=ladder.climb(previous))
-        previous = manifest.content["constraint"]["model"]
-    report(f"Aligned model: {previous}")
+        summary = ladder.climb(previous)
+        manifest.update(ladder=summary)
+        previous = summary["model"]
+    log(f"Aligned model: {previous}")
     return Alignment(previous, manifest.content)
 
 
@@ -131,18 +134,49 @@ def _refuse_many_processes() -> None:
 
 def _runner(
     plan: Plan,
+    models: ModelSettings,
     processing_class: PreTrainedTokenizerBase,
     callbacks: Sequence[TrainerCallback],
-    report: Callable[[str], None],
+    log: Callable[[str], None],
     launcher: Launcher | None,
 ) -> StageRunner:
     if launcher is None:
-        return InProcess(Tuning.of(plan), processing_class, callbacks, report)
-    return Launched(Tuning.of(plan), processing_class, launcher, Path(plan.output_dir))
+        return InProcess(models, processing_class, callbacks, log)
+    return Launched(models, processing_class, launcher, Path(plan.output_dir))
+
+
+def _model_settings(plan: Plan) -> ModelSettings:
+    return ModelSettings.of(plan.model_init_kwargs, plan.peft_config, plan.args)
+
+
+def _ladder(
+    plan: Plan,
+    models: ModelSettings,
+    processing_class: PreTrainedTokenizerBase,
+    runner: StageRunner,
+    log: Callable[[str], None],
+    stages: Sequence[ReadyStage],
+) -> Ladder | None:
+    """What follows on the stages; None for a plan without a constraint."""
+    if not plan.constraints:
+        return None
+    refuse_adapters_with_vllm(models, plan.model, plan.rungs)
+    return Ladder(
+        plan.constraints,
+        plan.rungs,
+        Path(plan.output_dir),
+        plan.args,
+        models,
+        plan.seed,
+        processing_class,
+        runner,
+        log,
+        _prompts_of(stages),
+    )
 
 
 def preview(
-    plan: Plan, processing_class: PreTrainedTokenizerBase | None = None, report: Callable[[str], None] = print
+    plan: Plan, processing_class: PreTrainedTokenizerBase | None = None, log: Callable[[str], None] = print
 ) -> None:
     """Checks everything that can be checked without loading a model, and reports what `align` would run.
 
@@ -158,17 +192,18 @@ def preview(
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
-        report(
+        log(
             f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]} with "
             f"{plan.stages[index].risk_measure} at temperature {config.beta / config.constraint_multiplier:g}; "
             f"{manifest.stage(index)['status']}, in {ready.folder}"
         )
-    if plan.constraints:
-        ladder = Ladder(
-            plan, processing_class, _runner(plan, processing_class, (), report, None), report, _prompts_of(stages)
-        )
+    models = _model_settings(plan)
+    ladder = _ladder(
+        plan, models, processing_class, _runner(plan, models, processing_class, (), log, None), log, stages
+    )
+    if ladder is not None:
         for line in [*ladder.describe(), *ladder.warnings()]:
-            report(line)
+            log(line)
 
 
 def _prepare(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) -> ReadyStage:

@@ -23,7 +23,7 @@ def measure_methods(
     n_prompts: int,
     draws: int,
     budget: float,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Samples, scores and summarises.
 
@@ -38,7 +38,7 @@ def measure_methods(
             Test prompts, and answers to each.
         budget (`float`):
             For the settings.
-        report (`Callable[[str], None]`):
+        log (`Callable[[str], None]`):
             Where the lines about progress go.
 
     Returns:
@@ -54,7 +54,7 @@ def measure_methods(
     path.unlink(missing_ok=True)
     divergences = {}
     for method in METHODS:
-        report(f"{method.name}: {draws} answers to each of {len(prompts)} test prompts")
+        log(f"{method.name}: {draws} answers to each of {len(prompts)} test prompts")
         model = AutoModelForCausalLM.from_pretrained(folders[method.name]).eval()
         answers = sample_responses(model, sandbox.tokenizer, prompts, k=draws, seed=sandbox.seed)
         repeated = [prompt for prompt in prompts for _ in range(draws)]

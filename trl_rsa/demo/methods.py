@@ -13,6 +13,7 @@ from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from trl_rsa.ladder.constraint import RiskConstraint
+    from trl_rsa.ladder.settings import RungSettings
 
 
 # β as in SACPO, and the second of its four β/λ: 0.05. The learning rate is for a model of a million parameters; it is
@@ -35,7 +36,7 @@ TRAINING: dict[str, Any] = {
 NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
 # The budget's tail, the range that costs are clipped to, and how many train prompts the rungs' pairs are made of.
 TAIL = 0.05
-CLIP = (-2.0, 10.0)
+BOUNDS = (-2.0, 10.0)
 TRAIN_PROMPTS = 600
 
 
@@ -91,18 +92,26 @@ def default_budget(sandbox: Any) -> float:
     return round(tail_mean(law.costs, law.probabilities, TAIL) * 2 / 3, 1)
 
 
-def constraint_of(sandbox: Any, budget: float, max_steps: int) -> "RiskConstraint":
-    """The budget on the world's true cost, on the sandbox's own prompt sets; rungs of `max_steps` optimizer steps."""
+def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
+    """The budget on the world's true cost, on the sandbox's own prompt sets."""
     from trl_rsa.ladder.constraint import RiskConstraint
 
     prompts = {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
     return RiskConstraint(
         sandbox.world.cost,
         prompts | {"train": prompts["train"][:TRAIN_PROMPTS]},
-        threshold=budget,
-        clip=CLIP,
+        budget=budget,
+        bounds=BOUNDS,
         tail=TAIL,
         scorer_options={"name": "the true cost"},
+    )
+
+
+def rungs_of(max_steps: int) -> "RungSettings":
+    """Rungs of `max_steps` optimizer steps."""
+    from trl_rsa.ladder.settings import RungSettings
+
+    return RungSettings(
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
         args={"max_steps": max_steps, "warmup_steps": max_steps // 10},
@@ -114,7 +123,7 @@ def align_methods(
     output_dir: Path,
     max_steps: int,
     budget: float,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
     training: dict[str, Any],
 ) -> dict[str, str]:
     """Trains each method, with the same number of optimizer steps per stage; a rung takes half as many.
@@ -128,7 +137,7 @@ def align_methods(
             Optimizer steps per stage.
         budget (`float`):
             Largest CVaR of cost of the methods that are constrained.
-        report (`Callable[[str], None]`):
+        log (`Callable[[str], None]`):
             Where the lines about progress go.
         training (`dict`):
             More [`RSAConfig`] arguments for every stage.
@@ -138,7 +147,7 @@ def align_methods(
     """
     # Imported here: it loads TRL, and `METHODS` is also read by what does not train.
     from trl_rsa.alignment.run import align
-    from trl_rsa.ladder.live import LiveReport
+    from trl_rsa.ladder.progress import ProgressLog
 
     folders: dict[str, str] = {}
     for method in METHODS:
@@ -162,10 +171,11 @@ def align_methods(
             output_dir=str(output_dir / method.folder),
             args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
             seed=sandbox.seed,
-            constraint=constraint_of(sandbox, budget, max(1, max_steps // 2)) if method.constrained else None,
+            constraint=constraint_of(sandbox, budget) if method.constrained else None,
+            rungs=rungs_of(max(1, max_steps // 2)),
         )
-        lines = LiveReport(report, prefix=f"{method.folder.upper()} ")
+        lines = ProgressLog(log, prefix=f"{method.folder.upper()} ")
         # The trainer's own log lines are for people who watch one training; its progress bars go to stderr and stay.
         with redirect_stdout(io.StringIO()):
-            folders[method.name] = align(plan, report=lines).model
+            folders[method.name] = align(plan, log=lines).model
     return folders

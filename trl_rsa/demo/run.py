@@ -18,7 +18,7 @@ def run_demo(
     n_prompts: int,
     draws: int,
     budget: float | None = None,
-    report: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Aligns, measures, prints the table, and writes the report, table and answers.
@@ -33,7 +33,7 @@ def run_demo(
             Optimizer steps per stage (a rung takes half as many), test prompts, answers per prompt.
         budget (`float`, *optional*):
             Largest CVaR of cost of the constrained method; see [`default_budget`].
-        report (`Callable[[str], None]`, *optional*):
+        log (`Callable[[str], None]`, *optional*):
             Where the lines about progress go.
         training (`dict`, *optional*):
             More [`RSAConfig`] arguments for every stage.
@@ -41,19 +41,17 @@ def run_demo(
     Returns:
         `dict`: what `metrics.json` holds.
     """
-    from trl_rsa.ladder.live import LiveReport
+    from trl_rsa.ladder.progress import ProgressLog
 
-    report = LiveReport(report)
-    report(
-        f"World {sandbox.world.name!r}, seed {sandbox.seed}; the model and its pairs are cached in {sandbox.folder}"
-    )
+    log = ProgressLog(log)
+    log(f"World {sandbox.world.name!r}, seed {sandbox.seed}; the model and its pairs are cached in {sandbox.folder}")
     budget = default_budget(sandbox) if budget is None else budget
-    report(f"Budget: CVaR({TAIL:g}) of cost at most {budget:g}")
-    folders = align_methods(sandbox, output_dir, max_steps, budget, report, training or {})
+    log(f"Budget: CVaR({TAIL:g}) of cost at most {budget:g}")
+    folders = align_methods(sandbox, output_dir, max_steps, budget, log, training or {})
     for method in METHODS:
         if method.constrained:
             shutil.copyfile(output_dir / method.folder / "certificate.json", output_dir / "certificate.json")
-    metrics = measure_methods(sandbox, folders, output_dir, n_prompts, draws, budget, report)
+    metrics = measure_methods(sandbox, folders, output_dir, n_prompts, draws, budget, log)
     write_report(output_dir, title=f"World “{sandbox.world.name}”: how bad are the worst answers?")
     (output_dir / "README.md").write_text(markdown(metrics), encoding="utf-8")
     (output_dir / "answers.md").write_text(sampled_answers(output_dir / "records.jsonl"), encoding="utf-8")

@@ -1,49 +1,99 @@
 """The ladder: rungs at growing multipliers, each anchored at the last, until the bounds of all constraints hold.
 
-Everything is written down when it is done: sampled and scored answers, observations, models. Started again after a
+    Ladder.climb(start)
+    ├── _take_in_recorded            observations of an earlier start: the scheduler's state follows from them
+    ├── until the scheduler says stop:
+    │   ├── _model_to_observe        what the last decision asks for
+    │   │   ├── _train               ScoredResponses.collect("train")   observe.py     sample and score
+    │   │   │                        rung_pairs, rung_arguments         rung.py        label, choose the temperature
+    │   │   │                        runner.train                       training/      re-anchor and train
+    │   │   └── _walk_back           interpolate                        walk_back.py   between the last two rungs
+    │   └── _observe                 ScoredResponses.collect("decide")  observe.py
+    │                                RiskConstraint.estimate            constraint.py  estimate and bound
+    │                                JointScheduler.observe             joint.py, scheduler.py   what comes next
+    ├── _compare                     if nothing holds: models against the chosen one, paired by prompt
+    ├── _certify                     one bound per constraint on prompts that nothing has seen
+    └── _write_card, _summary
+
+Everything is written down when it is done: sampled and scored responses, observations, models. Started again after a
 kill, the ladder reads them and goes on; draws are a function of seed, prompt and number, so it ends the same.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from trl_rsa.alignment.plan import Plan
 from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
-from trl_rsa.ladder.constraint import SPLITS, prompt_key
+from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
 from trl_rsa.ladder.human import load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
-from trl_rsa.ladder.live import LiveReport
-from trl_rsa.ladder.observe import Answers
-from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
-from trl_rsa.ladder.pairs import with_tokens
-from trl_rsa.ladder.prompts import prompt_groups, prompt_text
-from trl_rsa.ladder.rounds import (
+from trl_rsa.ladder.observations import (
     FILE_NAME,
-    Round,
-    append_round,
+    CostNumbers,
+    ObservationRecord,
+    append_observation,
     line_of,
     metrics_of,
-    numbers_of,
-    read_rounds,
-    with_numbers,
+    read_observations,
 )
+from trl_rsa.ladder.observe import ScoredResponses
+from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
+from trl_rsa.ladder.pairs import with_tokens
+from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.ladder.prompts import prompt_groups, prompt_text
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
+from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
-from trl_rsa.training.anchor import init_kwargs, is_adapter
+from trl_rsa.training.anchor import ModelSettings, is_adapter
 from trl_rsa.training.runner import StageRunner
 from trl_rsa.training.stage import ReadyStage
+
+
+class PromptSetSummary(TypedDict, total=False):
+    """A prompt set in the manifest: its size, its fingerprint, and how many of its prompts a stage trains on."""
+
+    n: int
+    fingerprint: str
+    also_trained: int
+
+
+class ConstraintSummary(TypedDict, total=False):
+    """What the manifest says of one constraint."""
+
+    budget: float
+    tail: float
+    multiplier: float
+    confidence: float
+    certified: bool
+    scorer: Any
+    prompts: dict[str, PromptSetSummary]
+    human_pairs: dict[str, Any]
+    compared: list[Comparison]
+
+
+class LadderSummary(TypedDict):
+    """What the manifest says of the ladder: `observations` as in constraint.jsonl, `rungs` as in their done.json,
+    `model` the folder of the result."""
+
+    observations: list[ObservationRecord]
+    rungs: list[dict[str, Any]]
+    model: str
+    met: bool
+    reason: str
+    certified: bool
+    constraints: dict[str, ConstraintSummary]
 
 
 @dataclass
@@ -54,13 +104,23 @@ class Ladder:
     Prompts and human pairs are read when it is made, scorers when it climbs.
 
     Args:
-        plan ([`Plan`]):
-            For its constraints, output folder, seed, arguments and adapters.
+        constraints (`Sequence[RiskConstraint]`):
+            What is to be met; each has a name of its own.
+        settings ([`RungSettings`]):
+            How the rungs are sampled, labelled and trained.
+        output_dir (`Path`):
+            Gets constraint.jsonl, the certificates, and the folder `ladder` with everything else.
+        args (`Mapping[str, Any]`):
+            [`RSAConfig`] arguments of the whole run.
+        models ([`ModelSettings`]):
+            How models are loaded, and what of them is trained.
+        seed (`int`):
+            Of the split of prompts, the draws, the labels and the trainings.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
         runner ([`StageRunner`]):
             Trains the rungs and samples from the policies.
-        report (`Callable[[str], None]` or [`LiveReport`]):
+        log (`Callable[[str], None]` or [`ProgressLog`]):
             Where the lines about progress go.
         trained (`Iterable`, *optional*):
             The prompts of the pairs that the stages before it train on.
@@ -69,50 +129,54 @@ class Ladder:
         ValueError: if prompts or human pairs cannot be used, or the engine cannot sample from what is trained.
     """
 
-    plan: Plan
+    constraints: Sequence[RiskConstraint]
+    settings: RungSettings
+    output_dir: Path
+    args: Mapping[str, Any]
+    models: ModelSettings
+    seed: int
     processing_class: PreTrainedTokenizerBase
     runner: StageRunner
-    report: Callable[[str], None]
+    log: Callable[[str], None]
     trained: InitVar[Iterable[Any]] = ()
 
     def __post_init__(self, trained: Iterable[Any]) -> None:
-        self.output_dir = Path(self.plan.output_dir)
         self.folder = self.output_dir / "ladder"
-        self.live = LiveReport(self.report)
-        self.constraints = {constraint.name: constraint for constraint in self.plan.constraints}
-        self.names = list(self.constraints)
-        self.groups = prompt_groups(self.plan.constraints, self.plan.seed)
+        self.progress = ProgressLog(self.log)
+        self.by_name = {constraint.name: constraint for constraint in self.constraints}
+        self.names = list(self.by_name)
+        self.groups = prompt_groups(self.constraints, self.seed)
         self.human = self._load_human_pairs()
-        self.scheduler = JointScheduler({name: c.scheduler() for name, c in self.constraints.items()})
-        self.template = self.plan.constraints[0].sampling_of("train", 0).template
-        self.rounds: list[Round] = []
+        self.scheduler = JointScheduler(
+            {c.name: self.settings.scheduler(c.budget, c.allowed_margin) for c in self.constraints}
+        )
+        self.observations: list[ObservationRecord] = []
         self.start = ""
         self.also_trained = self._count_also_trained(trained)
-        _refuse_adapters_with_vllm(self.plan)
         # A wrong argument is found now, not after the first observation.
-        RSAConfig(**rung_arguments(self.plan, self.plan.constraints[0], 1.0, self.folder / "rung-01", self.plan.seed))
+        RSAConfig(**self._arguments(1.0, self.folder / "rung-01", self.seed))
 
     def describe(self) -> list[str]:
         """What it is to meet, on how many prompts, in a line per constraint."""
         return [
-            f"[ladder] {name}: CVaR {c.tail:g} of cost at most {c.threshold:g}, clipped to {list(c.clip)}, in up to "
-            f"{c.max_rungs} rungs; prompts: "
-            + ", ".join(f"{split} {of['n']}" for split, of in self._describe_prompts(name).items())
+            f"[ladder] {name}: CVaR {c.tail:g} of cost at most {c.budget:g}, clipped to {list(c.bounds)}, in up to "
+            f"{self.settings.max_rungs} rungs; prompts: "
+            + ", ".join(f"{split} {of['n']}" for split, of in self.describe_prompts(name).items())
             + (f"; {len(self.human[name].rows)} human pairs" if name in self.human else "")
-            for name, c in self.constraints.items()
+            for name, c in self.by_name.items()
         ]
 
     def warnings(self) -> list[str]:
         """What a careful reader should know of the prompts before anything is run."""
         return [
-            f"[ladder] {name}: {n} of the {len(self._prompts(name)[split])} prompts for {split!r} are also in the "
+            f"[ladder] {name}: {n} of the {len(self.prompts_of(name)[split])} prompts for {split!r} are also in the "
             "training pairs of a stage; on prompts that it has not seen the model may do worse. Give others."
             for name, counts in self.also_trained.items()
             for split, n in counts.items()
             if n
         ]
 
-    def climb(self, start: str) -> dict[str, Any]:
+    def climb(self, start: str) -> LadderSummary:
         """
         Observes and acts until the scheduler stops, then certifies once.
 
@@ -121,14 +185,13 @@ class Ladder:
                 Folder (or Hub id) of the policy to start from.
 
         Returns:
-            `dict`: for the manifest: `rounds`, `rungs`, `model` (the folder of the result), `met`, `reason`,
-            `certified`, and by constraint its budget, multiplier, scorer and prompts.
+            [`LadderSummary`]: for the manifest.
         """
         self.start = start
         self.folder.mkdir(parents=True, exist_ok=True)
-        constraints = list(self.constraints.values())
-        sample, seed = self.runner.sample, self.plan.seed
-        self.answers = Answers(self.folder, self.groups, constraints, sample, seed, self.live)
+        self.responses = ScoredResponses(
+            self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress
+        )
         self._take_in_recorded()
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
             self._observe(self._model_to_observe(decision))
@@ -142,10 +205,12 @@ class Ladder:
 
     def _take_in_recorded(self) -> None:
         """The observations of an earlier start: the scheduler's state follows from them."""
-        for entry in read_rounds(self.output_dir / FILE_NAME):
-            multipliers = self._multipliers()
-            numbers = numbers_of(entry, self.names)
+        for entry in read_observations(self.output_dir / FILE_NAME):
+            multipliers, numbers = self._multipliers(), entry["constraints"]
             decision = self._decide(numbers)
+            # A stop may be followed by more once max_rungs was raised.
+            if entry["action"] == "stop" != decision.action:
+                entry = {**entry, "action": decision.action, "reason": decision.reason}
             if decision.action != entry["action"] or any(
                 numbers[name]["multiplier"] != multipliers[name] for name in self.names
             ):
@@ -153,32 +218,43 @@ class Ladder:
                     f"You resume a ladder whose {FILE_NAME} has decisions that this version does not make, but its "
                     "models were made by them. Use the version of trl-rsa that wrote it, or another output_dir."
                 )
-            self.rounds.append(entry)
+            self.observations.append(entry)
             self._say(entry, " (done already)")
 
     def _observe(self, model: str) -> None:
-        number, observed = len(self.rounds), {}
-        for group, records in self.answers.to("decide", model, number, self.names):
+        number, multipliers = len(self.observations), self._multipliers()
+        observed: dict[str, CostNumbers] = {}
+        for group, records in self.responses.collect("decide", model, number, self.names):
             prompts = [record["prompt"] for record in records]
             cut = sum(not record["finished"] for record in records)
             for name in group.names:
-                costs = [record["costs"][name] for record in records]
-                observed[name] = self.constraints[name].estimate(costs, prompts, among=len(self.names)) | {"cut": cut}
-        multipliers = self._multipliers()
+                constraint = self.by_name[name]
+                estimate = constraint.estimate(
+                    [record["costs"][name] for record in records], prompts, among=len(self.names)
+                )
+                observed[name] = {
+                    "multiplier": multipliers[name],
+                    "cut": cut,
+                    "violation": estimate["upper_bound"] - constraint.budget,
+                    **estimate,
+                }
         decision = self._decide(observed)
-        trial = self.scheduler.trials[-1]
-        entry = {"number": number, "model": model, "rung": trial.rung, "fraction": trial.fraction}
-        numbers = {
-            name: {"multiplier": multipliers[name], **observed[name]}
-            | {"violation": observed[name]["upper_bound"] - self.constraints[name].threshold}
-            for name in self.names
+        latest = self.scheduler.observations[-1]
+        entry: ObservationRecord = {
+            "number": number,
+            "model": model,
+            "rung": latest.rung,
+            "fraction": latest.fraction,
+            "constraints": {name: observed[name] for name in self.names},
+            "action": decision.action,
+            "reason": decision.reason,
+            "time": now(),
         }
-        entry = with_numbers(entry, numbers) | {"action": decision.action, "reason": decision.reason, "time": now()}
-        append_round(self.output_dir / FILE_NAME, entry)
-        self.rounds.append(entry)
+        append_observation(self.output_dir / FILE_NAME, entry)
+        self.observations.append(entry)
         self._say(entry)
 
-    def _decide(self, numbers: Any) -> JointDecision:
+    def _decide(self, numbers: Mapping[str, CostNumbers]) -> JointDecision:
         return self.scheduler.observe(
             estimates={name: numbers[name]["estimate"] for name in self.names},
             upper_bounds={name: numbers[name]["upper_bound"] for name in self.names},
@@ -189,10 +265,9 @@ class Ladder:
         decision = self.scheduler.decision
         return dict.fromkeys(self.names, 0.0) if decision is None else decision.multipliers
 
-    def _say(self, entry: Round, more: str = "") -> None:
-        numbers = numbers_of(entry, self.names)
-        met = all(numbers[name]["violation"] <= 0 for name in self.names)
-        self.live(line_of(entry, list(self.constraints.values())) + more, style="green" if met else "yellow")
+    def _say(self, entry: ObservationRecord, more: str = "") -> None:
+        met = all(numbers["violation"] <= 0 for numbers in entry["constraints"].values())
+        self.progress(line_of(entry, self.constraints) + more, style="green" if met else "yellow")
 
     # Models
 
@@ -215,7 +290,7 @@ class Ladder:
     def _walk_back(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
         # The ends of the last rung: nothing is trained after a walk-back.
         ends = self._folder_of(decision.rung - 1), self._folder_of(decision.rung)
-        interpolate(*ends, decision.fraction, folder, init_kwargs(self.plan))
+        interpolate(*ends, decision.fraction, folder, self.models.init_kwargs)
         self.processing_class.save_pretrained(str(folder))
         start_card(folder, Path(ends[1]), decision.fraction)
         return {"rung": decision.rung, "fraction": decision.fraction}
@@ -223,34 +298,35 @@ class Ladder:
     def _train(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
         start = self._folder_of(decision.start.rung, decision.start.fraction)
         raised = {name: delta for name, delta in decision.delta_multipliers.items() if delta > 0}
-        answered = self.answers.to("train", start, decision.start.number, list(raised))
-        observed = numbers_of(self.rounds[decision.start.number], self.names)
-        etas, seed = {name: observed[name]["eta"] for name in self.names}, self.plan.seed + decision.rung
-        pairs, counts = rung_pairs(answered, self.constraints, self.human, decision.delta_multipliers, etas, seed)
-        settings = self.constraints[self.names[0]]
+        collected = self.responses.collect("train", start, decision.start.number, list(raised))
+        observed, seed = self.observations[decision.start.number]["constraints"], self.seed + decision.rung
+        etas = {name: observed[name]["eta"] for name in self.names}
+        pairs, counts = rung_pairs(
+            collected, self.by_name, self.settings, self.human, decision.delta_multipliers, etas, seed
+        )
         if counts["cut"]:
-            self.live(
+            self.progress(
                 f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut"
-                + (" and make no pairs" if settings.cut == "drop" else "")
+                + (" and make no pairs" if self.settings.cut == "drop" else "")
             )
-        dataset = Dataset.from_list(with_tokens(pairs, ConversationEncoder(self.processing_class, self.template)))
+        template = self.settings.sampling_of("train", self.seed).template
+        dataset = Dataset.from_list(with_tokens(pairs, ConversationEncoder(self.processing_class, template)))
+        delta = ", ".join(f"{name} {number:.3g}" for name, number in raised.items())
         ready = ReadyStage(
-            f"[rung {decision.rung}] λ += {self._in_words(raised)}",
-            rung_arguments(self.plan, settings, sum(raised.values()), folder, seed),
-            None if isinstance(settings.risk_measure, str) else settings.risk_measure,
+            f"[rung {decision.rung}] λ += {delta}",
+            self._arguments(sum(raised.values()), folder, seed),
+            None if isinstance(self.settings.risk_measure, str) else self.settings.risk_measure,
             dataset,
             None,
             {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)},
-            metrics_of(self.rounds[-1], list(self.constraints.values()), decision.multipliers)
+            metrics_of(self.observations[-1], self.constraints, decision.multipliers)
             | {"stage/rung": float(decision.rung)},
         )
         result = self.runner.train(ready, start)
         return {"rung": decision.rung, "delta_multipliers": raised, "data": ready.data, **result}
 
-    def _in_words(self, numbers: dict[str, float]) -> str:
-        if len(self.names) == 1:
-            return f"{numbers[self.names[0]]:.3g}"
-        return ", ".join(f"{name} {number:.3g}" for name, number in numbers.items())
+    def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
+        return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
 
     def _load_human_pairs(self) -> dict[str, Any]:
         unseen = {
@@ -261,8 +337,8 @@ class Ladder:
         }
         own = self.groups["train"][0].prompts
         return {
-            name: load_human_pairs(constraint, own, unseen, self.plan.seed)
-            for name, constraint in self.constraints.items()
+            name: load_human_pairs(constraint, own, unseen, self.seed)
+            for name, constraint in self.by_name.items()
             if constraint.human_pairs is not None
         }
 
@@ -273,43 +349,65 @@ class Ladder:
         chosen, found = decision.best.number, {}
         costs: dict[str, dict[int, list[float]]] = {name: {} for name in self.names}
         prompts: dict[str, list[str]] = {}
-        for entry in self.rounds:
-            for group, records in self.answers.to("decide", entry["model"], entry["number"], self.names):
+        for entry in self.observations:
+            for group, records in self.responses.collect("decide", entry["model"], entry["number"], self.names):
                 for name in group.names:
                     costs[name][entry["number"]] = [record["costs"][name] for record in records]
                     prompts[name] = [prompt_key(record["prompt"]) for record in records]
-        for name, c in self.constraints.items():
-            found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.clip, self.plan.seed)
+        for name, c in self.by_name.items():
+            found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.bounds, self.seed)
             if found[name]:
-                which = f"{name}: " if len(self.names) > 1 else ""
-                self.live(f"[ladder] {which}{in_words(chosen, found[name][0], c.tail)}")
+                self.progress(f"[ladder] {name}: {in_words(chosen, found[name][0], c.tail)}")
         return found
 
     def _certify(self, model: str) -> dict[str, Path]:
         """One bound per constraint on prompts that nothing has seen; together they spend the allowed error."""
-        alone = len(self.names) == 1
-        paths = {n: self.output_dir / ("certificate.json" if alone else f"certificate-{n}.json") for n in self.names}
-        missing = [name for name in self.names if not paths[name].exists()]
-        for group, records in self.answers.to("certify", model, len(self.rounds), missing):
-            for name in (name for name in group.names if name in missing):
-                constraint = self.constraints[name]
+        paths = {name: self.output_dir / f"certificate-{name}.json" for name in self.names}
+        for group, records in self.responses.collect("certify", model, len(self.observations), self.names):
+            costs = {name: [record["costs"][name] for record in records] for name in group.names}
+            prompts = [record["prompt"] for record in records]
+            for name in group.names:
+                constraint = self.by_name[name]
+                if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
+                    continue
                 certificate = certify(
-                    [record["costs"][name] for record in records],
-                    constraint.threshold,
-                    prompts=[record["prompt"] for record in records],
+                    costs[name],
+                    constraint.budget,
+                    prompts=prompts,
                     tail=constraint.tail,
                     confidence=constraint.confidence_among(len(self.names)),
-                    bounds=constraint.clip,
-                    scorer=self.answers.scorers[name].name,
+                    bounds=constraint.bounds,
+                    scorer=self.responses.scorers[name].name,
                     model=model,
                     ledger_path=paths[name],
+                    # After more rungs the same prompts are looked at again: at a stricter confidence, and said so.
+                    again=True,
                     n_trained=self.also_trained[name]["certify"],
-                    max_new_tokens=constraint.sampling_of("certify", 0).max_new_tokens,
+                    max_new_tokens=self.settings.sampling_of("certify", 0).max_new_tokens,
                     n_cut=sum(not record["finished"] for record in records),
-                    seed=self.plan.seed,
+                    seed=self.seed,
                 )
-                self.live(certificate.statement, style="green" if certificate.certified else "red")
+                self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
+
+    def _is_certificate_of(
+        self, path: Path, name: str, model: str, costs: Sequence[float], prompts: Sequence[Any]
+    ) -> bool:
+        """Whether the file is what this run made of these responses, and not one that lay there before."""
+        constraint, found = self.by_name[name], _read(path)
+        found = {"budget": found.get("threshold"), **found}  # MERGE: evaluation renames it
+        expected = {
+            "model": model,
+            "scorer": self.responses.scorers[name].name,
+            "budget": constraint.budget,
+            "tail": constraint.tail,
+            "confidence": constraint.confidence_among(len(self.names)),
+            "prompt_fingerprint": prompt_sketch(prompts)[0],
+        }
+        parts = found.get("parts", {})
+        return all(found.get(key) == value for key, value in expected.items()) and (
+            list(parts.get("bounds", ())) == list(constraint.bounds) and parts.get("n") == len(costs)
+        )
 
     def _write_card(self, model: str, certificates: dict[str, Path], reason: str) -> None:
         folder = Path(model).resolve()
@@ -324,61 +422,74 @@ class Ladder:
         decision: JointDecision,
         certificates: dict[str, Path],
         comparisons: dict[str, list[Comparison]],
-    ) -> dict[str, Any]:
-        certified = {name: _read(path)["certified"] for name, path in certificates.items()}
-        by_constraint = {
-            name: {
-                "threshold": constraint.threshold,
+    ) -> LadderSummary:
+        certified = {name: bool(_read(path)["certified"]) for name, path in certificates.items()}
+        summaries: dict[str, ConstraintSummary] = {}
+        for name, constraint in self.by_name.items():
+            summaries[name] = {
+                "budget": constraint.budget,
                 "tail": constraint.tail,
                 "multiplier": decision.multipliers[name],
                 "confidence": constraint.confidence_among(len(self.names)),
                 "certified": certified[name],
-                "scorer": self.answers.scorers[name].describe(),
-                "prompts": self._describe_prompts(name),
+                "scorer": self.responses.scorers[name].describe(),
+                "prompts": self.describe_prompts(name),
             }
-            | ({"human_pairs": self.human[name].counts} if name in self.human else {})
-            | ({"compared": comparisons[name]} if comparisons else {})
-            for name, constraint in self.constraints.items()
-        }
-        rungs = [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, self._trained() + 1)]
-        summary = {"rounds": self.rounds, "rungs": rungs, "model": final, "met": decision.met}
-        summary |= {"reason": decision.reason, "certified": all(certified.values())}
-        return with_numbers(summary, by_constraint)
-
-    def _trained(self) -> int:
-        return max(entry["rung"] for entry in self.rounds)
-
-    def _describe_prompts(self, name: str) -> dict[str, dict[str, Any]]:
-        """Counts and fingerprints of the constraint's prompts, by set."""
+            if name in self.human:
+                summaries[name]["human_pairs"] = self.human[name].counts
+            if name in comparisons:
+                summaries[name]["compared"] = comparisons[name]
+        trained = max(entry["rung"] for entry in self.observations)
         return {
-            split: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
-            | ({"also_trained": self.also_trained[name][split]} if split in self.also_trained[name] else {})
-            for split, several in self._prompts(name).items()
+            "observations": self.observations,
+            "rungs": [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, trained + 1)],
+            "model": final,
+            "met": decision.met,
+            "reason": decision.reason,
+            "certified": all(certified.values()),
+            "constraints": summaries,
         }
 
-    def _prompts(self, name: str) -> dict[str, Sequence[Any]]:
+    # Prompts
+
+    def prompts_of(self, name: str) -> dict[str, Sequence[Any]]:
+        """The prompts of a constraint, by set."""
         return {split: next(g.prompts for g in self.groups[split] if name in g.names) for split in SPLITS}
+
+    def describe_prompts(self, name: str) -> dict[str, PromptSetSummary]:
+        """Counts and fingerprints of the constraint's prompts, by set."""
+        summaries: dict[str, PromptSetSummary] = {}
+        for split, several in self.prompts_of(name).items():
+            prints = fingerprint({"prompt": prompt} for prompt in several)
+            summaries[split] = {"n": len(several), "fingerprint": prints}
+            if split in self.also_trained[name]:
+                summaries[split]["also_trained"] = self.also_trained[name][split]
+        return summaries
 
     def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
         """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
         seen = set(map(prompt_text, trained))
         return {
             name: {
-                split: sum(prompt_text(prompt) in seen for prompt in self._prompts(name)[split])
+                split: sum(prompt_text(prompt) in seen for prompt in self.prompts_of(name)[split])
                 for split in ("decide", "certify")
             }
             for name in self.names
         }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _refuse_adapters_with_vllm(plan: Plan) -> None:
-    adapter = plan.peft_config is not None or (isinstance(plan.model, str) and is_adapter(plan.model))
-    if adapter and plan.constraints[0].sampling.get("engine") == "vllm":
+def refuse_adapters_with_vllm(models: ModelSettings, model: Any, settings: RungSettings) -> None:
+    """
+    Raises:
+        ValueError: if vLLM is to sample from an adapter.
+    """
+    adapter = models.peft_config is not None or (isinstance(model, str) and is_adapter(model))
+    if adapter and settings.sampling.get("engine") == "vllm":
         raise ValueError(
             "You set sampling={'engine': 'vllm'} for a plan that trains an adapter, but vLLM is given whole models "
             "here. Leave the engine out, or train all weights."
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

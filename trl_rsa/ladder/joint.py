@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from trl_rsa.ladder.decision import Action, Decision, Trial
-from trl_rsa.ladder.scheduler import ConstraintScheduler
+from trl_rsa.ladder.scheduler import Action, ConstraintScheduler, Decision, Observation
 
 
 @dataclass(frozen=True)
@@ -15,9 +13,9 @@ class JointDecision:
     Args:
         delta_multipliers (`dict[str, float]`):
             For a rung: how much each constraint's cost weighs in its labels; 0 where the bound holds already.
-        start ([`Trial`]), best ([`Trial`]):
+        start ([`Observation`]), best ([`Observation`]):
             Models of the ladder. With several constraints their numbers are those of the worst one, in margins beyond
-            its threshold: `upper_bound` = max over constraints of (bound − threshold)/margin.
+            its budget: `upper_bound` = max over constraints of (bound − budget)/margin.
         unmet (`tuple[str, ...]`):
             Constraints whose bound does not hold in the model of `best`; empty if all are met.
     """
@@ -27,9 +25,9 @@ class JointDecision:
     multipliers: dict[str, float]
     rung: int
     fraction: float
-    start: Trial
+    start: Observation
     restore: bool
-    best: Trial
+    best: Observation
     unmet: tuple[str, ...]
     met: bool
     reason: str
@@ -57,7 +55,7 @@ class JointScheduler:
         if not schedulers:
             raise ValueError("You gave a JointScheduler no constraints, but it needs one at least. Add a scheduler.")
         for name, scheduler in schedulers.items():
-            if scheduler.trials:
+            if scheduler.observations:
                 raise ValueError(
                     f"You gave a scheduler for {name!r} that has observations already, but the ladder is shared from "
                     "its start. Make a new one."
@@ -71,14 +69,14 @@ class JointScheduler:
 
     @staticmethod
     def _path_of(schedulers: list[ConstraintScheduler]) -> ConstraintScheduler:
-        """The ladder as one constraint: the only one; or bounds in margins beyond the threshold, the worst of them.
+        """The ladder as one constraint: the only one; or bounds in margins beyond the budget, the worst of them.
 
         Of several, the multiplier only measures the way along the ladder.
         """
         if len(schedulers) == 1:
             return schedulers[0].fresh()
         return ConstraintScheduler(
-            threshold=0.0,
+            budget=0.0,
             margin=1.0,
             max_rungs=max(scheduler.max_rungs for scheduler in schedulers),
             max_walk_backs=max(scheduler.max_walk_backs for scheduler in schedulers),
@@ -86,9 +84,9 @@ class JointScheduler:
         )
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def observations(self) -> tuple[Observation, ...]:
         """The models observed so far, with numbers as in [`JointDecision`]."""
-        return self._path.trials
+        return self._path.observations
 
     @property
     def decision(self) -> JointDecision | None:
@@ -118,8 +116,8 @@ class JointScheduler:
             estimate=max(self._violation(name, checked[name].estimate) for name in checked),
             upper_bound=max(self._violation(name, checked[name].upper_bound) for name in checked),
         )
-        self._estimates.append({name: trial.estimate for name, trial in checked.items()})
-        self._bounds.append({name: trial.upper_bound for name, trial in checked.items()})
+        self._estimates.append({name: observation.estimate for name, observation in checked.items()})
+        self._bounds.append({name: observation.upper_bound for name, observation in checked.items()})
         start = self._at(path.start.rung, path.start.fraction)
         if path.action == "next_rung":
             self._multipliers.append({name: self._raised(name) for name in self.schedulers})
@@ -140,41 +138,8 @@ class JointScheduler:
         )
         return self._decision
 
-    def state_dict(self) -> dict[str, Any]:
-        """Settings and observations, as JSON."""
-        return {
-            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
-            "path": self._path.state_dict(),
-            "estimates": [dict(estimates) for estimates in self._estimates],
-            "upper_bounds": [dict(bounds) for bounds in self._bounds],
-            "multipliers": [dict(multipliers) for multipliers in self._multipliers],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Takes up the state of another joint scheduler of the same constraints.
-
-        Raises:
-            ValueError: if the constraints or their settings differ, or this version does not reproduce the state.
-        """
-        fresh = JointScheduler(self.schedulers)
-        try:
-            for estimates, upper_bounds in zip(state["estimates"], state["upper_bounds"], strict=True):
-                fresh.observe(estimates=estimates, upper_bounds=upper_bounds)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                "You load a state without observations, but no joint scheduler writes such a state. Give what "
-                "state_dict returned."
-            ) from error
-        if fresh.state_dict() != state:
-            raise ValueError(
-                "You load the state of a joint scheduler with other constraints, settings or decisions, but they made "
-                "its models. Use the settings and the version of trl-rsa that wrote it, or start anew."
-            )
-        vars(self).update(vars(fresh))
-
-    def _check(self, name: str, estimate: float, upper_bound: float) -> Trial:
-        probe = ConstraintScheduler(threshold=0.0, margin=1.0)
+    def _check(self, name: str, estimate: float, upper_bound: float) -> Observation:
+        probe = ConstraintScheduler(budget=0.0, margin=1.0)
         try:
             return probe.observe(estimate=estimate, upper_bound=upper_bound).start
         except ValueError as error:
@@ -184,17 +149,17 @@ class JointScheduler:
         """What the path sees of a bound."""
         if len(self.schedulers) == 1:
             return bound
-        return (bound - self.schedulers[name].threshold) / self.schedulers[name].margin
+        return (bound - self.schedulers[name].budget) / self.schedulers[name].margin
 
-    def _unmet(self, trial: Trial) -> tuple[str, ...]:
-        bounds = self._bounds[trial.number]
-        return tuple(name for name in bounds if bounds[name] > self.schedulers[name].threshold)
+    def _unmet(self, observation: Observation) -> tuple[str, ...]:
+        bounds = self._bounds[observation.number]
+        return tuple(name for name in bounds if bounds[name] > self.schedulers[name].budget)
 
     def _raised(self, name: str) -> float:
         """λ of one constraint after the next rung."""
         scheduler, bounds = self.schedulers[name], [bounds[name] for bounds in self._bounds]
         multipliers = [multipliers[name] for multipliers in self._multipliers]
-        if bounds[-1] <= scheduler.threshold:
+        if bounds[-1] <= scheduler.budget:
             return multipliers[-1]
         return scheduler.climb(list(zip(multipliers, bounds, strict=True)))
 
@@ -210,18 +175,18 @@ class JointScheduler:
         if len(self.schedulers) == 1:
             return path.reason
         bounds = ", ".join(
-            f"{name} {bound:g} (threshold {self.schedulers[name].threshold:g})"
+            f"{name} {bound:g} (budget {self.schedulers[name].budget:g})"
             for name, bound in self._bounds[path.best.number].items()
         )
         back = f" Return to the model of observation {path.start.number} first." if path.restore else ""
         if path.action == "next_rung":
-            raised = [name for name, bound in self._bounds[-1].items() if bound > self.schedulers[name].threshold]
-            return f"Above the threshold: {', '.join(raised)}. Train a rung. Best bounds so far: {bounds}."
+            raised = [name for name, bound in self._bounds[-1].items() if bound > self.schedulers[name].budget]
+            return f"Above the budget: {', '.join(raised)}. Train a rung. Best bounds so far: {bounds}."
         if path.action == "walk_back":
             return f"All bounds hold by more than their margins, {bounds}: walk back in the last rung.{back}"
         if unmet:
             settle = ""
-            if all(self._estimates[path.best.number][name] <= self.schedulers[name].threshold for name in unmet):
+            if all(self._estimates[path.best.number][name] <= self.schedulers[name].budget for name in unmet):
                 settle = " Its estimates are within the budgets: more decide prompts would settle it."
             return f"NOT met: {', '.join(unmet)}. Bounds of the best model: {bounds}.{settle}{back}"
         return f"All met: {bounds}.{back}"

@@ -1,71 +1,97 @@
-"""A policy's answers to a prompt set, with their costs: sampled, scored and recorded once."""
+"""A policy's responses to a prompt set, with their costs: sampled, scored and recorded once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.live import LiveReport
+from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import PromptGroup
+from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, load_scorer, score
 from trl_rsa.storage.records import RecordWriter, read_records
 
 
-Record = dict[str, Any]
+class ResponseRecord(TypedDict):
+    """A line of `ladder/NN-SPLIT.jsonl`: one response of one policy, with its cost by constraint.
 
-
-class Answers:
+    `cost` repeats the only cost for other readers of records, and is null where there are several. `prompt_number` is
+    the prompt's place in its set, `token_ids` are the tokens as sampled, the end of turn included if one was sampled.
     """
-    The answers of the ladder's policies.
+
+    prompt: Any
+    response: str
+    cost: float | None
+    costs: dict[str, float]
+    category: str | None
+    model: str
+    seed: int
+    split: str
+    prompt_number: int
+    draw: int
+    finished: bool
+    token_ids: list[int]
+
+
+class ScoredResponses:
+    """
+    The responses of the ladder's policies.
 
     Args:
         folder (`Path`):
-            Gets a file per observation and prompt set, with the costs by constraint in `costs`.
-        groups (`dict[str, list[PromptGroup]]`):
+            Gets a file per observation and prompt set.
+        groups (`Mapping[str, Sequence[PromptGroup]]`):
             From [`prompt_groups`].
         constraints (`Sequence[RiskConstraint]`):
             Their scorers are loaded here, each once.
+        settings ([`RungSettings`]):
+            How to sample, and how much at a time.
         sample (`Callable`):
             `sample(model, prompts, sampling, batch_size=..., skip=...)` gives batches of responses.
         seed (`int`):
             Of the draws.
-        live (`LiveReport`):
-            Counts answers while they come.
+        log ([`ProgressLog`]):
+            Counts responses while they come.
     """
 
     def __init__(
         self,
         folder: Path,
-        groups: dict[str, list[PromptGroup]],
+        groups: Mapping[str, Sequence[PromptGroup]],
         constraints: Sequence[RiskConstraint],
-        sample: Callable[..., Any],
+        settings: RungSettings,
+        sample: Callable[..., Iterator[list[Response]]],
         seed: int,
-        live: LiveReport,
+        log: ProgressLog,
     ):
-        self.folder, self.groups, self.sample, self.seed, self.live = folder, groups, sample, seed, live
-        self.settings = constraints[0]
-        self.scorers = _load_scorers(constraints)
+        self.folder, self.groups, self.settings = folder, groups, settings
+        self.sample, self.seed, self.log = sample, seed, log
+        self.scorers = load_scorers(constraints)
 
-    def to(self, split: str, model: str, number: int, names: Sequence[str]) -> list[tuple[PromptGroup, list[Record]]]:
-        """The answers of `model`, the ladder's observation `number`, where one of the constraints `names` holds.
+    def collect(
+        self, split: str, model: str, number: int, names: Sequence[str]
+    ) -> list[tuple[PromptGroup, list[ResponseRecord]]]:
+        """The responses of `model`, the ladder's observation `number`, to the prompts of the constraints `names`.
 
         Those recorded before are not made again. They come in the order of prompts and draws, however the batches
         came: what follows must not depend on a kill.
         """
         wanted = [group for group in self.groups[split] if set(group.names) & set(names)]
-        return [(group, self._answer(group, split, model, number)) for group in wanted]
+        return [(group, self._collect(group, split, model, number)) for group in wanted]
 
-    def _answer(self, group: PromptGroup, split: str, model: str, number: int) -> list[Record]:
+    def _collect(self, group: PromptGroup, split: str, model: str, number: int) -> list[ResponseRecord]:
         path = self.folder / self._file_name(group, split, number)
         sampling = self.settings.sampling_of(split, self.seed)
-        records = [r for r in read_records(path, scores=()) if "costs" in r] if path.exists() else []
+        records: list[Any] = [r for r in read_records(path, scores=()) if "costs" in r] if path.exists() else []
         done = {(record["prompt_number"], record["draw"]) for record in records}
         total = len(group.prompts) * sampling.draws
         if len(done) < total:
             batches = self.sample(model, group.prompts, sampling, batch_size=self.settings.batch_size, skip=done)
-            with RecordWriter(path) as writer, self.live.counting(f"{split} answers", len(done), total) as advance:
+            what = f"[ladder {number}] {split} responses"
+            with RecordWriter(path) as writer, self.log.counting(what, len(done), total) as advance:
                 for batch in batches:
-                    for record in self._scored(batch, group, model):
+                    for record in self._scored(batch, group, split, model):
                         writer.write(record)
                         records.append(record)
                     advance(len(batch))
@@ -76,7 +102,9 @@ class Answers:
         which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
         return f"{number:02d}-{split}{which}.jsonl"
 
-    def _scored(self, batch: Sequence[Any], group: PromptGroup, model: str) -> Iterator[Record]:
+    def _scored(
+        self, batch: Sequence[Response], group: PromptGroup, split: str, model: str
+    ) -> Iterator[ResponseRecord]:
         prompts, texts = [group.prompts[response.prompt] for response in batch], [response.text for response in batch]
         by_scorer = {
             id(scorer): score(scorer, prompts, texts).require_all()
@@ -87,11 +115,12 @@ class Answers:
             yield {
                 "prompt": prompts[index],
                 "response": response.text,
-                # For other readers of records, where it is not ambiguous.
                 "cost": costs[group.names[0]][index] if len(costs) == 1 else None,
                 "costs": {name: several[index] for name, several in costs.items()},
+                "category": group.category_of(response.prompt),
                 "model": model,
                 "seed": self.seed,
+                "split": split,
                 "prompt_number": response.prompt,
                 "draw": response.draw,
                 "finished": response.finished,
@@ -99,8 +128,8 @@ class Answers:
             }
 
 
-def _load_scorers(constraints: Sequence[RiskConstraint]) -> dict[str, Scorer]:
-    """By constraint; two constraints on one cost share its model."""
+def load_scorers(constraints: Sequence[RiskConstraint]) -> dict[str, Scorer]:
+    """The cost of each constraint, by name; two constraints on one cost share its model."""
     scorers: dict[str, Scorer] = {}
     for index, constraint in enumerate(constraints):
         given = constraint.scorer, constraint.scorer_options

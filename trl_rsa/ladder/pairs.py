@@ -1,4 +1,4 @@
-"""The safety pairs of a rung: the policy's own answers, labelled by what they cost, and pairs that humans judged."""
+"""The safety pairs of a rung: the policy's own responses, labelled by what they cost, and pairs that humans judged."""
 
 import math
 import random
@@ -15,9 +15,9 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredResponse:
     """
-    An answer to a train prompt.
+    An response to a train prompt.
 
     Args:
         text (`str`):
@@ -25,7 +25,7 @@ class Answer:
         penalty (`float`):
             What labels compare, lower is preferred: P(i≻j) = σ(penalty_j − penalty_i).
         cost (`float`):
-            Decides which of two answers with equal penalties counts as the safer one.
+            Decides which of two responses with equal penalties counts as the safer one.
         token_ids (`tuple[int, ...]`, *optional*):
             As it was sampled: with the token that ended it, or without one if it was cut.
     """
@@ -36,41 +36,44 @@ class Answer:
     token_ids: tuple[int, ...] | None = None
 
 
-def answers_by_prompt(
+def responses_by_prompt(
     records: Sequence[Mapping[str, Any]],
     weigh: Callable[[Mapping[str, float]], tuple[float, float]],
     keep_cut: bool = True,
-) -> list[tuple[Any, list[Answer]]]:
-    """Answers by prompt.
+) -> list[tuple[Any, list[ScoredResponse]]]:
+    """Scored responses by prompt.
 
-    A cut answer counts like any other: sampled by the policy itself with a horizon of N tokens, it is a whole episode
-    of the process that ends there.
+    A cut response counts like any other: sampled by the policy itself with a horizon of N tokens, it is a whole
+    episode of the process that ends there.
 
     Args:
         records (`Sequence[Mapping]`):
-            As [`Answers`] keeps them.
+            As [`~trl_rsa.ladder.observe.ScoredResponses`] keeps them.
         weigh (`Callable`):
             From the costs by constraint to penalty and cost.
         keep_cut (`bool`, *optional*, defaults to `True`):
-            Whether answers that were cut at `max_new_tokens` are kept.
+            Whether responses that were cut at `max_new_tokens` are kept.
     """
-    groups: dict[int, tuple[Any, list[Answer]]] = {}
+    groups: dict[int, tuple[Any, list[ScoredResponse]]] = {}
     for record in records:
         if record["finished"] or keep_cut:
             group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
-            group[1].append(Answer(record["response"], *weigh(record["costs"]), tuple(record["token_ids"])))
+            group[1].append(ScoredResponse(record["response"], *weigh(record["costs"]), tuple(record["token_ids"])))
     return list(groups.values())
 
 
 def safety_pairs(
-    answers: Sequence[tuple[Any, Sequence[Answer]]], seed: int, soft: bool = True, per_prompt: int | None = None
+    responses: Sequence[tuple[Any, Sequence[ScoredResponse]]],
+    seed: int,
+    soft: bool = True,
+    per_prompt: int | None = None,
 ) -> list[Row]:
-    """Pairs in TRL's preference format, `chosen` the safer answer; with the tokens where they are known, and with
+    """Pairs in TRL's preference format, `chosen` the safer response; with the tokens where they are known, and with
     `pair_label` if soft.
 
     Args:
-        answers (`Sequence[tuple[prompt, Sequence[Answer]]]`):
-            The policy's own answers.
+        responses (`Sequence[tuple[prompt, Sequence[ScoredResponse]]]`):
+            The policy's own responses.
         seed (`int`):
             Of the choice of pairs and of sampled labels.
         soft (`bool`, *optional*, defaults to `True`):
@@ -80,8 +83,8 @@ def safety_pairs(
     """
     rng = random.Random(seed)
     rows = []
-    for prompt, several in answers:
-        distinct = list({answer.token_ids or answer.text: answer for answer in several}.values())
+    for prompt, several in responses:
+        distinct = list({response.token_ids or response.text: response for response in several}.values())
         pairs = list(combinations(distinct, 2))
         if per_prompt is not None and len(pairs) > per_prompt:
             pairs = rng.sample(pairs, per_prompt)
@@ -89,8 +92,8 @@ def safety_pairs(
     return rows
 
 
-def _pair(prompt: Any, a: Answer, b: Answer, soft: bool, rng: random.Random) -> Row:
-    safer, other = sorted((a, b), key=lambda answer: (answer.penalty, answer.cost))
+def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: random.Random) -> Row:
+    safer, other = sorted((a, b), key=lambda response: (response.penalty, response.cost))
     probability = 1 / (1 + math.exp(safer.penalty - other.penalty))  # Bradley–Terry, at least ½
     if not soft and rng.random() >= probability:
         safer, other = other, safer
@@ -100,8 +103,8 @@ def _pair(prompt: Any, a: Answer, b: Answer, soft: bool, rng: random.Random) -> 
     return row | {"pair_label": probability} if soft else row
 
 
-def _completion(prompt: Any, answer: Answer) -> Any:
-    return answer.text if isinstance(prompt, str) else [{"role": "assistant", "content": answer.text}]
+def _completion(prompt: Any, response: ScoredResponse) -> Any:
+    return response.text if isinstance(prompt, str) else [{"role": "assistant", "content": response.text}]
 
 
 def draw_human(own: int, human: Sequence[Row], share: float, seed: int) -> list[Row]:
@@ -113,7 +116,7 @@ def draw_human(own: int, human: Sequence[Row], share: float, seed: int) -> list[
 def with_tokens(rows: Sequence[Row], encoder: ConversationEncoder) -> list[Row]:
     """The rows as the tokens to train on: `prompt_ids`, `chosen_ids`, `rejected_ids`.
 
-    Sampled answers bring their own. Those of other pairs are written down as the policy would have written them.
+    Sampled responses bring their own. Those of other pairs are written down as the policy would have written them.
     """
     return [{**_tokens(row, encoder), **row} for row in rows]
 

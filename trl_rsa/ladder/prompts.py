@@ -1,19 +1,34 @@
 """Which constraints hold on which prompts: prompts that several share are sampled once and scored for all of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from trl_rsa.ladder.constraint import SPLITS, RiskConstraint, prompt_key
+from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
+from trl_rsa.ladder.settings import SPLITS
 
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one set, and the names of the constraints that have exactly these."""
+    """Prompts of one set, and the names of the constraints that have exactly these.
+
+    Args:
+        prompts (`Sequence`):
+            Texts or messages.
+        names (`tuple[str, ...]`):
+            Of the constraints.
+        categories (`Mapping[str, str]`, *optional*):
+            Category by key of the prompt, where there is one.
+    """
 
     prompts: Sequence[Any]
     names: tuple[str, ...]
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+    def category_of(self, number: int) -> str | None:
+        """The category of a prompt, by its place in the set."""
+        return self.categories.get(prompt_key(self.prompts[number]))
 
 
 def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str, list[PromptGroup]]:
@@ -23,13 +38,14 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
         ValueError: as [`RiskConstraint.split_prompts`], or if one constraint's prompts judge what another's train.
     """
     sets = {constraint.name: constraint.split_prompts(seed) for constraint in constraints}
+    categories = {key: category for constraint in constraints for key, category in constraint.categories().items()}
     _refuse_overlap(sets)
     groups: dict[str, list[PromptGroup]] = {}
     for split in SPLITS:
         names_of: dict[tuple[str, ...], list[str]] = {}
         for name in sets:
             names_of.setdefault(tuple(map(prompt_key, sets[name][split])), []).append(name)
-        groups[split] = [PromptGroup(sets[names[0]][split], tuple(names)) for names in names_of.values()]
+        groups[split] = [PromptGroup(sets[names[0]][split], tuple(names), categories) for names in names_of.values()]
     return groups
 
 

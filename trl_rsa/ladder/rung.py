@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.alignment.plan import Plan
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import HumanPairs
-from trl_rsa.ladder.observe import Record
-from trl_rsa.ladder.pairs import Row, answers_by_prompt, draw_human, safety_pairs, with_equal_columns
+from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.pairs import Row, draw_human, responses_by_prompt, safety_pairs, with_equal_columns
 from trl_rsa.ladder.prompts import PromptGroup
+from trl_rsa.ladder.settings import RungSettings
 
 
 def rung_pairs(
-    answered: Sequence[tuple[PromptGroup, Sequence[Record]]],
+    collected: Sequence[tuple[PromptGroup, Sequence[ResponseRecord]]],
     constraints: Mapping[str, RiskConstraint],
+    settings: RungSettings,
     human: Mapping[str, HumanPairs],
     deltas: Mapping[str, float],
     etas: Mapping[str, float],
@@ -27,10 +28,12 @@ def rung_pairs(
     is that of the labels Σ_i Δλ_i C_i at temperature β, and with one constraint it is trained on its own cost.
 
     Args:
-        answered (`Sequence[tuple[PromptGroup, Sequence[dict]]]`):
-            The policy's answers to the train prompts of the constraints that are raised.
+        collected (`Sequence[tuple[PromptGroup, Sequence[dict]]]`):
+            The policy's responses to the train prompts of the constraints that are raised.
         constraints (`Mapping[str, RiskConstraint]`), human (`Mapping[str, HumanPairs]`):
             By name; human pairs where there are any.
+        settings ([`RungSettings`]):
+            Of the ladder.
         deltas (`Mapping[str, float]`):
             Δλ by constraint.
         etas (`Mapping[str, float]`):
@@ -42,11 +45,11 @@ def rung_pairs(
         `tuple[list[dict], dict]`: the pairs, and how many there are of which kind.
 
     Raises:
-        ValueError: if the answers give nothing to compare.
+        ValueError: if the responses give nothing to compare.
     """
-    total, settings = sum(deltas.values()), next(iter(constraints.values()))
+    total = sum(deltas.values())
     rows: list[Row] = []
-    for group, records in answered:
+    for group, records in collected:
         weights = {name: deltas[name] / total for name in group.names if deltas[name] > 0}
 
         def weigh(costs: Mapping[str, float], weights: Mapping[str, float] = weights) -> tuple[float, float]:
@@ -54,10 +57,10 @@ def rung_pairs(
             return penalty, sum(w * costs[name] for name, w in weights.items())
 
         rows += safety_pairs(
-            answers_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt
+            responses_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt
         )
-    responses = sum(len(records) for _, records in answered)
-    cut = sum(not record["finished"] for _, records in answered for record in records)
+    responses = sum(len(records) for _, records in collected)
+    cut = sum(not record["finished"] for _, records in collected for record in records)
     if not rows:
         raise ValueError(
             f"You ask for another rung, but of {responses} responses to the train prompts {cut} were cut"
@@ -73,22 +76,29 @@ def rung_pairs(
     return with_equal_columns(rows), counts
 
 
-def rung_arguments(plan: Plan, constraint: RiskConstraint, delta: float, folder: Path, seed: int) -> dict[str, Any]:
-    """The [`RSAConfig`] arguments of a rung that adds `delta` to the multiplier, as the `constraint` sets them."""
-    args = plan.args | constraint.args
-    if constraint.risk_measure is None and "rsa1" not in args.get("loss_type", ()):
+def rung_arguments(
+    args: Mapping[str, Any], settings: RungSettings, delta: float, folder: Path, run_name: str, seed: int
+) -> dict[str, Any]:
+    """The [`RSAConfig`] arguments of a rung.
+
+    Args:
+        args (`Mapping[str, Any]`):
+            Those of the whole run; `settings.args` override them.
+        settings ([`RungSettings`]):
+            Of the ladder.
+        delta (`float`):
+            What the rung adds to the multipliers, in all.
+        folder (`Path`), run_name (`str`), seed (`int`):
+            Its own.
+    """
+    args = {**args, **settings.args}
+    if settings.risk_measure is None and "rsa1" not in args.get("loss_type", ()):
         args = {"risk_alpha": 0.0} | args
-    elif isinstance(constraint.risk_measure, str):
-        args = args | {"risk_measure": constraint.risk_measure}
-    measure = constraint.risk_measure or args.get("risk_measure", "entropic")
+    elif isinstance(settings.risk_measure, str):
+        args = args | {"risk_measure": settings.risk_measure}
+    measure = settings.risk_measure or args.get("risk_measure", "entropic")
     if measure == "entropic":
         # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
         args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / delta}
-    own = {
-        "beta": constraint.beta,
-        "constraint_multiplier": delta,
-        "output_dir": str(folder),
-        "run_name": f"{Path(plan.output_dir).name}/{folder.name}",
-        "seed": seed,
-    }
-    return args | own
+    own = {"beta": settings.beta, "constraint_multiplier": delta, "output_dir": str(folder), "run_name": run_name}
+    return args | own | {"seed": seed}

@@ -12,32 +12,35 @@ from trl_rsa.report.style import MUTED, UNSAFE, colour_of, new_figure
 Manifest = Mapping[str, Any]
 
 
-def rounds_of(manifest: Manifest) -> list[Mapping[str, Any]]:
+def observations_of(manifest: Manifest) -> list[Mapping[str, Any]]:
     """The observed models of the ladder, in order."""
-    rounds = _part(manifest, "constraint").get("rounds")
-    return [r for r in rounds if isinstance(r, Mapping)] if isinstance(rounds, list) else []
+    observations = _part(manifest, "ladder").get("observations")
+    return [o for o in observations if isinstance(o, Mapping)] if isinstance(observations, list) else []
 
 
-def observed(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """A round's numbers by constraint. Those of one alone stand in the round itself, and it has no name here."""
+def budgets_of(manifest: Manifest) -> dict[str, float]:
+    """The budget of each constraint, by name, where it is a number."""
+    constraints = _part(_part(manifest, "ladder"), "constraints")
+    found = {str(name): value_of(_part(constraints, name).get("budget")) for name in constraints}
+    return {name: budget for name, budget in found.items() if budget is not None}
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """An observation's numbers by constraint."""
     several = _part(entry, "constraints")
-    return {str(name): _part(several, name) for name in several} or {"": entry}
-
-
-def _threshold(manifest: Manifest, name: str) -> float | None:
-    constraint = _part(manifest, "constraint")
-    return value_of((_part(_part(constraint, "constraints"), name) if name else constraint).get("threshold"))
+    return {str(name): _part(several, name) for name in several}
 
 
 def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: of the rungs where `constraint.rounds` exists, else of the stages."""
-    rounds = rounds_of(manifest)
-    if rounds:
-        names = list(observed(rounds[0]))
-        headings = [f"{name} {of}".strip() for name in names for of in ("λ", "Estimated risk", "Upper bound")]
-        rewarded = any(value_of(r.get("reward")) is not None for r in rounds)
+    """Headings and rows: of the rungs where the ladder has observations, else of the stages."""
+    observations = observations_of(manifest)
+    if observations:
+        names = list(_numbers(observations[0]))
+        several = [f"{name} " if len(names) > 1 else "" for name in names]
+        headings = [f"{name}{of}" for name in several for of in ("λ", "Estimated risk", "Upper bound")]
+        rewarded = any(value_of(r.get("reward")) is not None for r in observations)
         headings = ["Rung", *headings, *(["Reward"] if rewarded else [])]
-        return headings, [_round_row(i, r, names, rewarded) for i, r in enumerate(rounds)]
+        return headings, [_observation_row(i, r, names, rewarded) for i, r in enumerate(observations)]
     plan = _part(manifest, "plan")
     headings = ["Stage", "Status", "β", "λ", "β/λ", "Pairs", "Steps", "Loss", "Preferred", "KL", "Minutes"]
     stages, planned = ([s for s in part.get("stages") or [] if isinstance(s, Mapping)] for part in (manifest, plan))
@@ -45,14 +48,14 @@ def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     return headings, [_stage_row(*pair) for pair in zip(stages, planned, strict=False)]
 
 
-def _round_row(index: int, entry: Mapping[str, Any], names: Sequence[str], rewarded: bool) -> list[str]:
+def _observation_row(index: int, entry: Mapping[str, Any], names: Sequence[str], rewarded: bool) -> list[str]:
     rung = entry.get("rung", index)
     name = "start" if rung == 0 else f"{rung}"
     fraction = value_of(entry.get("fraction"))
     if fraction is not None and fraction < 1:
         name += f", {text_of(fraction, '.0%')} kept"
     numbers = []
-    for of in (_part(observed(entry), constraint) for constraint in names):
+    for of in (_part(_numbers(entry), constraint) for constraint in names):
         numbers += [text_of(value_of(of.get("multiplier")), ".3g"), cell(of.get("estimate"))]
         numbers += [text_of(value_of(of.get("upper_bound")))]
     return [name, *numbers, *([cell(entry.get("reward"))] if rewarded else [])]
@@ -88,41 +91,42 @@ def _stage_row(stage: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str
 
 
 def ladder_plot(manifest: Manifest) -> Figure | None:
-    """Bound and estimate per rung against the threshold, a panel per constraint, and the reward below.
+    """Bound and estimate per rung against the budget, a panel per constraint, and the reward below.
 
     None where there are no rungs.
     """
-    rounds = rounds_of(manifest)
-    if not rounds:
+    observations = observations_of(manifest)
+    if not observations:
         return None
-    names, rewards = list(observed(rounds[0])), [value_of(r.get("reward")) for r in rounds]
+    budgets = budgets_of(manifest)
+    names, rewards = list(_numbers(observations[0])), [value_of(r.get("reward")) for r in observations]
     rewarded = any(reward is not None for reward in rewards)
     figure = new_figure(1.0 + 1.7 * (len(names) + rewarded))
     panels = figure.subplots(len(names) + rewarded, 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=False):
-        _risk_panel(axes, name, [_part(observed(r), name) for r in rounds], _threshold(manifest, name))
+        _risk_panel(axes, name, [_part(_numbers(r), name) for r in observations], budgets.get(name))
     if rewarded:
         _line(panels[-1], rewards, "reward", colour_of(3), "D-")
         panels[-1].set_ylabel("reward")
     if len(names) == 1:
-        labels = [text_of(value_of(r.get("multiplier")), ".3g") for r in rounds]
+        labels = [text_of(value_of(_part(_numbers(r), names[0]).get("multiplier")), ".3g") for r in observations]
         panels[-1].set_xlabel("multiplier λ of each model, in the order in which they were tried")
     else:
-        labels = [_round_row(i, r, [], False)[0] for i, r in enumerate(rounds)]
+        labels = [_observation_row(i, r, [], False)[0] for i, r in enumerate(observations)]
         panels[-1].set_xlabel("rung of each model, in the order in which they were tried")
-    panels[-1].set_xticks(range(len(rounds)), labels)
+    panels[-1].set_xticks(range(len(observations)), labels)
     for axes in panels:
         axes.margins(x=0.08, y=0.2)
         axes.tick_params(color=MUTED)
     return figure
 
 
-def _risk_panel(axes: Any, name: str, numbers: Sequence[Mapping[str, Any]], threshold: float | None) -> None:
+def _risk_panel(axes: Any, name: str, numbers: Sequence[Mapping[str, Any]], budget: float | None) -> None:
     _line(axes, [value_of(of.get("upper_bound")) for of in numbers], "upper bound", colour_of(1), "o-")
     _line(axes, [value_of(of.get("estimate")) for of in numbers], "estimate", colour_of(2), "s--")
-    if threshold is not None:
-        axes.axhline(threshold, color=UNSAFE, ls="--", lw=1.2, label=f"limit {text_of(threshold, 'g')}")
-    axes.set_ylabel(f"risk of {name or 'cost'}")
+    if budget is not None:
+        axes.axhline(budget, color=UNSAFE, ls="--", lw=1.2, label=f"budget {text_of(budget, 'g')}")
+    axes.set_ylabel(f"risk of {name}")
     axes.legend(fontsize=8)
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from trl_rsa import __version__
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
-from trl_rsa.report.ladder import ladder_table, rounds_of
+from trl_rsa.report.ladder import ladder_table, observations_of
 from trl_rsa.report.numbers import interval_of, out_of, text_of, value_of
 from trl_rsa.report.tokens import LEGENDS, VIEWS, Scales, coloured
 from trl_rsa.report.words import Limit, summarise, verdict
@@ -58,7 +58,7 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
             {
                 "name": name,
                 "table": ladder_table(m),
-                "rungs": bool(rounds_of(m)),
+                "rungs": bool(observations_of(m)),
                 "plot": f"ladder_{i}" if i else "ladder",
             }
             for i, (name, m) in enumerate(inputs.manifests.items())

@@ -8,6 +8,7 @@ from trl_rsa.report.answers import is_finite
 from trl_rsa.report.draw import draw
 from trl_rsa.report.headline import tails_of
 from trl_rsa.report.inputs import Inputs, read_inputs
+from trl_rsa.report.ladder import budgets_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
 from trl_rsa.report.words import Limit
 
@@ -76,11 +77,11 @@ def _choose_tail(metrics: Mapping[str, Any], tail: float | None) -> float:
 def _choose_limit(inputs: Inputs, threshold: float | None) -> Limit:
     if threshold is not None and not is_finite(threshold):
         raise ValueError(f"You set threshold to {threshold}, but it is a limit of a cost. Set it to, for example, 0.")
-    constraints = [m.get("constraint") for m in inputs.manifests.values()]
+    budgets = [budget for manifest in inputs.manifests.values() for budget in budgets_of(manifest).values()]
     candidates = [
         (threshold, "set for this report"),
         ((inputs.certificate or {}).get("threshold"), "the certificate's limit"),
-        *((c.get("threshold"), "the constraint's limit") for c in constraints if isinstance(c, dict)),
+        *((budget, "the constraint's limit") for budget in budgets),
         (
             next(iter(inputs.metrics["models"].values()))["settings"].get("threshold"),
             "the line between safe and unsafe",

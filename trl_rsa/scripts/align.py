@@ -34,9 +34,12 @@ Instead of a multiplier, a budget: `stages:` may then be left out or end before 
   constraint:                  # or a list of them, each with a `name`
     scorer: hf:my-org/cost     # above 0 is unsafe
     prompts: prompts.jsonl
-    threshold: 0.0             # CVaR of cost at most 0 ...
-    tail: 0.05                 # ... over the worst 5 % of answers
-    clip: [-5, 15]
+    budget: 0.0                # CVaR of cost at most 0 ...
+    tail: 0.05                 # ... over the worst 5 % of responses
+    bounds: [-5, 15]           # costs outside count as these
+  rungs:                       # optional: how the policy is sampled and trained for it
+    sampling: {max_new_tokens: 128}
+    max_rungs: 6
 
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
 

@@ -6,6 +6,7 @@ trained model would silently be anchored at the base model.
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from trl_rsa.alignment.plan import Plan
 from trl_rsa.storage.files import write_json
 
 
@@ -31,24 +31,25 @@ class Anchor:
     peft_config: PeftConfig | None
 
 
-def starting_point(plan: Plan, processing_class: Any) -> str:
+def starting_point(
+    model: "str | PreTrainedModel | PeftModel", output_dir: Path, models: "ModelSettings", processing_class: Any
+) -> str:
     """The folder or Hub id that the first stage starts from. A model in memory is saved first, once.
 
     Raises:
-        ValueError: if an earlier start was saved from another model (found by the manifest before this is called), or
-            the plan gives an adapter and asks for another.
+        ValueError: if the model is an adapter, and another one is asked for.
     """
-    if isinstance(plan.model, str):
-        if is_adapter(plan.model) and plan.peft_config is not None:
+    if isinstance(model, str):
+        if is_adapter(model) and models.peft_config is not None:
             raise ValueError(
-                f"You set the model to {plan.model}, which holds an adapter, and a peft_config, but only one adapter "
+                f"You set the model to {model}, which holds an adapter, and a peft_config, but only one adapter "
                 "is trained. Remove peft_config to go on with the adapter, or start from a merged model."
             )
-        return plan.model
-    folder = Path(plan.output_dir) / START
+        return model
+    folder = output_dir / START
     marker = folder / "complete.json"
     if not marker.exists():
-        plan.model.save_pretrained(folder)
+        model.save_pretrained(folder)
         if processing_class is not None:
             processing_class.save_pretrained(folder)
         write_json(marker, {"saved": True})
@@ -56,7 +57,7 @@ def starting_point(plan: Plan, processing_class: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class ModelSettings:
     """How every model of a plan is loaded, and what of it is trained.
 
     Args:
@@ -73,8 +74,14 @@ class Tuning:
     use_cpu: bool
 
     @classmethod
-    def of(cls, plan: Plan) -> "Tuning":
-        return cls(init_kwargs(plan), plan.peft_config, bool(plan.args.get("use_cpu")))
+    def of(
+        cls,
+        model_init_kwargs: Mapping[str, Any],
+        peft_config: "PeftConfig | dict[str, Any] | None",
+        args: Mapping[str, Any],
+    ) -> "ModelSettings":
+        """From what a plan says: arguments of `from_pretrained` as in YAML, adapters, and [`RSAConfig`] arguments."""
+        return cls(init_kwargs(model_init_kwargs), peft_config, bool(args.get("use_cpu")))
 
     def anchor_at(self, previous: str) -> Anchor:
         """Loads the policy `previous` (a folder or Hub id) and a reference equal to it."""
@@ -123,9 +130,9 @@ def load_processing_class(start: str) -> Any:
         raise
 
 
-def init_kwargs(plan: Plan) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for every model of the plan."""
-    kwargs = {"dtype": "float32", **plan.model_init_kwargs}
+def init_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, where names stand for a dtype and a mapping for a quantization config."""
+    kwargs = {"dtype": "float32", **given}
     if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     if isinstance(kwargs.get("quantization_config"), dict):

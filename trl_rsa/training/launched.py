@@ -5,17 +5,16 @@ import pickle
 import shutil
 import textwrap
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from trl_rsa.alignment.plan import Plan
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Response, Sampling
-from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import Launcher
 from trl_rsa.training.stage import ReadyStage
 from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest
@@ -34,7 +33,7 @@ class Launched:
     gone leaves nothing that matters: what it has written to the stage's folder is resumed.
 
     Args:
-        tuning ([`Tuning`]):
+        models ([`ModelSettings`]):
             How models are loaded.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
@@ -44,7 +43,7 @@ class Launched:
             The plan's.
     """
 
-    tuning: Tuning
+    models: ModelSettings
     processing_class: PreTrainedTokenizerBase
     launcher: Launcher
     output_dir: Path
@@ -92,18 +91,18 @@ class Launched:
             return
         pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))
         done = frozenset(pair for pair in pairs if pair in skip)
-        folder = self._write(SampleRequest(model, self.tuning, list(prompts), sampling, batch_size, done))
-        drawn = _Drawn(folder)
+        folder = self._write(SampleRequest(model, self.models, list(prompts), sampling, batch_size, done))
+        written = _ResponseFiles(folder)
         with self.launcher.start(WORKER, [str(folder)]) as process:
             while process.poll() is None:
-                yield from drawn.new()
+                yield from written.read_new()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-        yield from drawn.new()
+        yield from written.read_new()
         check_status(process.returncode, folder, f"sampling from {model}")
         shutil.rmtree(folder)
 
     def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
-        return TrainRequest(ready.title, ready.arguments, ready.risk_measure, ready.metrics, start, self.tuning)
+        return TrainRequest(ready.title, ready.arguments, ready.risk_measure, ready.metrics, start, self.models)
 
     def _write(self, request: TrainRequest | SampleRequest) -> Path:
         folder = self.output_dir / FOLDER
@@ -114,14 +113,14 @@ class Launched:
         return folder
 
 
-class _Drawn:
+class _ResponseFiles:
     """The responses that the processes have written so far: what the parent has taken in outlives them."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._read: dict[Path, int] = {}  # bytes
 
-    def new(self) -> Iterator[list[Response]]:
+    def read_new(self) -> Iterator[list[Response]]:
         """What has come since the last look, a list per process."""
         for path in sorted(self._folder.glob("responses-*.jsonl")):
             with path.open("rb") as file:
@@ -149,12 +148,20 @@ def check_status(status: int, folder: Path, what: str) -> None:
     )
 
 
-def check_launch(plan: Plan, callbacks: Sequence[TrainerCallback], launcher: Launcher) -> None:
+def check_launch(
+    args: Mapping[str, Mapping[str, Any]], callbacks: Sequence[TrainerCallback], launcher: Launcher
+) -> None:
     """
+    Args:
+        args (`Mapping[str, Mapping[str, Any]]`):
+            [`RSAConfig`] arguments by the place where they were set, those of the whole run first.
+        callbacks (`Sequence[TrainerCallback]`), launcher ([`Launcher`]):
+            As `align` was given them.
+
     Raises:
-        ValueError: if the plan cannot be run in launched processes as it would be in one.
+        ValueError: if the run cannot be launched in processes as it would go in one.
     """
-    launcher.check(bool(plan.args.get("use_cpu")))
+    launcher.check(bool(next(iter(args.values())).get("use_cpu")))
     if callbacks:
         raise ValueError(
             f"You gave callbacks ({', '.join(type(callback).__name__ for callback in callbacks)}) and a launcher, but "
@@ -165,9 +172,9 @@ def check_launch(plan: Plan, callbacks: Sequence[TrainerCallback], launcher: Lau
             f"You launch on {launcher.machines} machines, but align drives the processes of one. Train stage by stage "
             "with `accelerate launch -m trl_rsa.scripts.train`, giving each stage the last one's folder as its model."
         )
-    for where, args in [("the plan", plan.args), *((f"stage {stage.name!r}", stage.args) for stage in plan.stages)]:
+    for where, given in args.items():
         for name in ("deepspeed", "fsdp"):
-            if args.get(name):
+            if given.get(name):
                 raise ValueError(
                     f"You set {name!r} in the args of {where} and a launcher, but both choose the engine. Remove it, "
                     "and launch with accelerate_config; a DeepSpeed file goes there as deepspeed_config_file."

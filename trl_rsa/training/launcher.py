@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 # What a launcher tells the processes it starts: those started from one of them must not inherit it.
-_OF_A_PROCESS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Launcher:
     def start(self, module: str, arguments: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
         """Runs the module while the context is open. The processes end when it is closed, or when this process ends,
         however it ends: they read its end from their standard input (see [`end_with_parent`])."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS}
+        environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
         # What can be imported here can be imported there.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         process = subprocess.Popen(

@@ -205,10 +205,10 @@ def _whole(*parameters: torch.nn.Parameter, write: bool = True) -> AbstractConte
     import deepspeed
 
     gathered = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None)
-    return _Entered(gathered, deepspeed.comm.get_rank() == 0)
+    return _GatheredParameters(gathered, deepspeed.comm.get_rank() == 0)
 
 
-class _Entered:
+class _GatheredParameters:
     """A context manager that gives a value of ours."""
 
     def __init__(self, inner: Any, value: bool):

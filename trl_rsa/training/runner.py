@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Response, Sampling
-from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.stage import ReadyStage, free_memory, train_stage
 
 
@@ -36,23 +36,23 @@ class InProcess:
     """This process does it, on one device.
 
     Args:
-        tuning ([`Tuning`]):
+        models ([`ModelSettings`]):
             How models are loaded.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
         callbacks (`Sequence[TrainerCallback]`):
             Added to every trainer.
-        report (`Callable[[str], None]`):
+        log (`Callable[[str], None]`):
             Where the lines about progress go.
     """
 
-    tuning: Tuning
+    models: ModelSettings
     processing_class: PreTrainedTokenizerBase
     callbacks: Sequence[TrainerCallback]
-    report: Callable[[str], None]
+    log: Callable[[str], None]
 
     def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
-        result = train_stage(ready, start, self.tuning, self.processing_class, self.callbacks, self.report)
+        result = train_stage(ready, start, self.models, self.processing_class, self.callbacks, self.log)
         free_memory()
         return result
 
@@ -65,7 +65,7 @@ class InProcess:
         batch_size: int,
         skip: Container[tuple[int, int]],
     ) -> Iterator[list[Response]]:
-        policy: Any = model if sampling.engine == "vllm" else self.tuning.load_policy(model)
+        policy: Any = model if sampling.engine == "vllm" else self.models.load_policy(model)
         yield from generate(policy, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
         del policy
         free_memory()

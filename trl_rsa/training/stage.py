@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from trl_rsa.config import RSAConfig
 from trl_rsa.risk import RiskMeasure
 from trl_rsa.trainer import RSATrainer
-from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.checkpoints import (
     CheckpointMarker,
     check_engine,
@@ -68,10 +68,10 @@ class ReadyStage:
 def train_stage(
     ready: ReadyStage,
     start: str,
-    tuning: Tuning,
+    models: ModelSettings,
     processing_class: PreTrainedTokenizerBase,
     callbacks: Sequence[TrainerCallback],
-    report: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Trains the stage from its newest complete checkpoint, or from the policy `start`, and saves it to its folder.
 
@@ -83,16 +83,16 @@ def train_stage(
     began = time.monotonic()
     config = ready.config
     limit, config.save_total_limit = config.save_total_limit, None  # see CheckpointMarker
-    report = report if config.process_index == 0 else _say_nothing
+    log = log if config.process_index == 0 else _say_nothing
     with config.main_process_first(local=False):  # it deletes ruins
         checkpoint = newest_complete_checkpoint(ready.folder)
     if checkpoint is not None:
         check_engine(checkpoint, config)
     held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
     resumed = f"; resumed from {checkpoint.name}" if checkpoint else ""
-    report(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {tuning.reference(start)}{resumed}")
+    log(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {models.reference(start)}{resumed}")
     set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
-    anchor = tuning.anchor_at(start)
+    anchor = models.anchor_at(start)
     trainer = RSATrainer(
         model=anchor.model,
         ref_model=anchor.ref_model,
@@ -115,7 +115,7 @@ def train_stage(
     _finish_trackers(config)
     seconds = round(time.monotonic() - began, 1)
     shown = (f"{name}={metrics[name]:.4g}" for name in _HEADLINE if metrics.get(name) is not None)
-    report(f"{ready.title}: done in {seconds:.0f} s, {'  '.join(shown)}")
+    log(f"{ready.title}: done in {seconds:.0f} s, {'  '.join(shown)}")
     return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics, **engine_of(config)}
 
 

@@ -18,7 +18,7 @@ from trl_rsa.risk import RiskMeasure
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.storage.files import write_json
-from trl_rsa.training.anchor import Tuning
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import end_with_parent
 from trl_rsa.training.stage import ReadyStage, train_stage
 
@@ -35,7 +35,7 @@ class TrainRequest:
             As in [`ReadyStage`].
         start (`str`):
             The policy to start from.
-        tuning ([`Tuning`]):
+        models ([`ModelSettings`]):
             How models are loaded.
     """
 
@@ -44,7 +44,7 @@ class TrainRequest:
     risk_measure: RiskMeasure | None
     metrics: dict[str, float]
     start: str
-    tuning: Tuning
+    models: ModelSettings
 
     def run(self, folder: Path) -> None:
         # The configuration first: it tells `from_pretrained` about ZeRO-3, and picks this process's device.
@@ -58,7 +58,7 @@ class TrainRequest:
             self.metrics,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-        result = train_stage(ready, self.start, self.tuning, tokenizer, (), _say)
+        result = train_stage(ready, self.start, self.models, tokenizer, (), _say)
         state = PartialState()
         if state.is_main_process:
             write_json(folder / RESULT, result)
@@ -74,7 +74,7 @@ class SampleRequest:
     Args:
         model (`str`):
             The policy.
-        tuning ([`Tuning`]):
+        models ([`ModelSettings`]):
             How it is loaded.
         prompts (`Sequence`), sampling ([`Sampling`]), batch_size (`int`):
             As in [`~trl_rsa.sampling.generation.generate`].
@@ -83,7 +83,7 @@ class SampleRequest:
     """
 
     model: str
-    tuning: Tuning
+    models: ModelSettings
     prompts: Sequence[Any]
     sampling: Sampling
     batch_size: int
@@ -99,7 +99,7 @@ class SampleRequest:
             for draw in range(self.sampling.draws)
         }
         batches = generate(
-            self.tuning.load_policy(self.model),
+            self.models.load_policy(self.model),
             tokenizer,
             self.prompts,
             self.sampling,

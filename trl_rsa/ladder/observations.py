@@ -1,0 +1,88 @@
+"""constraint.jsonl: one line per observed model, appended once it is decided on. The ladder resumes from it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from trl_rsa.ladder.constraint import RiskConstraint
+
+
+FILE_NAME = "constraint.jsonl"
+
+
+class CostNumbers(TypedDict):
+    """What was observed of one cost, in units of cost where it is not a count or a share.
+
+    `n` responses, of which `cut` were cut at max_new_tokens and `clipped` have a cost outside the constraint's bounds;
+    `eta` is the quantile at the tail; `violation` is upper_bound − budget.
+    """
+
+    multiplier: float
+    n: int
+    cut: int
+    clipped: int
+    mean_cost: float
+    unsafe_rate: float
+    eta: float
+    estimate: float
+    upper_bound: float
+    violation: float
+
+
+class ObservationRecord(TypedDict):
+    """One observed model: which it is, what was observed of every constraint's cost, and what was decided."""
+
+    number: int
+    model: str
+    rung: int
+    fraction: float
+    constraints: dict[str, CostNumbers]
+    action: str
+    reason: str
+    time: str
+
+
+def read_observations(path: Path) -> list[ObservationRecord]:
+    """The observations so far. A line that a kill cut off is removed: what it said follows from the records."""
+    if not path.exists():
+        return []
+    whole, newline, fragment = path.read_bytes().rpartition(b"\n")
+    if fragment:
+        with path.open("rb+") as file:
+            file.truncate(len(whole) + len(newline))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def append_observation(path: Path, entry: ObservationRecord) -> None:
+    """Adds one line, handed to the operating system at once."""
+    with path.open("ab", buffering=0) as file:
+        file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+
+
+def line_of(entry: ObservationRecord, constraints: Sequence[RiskConstraint]) -> str:
+    """An observation in one line."""
+    parts = []
+    for constraint in constraints:
+        of = entry["constraints"][constraint.name]
+        parts.append(
+            f"{constraint.name}: λ={of['multiplier']:.3g}, CVaR {constraint.tail:g} {of['estimate']:.3g}, bound "
+            f"{of['upper_bound']:.3g}, budget {constraint.budget:g}, {of['cut'] / of['n']:.0%} cut"
+        )
+    return f"[ladder {entry['number']}] {'; '.join(parts)}. {entry['reason']}"
+
+
+def metrics_of(
+    entry: ObservationRecord, constraints: Sequence[RiskConstraint], multipliers: Mapping[str, float]
+) -> dict[str, float]:
+    """For the trackers of the rung that follows on the observation; `multipliers` are those that it trains for."""
+    metrics: dict[str, float] = {}
+    for constraint in constraints:
+        of, prefix = entry["constraints"][constraint.name], f"constraint/{constraint.name}"
+        metrics |= {
+            f"{prefix}/estimate": of["estimate"],
+            f"{prefix}/upper_bound": of["upper_bound"],
+            f"{prefix}/multiplier": multipliers[constraint.name],
+            f"{prefix}/violation": of["violation"],
+        }
+    return metrics

@@ -1,0 +1,94 @@
+"""RungSettings: what every rung of a ladder has once, however many constraints stand on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl_rsa.ladder.scheduler import ConstraintScheduler
+from trl_rsa.sampling.response import Sampling
+
+
+SPLITS = ("train", "decide", "certify")
+# Responses per prompt: pairs need several, an estimate is sharper with more prompts than with more responses to one.
+DRAWS = {"train": 4, "decide": 1, "certify": 1}
+
+
+@dataclass
+class RungSettings:
+    """
+    How a ladder samples, labels, trains and searches.
+
+    Args:
+        sampling (`dict`, *optional*):
+            Arguments of [`~trl_rsa.sampling.response.Sampling`] except `draws` and `seed`.
+        draws (`Mapping[str, int]`, *optional*):
+            Responses per prompt in each set; by default 4 to train on, 1 elsewhere.
+        batch_size (`int`, *optional*, defaults to 16):
+            Responses sampled and scored at a time.
+        soft (`bool`, *optional*, defaults to `True`):
+            Whether a pair carries its Bradley–Terry probability (`pair_label`), or a label drawn by it.
+        cut (`str`, *optional*, defaults to `"keep"`):
+            What becomes of responses that `max_new_tokens` cut off when a rung is trained: `"keep"` makes pairs of
+            them as of any other, without an end that was not sampled (on the policy's own responses the identities
+            hold for the process that stops there); `"drop"` makes none. They are scored and count in every estimate
+            either way.
+        pairs_per_prompt (`int`, *optional*):
+            At most so many pairs per prompt, drawn by seed; all by default.
+        beta (`float`, *optional*, defaults to 1):
+            Temperature β, in units of reward. Soft labels are on the scale of the cost, so that at β = 1 the
+            multiplier is reward per cost. A rung runs at temperature β/Δλ.
+        risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*):
+            Token-level risk measure of the rungs; θ of the entropic one is divided by Δλ, so that risk aversion stays
+            the same per unit of cost. By default there is none (`risk_alpha=0`, unless `args` say otherwise): the tail
+            is in the labels and in the search, and a token-level risk gained nothing at any budget
+            (benchmarks/alignment/CONSTRAINT.md).
+        args (`dict`, *optional*):
+            Other [`RSAConfig`] arguments of the rungs; they override the plan's.
+        rule, max_rungs, max_growth, initial_delta, max_walk_backs:
+            As in [`ConstraintScheduler`], with smaller steps: `max_growth` is 2 and `initial_delta` 0.5, as in
+            benchmarks/alignment/CONSTRAINT.md.
+
+    Raises:
+        ValueError: if a setting cannot work.
+    """
+
+    sampling: dict[str, Any] = field(default_factory=dict)
+    draws: Mapping[str, int] = field(default_factory=dict)
+    batch_size: int = 16
+    soft: bool = True
+    cut: str = "keep"
+    pairs_per_prompt: int | None = None
+    beta: float = 1.0
+    risk_measure: Any = None
+    args: dict[str, Any] = field(default_factory=dict)
+    rule: str = "bracket"
+    max_rungs: int = 6
+    max_growth: float = 2.0
+    initial_delta: float = 0.5
+    max_walk_backs: int = 4
+
+    def __post_init__(self) -> None:
+        if self.cut not in ("keep", "drop"):
+            raise ValueError(
+                f"You set cut={self.cut!r}, but cut responses are kept or dropped when pairs are made. Set 'keep' or "
+                "'drop'."
+            )
+        for name in self.draws:
+            if name not in SPLITS:
+                raise ValueError(f"You set draws for {name!r}, but the prompt sets are {', '.join(SPLITS)}.")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(
+                f"You set batch_size={self.batch_size!r}, but a batch has at least one response. Set 1 or more."
+            )
+        for split in SPLITS:
+            self.sampling_of(split, seed=0)
+        self.scheduler(budget=0.0, margin=1.0)
+
+    def sampling_of(self, split: str, seed: int) -> Sampling:
+        """How the prompts of a set are answered."""
+        return Sampling(draws=(DRAWS | dict(self.draws))[split], seed=seed, **self.sampling)
+
+    def scheduler(self, budget: float, margin: float) -> ConstraintScheduler:
+        """The search for one constraint's multiplier."""
+        names = ("rule", "max_rungs", "max_growth", "initial_delta", "max_walk_backs")
+        return ConstraintScheduler(budget=budget, margin=margin, **{name: getattr(self, name) for name in names})
