@@ -6,17 +6,17 @@ import re
 from pathlib import Path
 
 from trl_rsa import scoring
-from trl_rsa.scoring.load import _option_names
+from trl_rsa.scoring.load import SCORERS
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
 
 
 def test_every_option_is_documented():
-    classes = (scoring.ClassifierScorer, scoring.BeaverScorer, scoring.JudgeScorer)
-    for cls in (*classes, scoring.PairwiseJudge, scoring.ChatEndpoint):
-        for name in _option_names(cls):
-            assert f"`{name}`" in PAGE, f"{cls.__name__}'s {name}"
+    for prefix, scorer in SCORERS.items():
+        assert f"`{prefix}:" in PAGE, prefix
+        for name in scorer.option_names():
+            assert f"`{name}`" in PAGE, f"{scorer.__name__}'s {name}"
 
 
 def test_the_examples_call_what_exists():
@@ -30,18 +30,11 @@ def test_the_examples_call_what_exists():
             if function is None:
                 continue
             parameters = inspect.signature(function).parameters
-            options = {name for cls in vars(scoring).values() if inspect.isclass(cls) for name in _names(cls)}
+            options = {name for scorer in SCORERS.values() for name in scorer.option_names()}
             for keyword in node.keywords:
                 assert keyword.arg in parameters or keyword.arg in options | {"reference"}, keyword.arg
             checked += 1
     assert checked >= 10
-
-
-def _names(cls):
-    try:
-        return set(inspect.signature(cls).parameters)
-    except ValueError:
-        return set()
 
 
 def test_the_defaults_of_the_judge():
