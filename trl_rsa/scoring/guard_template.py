@@ -1,6 +1,5 @@
 """How a conversation is put to a guard: by the template in its folder."""
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -13,8 +12,9 @@ from trl_rsa.scoring.scorer import NotScored
 from trl_rsa.scoring.text import messages
 
 
-# Some templates write down the day. A cost must be the same tomorrow.
+# Some templates write down the day, Granite's among them. A cost must be the same tomorrow.
 DAY = date(2025, 1, 1)
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 _PROBE = ("Qx1 prompt", "Qx2 response")
 _QUOTED = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
@@ -69,20 +69,15 @@ class GuardTemplate:
                 "instruction with {prompt} and {response}. Set template to that text, or to a file with it."
             )
         self.in_parts = False
-
-    @property
-    def source(self) -> str:
-        """The template as it is written."""
-        if self.text is not None:
-            return self.text
-        template = self.tokenizer.chat_template
-        return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+        self.source: str = self.text or _TODAY.sub(
+            lambda match: repr(DAY.strftime(match[2])), tokenizer.get_chat_template()
+        )
 
     def find_preset(self) -> Preset | None:
         return preset_of_template(self.source)
 
     def identity(self) -> dict[str, Any]:
-        return {"source": self.source, "options": self.options, "day": DAY.isoformat()}
+        return {"source": self.source, "options": self.options}
 
     def find_layout(self, arguments: Mapping[str, Any]) -> str:
         """
@@ -113,7 +108,7 @@ class GuardTemplate:
         options = _merged(self.options, arguments)
         try:
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime, **options
+                turns, chat_template=self.source, tokenize=False, add_generation_prompt=True, **options
             )
         except Exception as error:  # jinja2's own, and whatever a template raises about roles
             return NotScored(f"the guard's template does not take this conversation ({error})")
