@@ -236,7 +236,7 @@ def test_it_is_unbounded_and_its_zero_is_the_guard_s_decision(guards):
     assert max(costs) > 2
     for text, cost in zip(texts[1:], costs[1:], strict=True):
         written = scorer.guard._write(shown("llama-guard-3", "Hi", text))[:1]
-        assert written == ("u" if cost > 0 else "s") or written in "YyUNnS"  # which have the same logit
+        assert written in ("uYyU" if cost > 0 else "sNnS")  # the letters of a side have the same logit
 
 
 @pytest.mark.parametrize("family", ["Gemma2", "Granite", "Qwen3", "Mistral", "Llama4"])

@@ -238,8 +238,8 @@ class _Chat:
                 after = answer["text"][len(before) + len(token) :].partition("\n")[2] if said_unsafe else ""
                 return cost, category_names(self.preset.categories, after)
             before += token
-        expected = f"{opening} …" if opening else "a verdict at its beginning"
-        return NotScored(f"the guard's answer has no {expected} ({before.strip()[:80]!r})"), ()
+        place = f"behind {opening!r}" if opening else "at its beginning"
+        return NotScored(f"the guard's answer has no verdict {place} ({before.strip()[:80]!r})"), ()
 
 
 def _log_odds(tops: Sequence[tuple[str, float]], unsafe: Sequence[str], safe: Sequence[str]) -> float | NotScored:
