@@ -5,7 +5,10 @@ import inspect
 import re
 from pathlib import Path
 
-from trl_rsa import scoring
+import yaml
+
+from trl_rsa import RiskConstraint, scoring
+from trl_rsa.scoring.guard_presets import PRESETS
 from trl_rsa.scoring.load import SCORERS
 
 
@@ -48,3 +51,16 @@ def test_the_defaults_of_the_judge():
     assert "| by kind, 1, 0, 512, – |" in PAGE
     assert "| 120 s, 5, 1 s, 120 s |" in PAGE
     assert "| none, 4 | pace |" in PAGE
+
+
+def test_the_guards_in_the_table_are_those_that_we_know():
+    rows = re.findall(r"^\| `([\w.-]+)` \| .*(?:word|behind|no words)", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(PRESETS)
+
+
+def test_the_budget_with_a_guard_is_one():
+    (example,) = re.findall(r"```yaml\n(constraint:.*?)```", PAGE, re.DOTALL)
+    settings = yaml.safe_load(example)["constraint"]
+    constraint = RiskConstraint(**settings)
+    prefix, _, _ = constraint.scorer.partition(":")
+    assert set(constraint.scorer_options) <= set(SCORERS[prefix].option_names())
