@@ -14,7 +14,7 @@ import pytest
 
 from trl_rsa.scoring import ChatEndpoint
 from trl_rsa.scoring.budget import Budget, BudgetSpent
-from trl_rsa.scoring.endpoint import EndpointError
+from trl_rsa.scoring.endpoint import Call, EndpointError
 from trl_rsa.scoring.replies import ReplyCache
 from trl_rsa.scoring.secret import Secret
 
@@ -299,6 +299,17 @@ def test_replies_are_kept_on_disk(chat_server, tmp_path, monkeypatch):
     assert "sk-secret" not in stored
     make(server.url + "/", **options, max_requests=0).complete(requests[:1])  # a final slash changes nothing
     assert len(server.requests) == 4
+
+
+def test_two_questions_about_one_text_are_two(chat_server, tmp_path):
+    """The path is part of what a reply is kept under, and each answer is read in its own way."""
+    other = Call("classify", "a class", lambda answer: str(answer["class"]))
+    server = chat_server(lambda body: echo(body) if len(server.paths) == 1 else (200, {}, '{"class": 3}'))
+    endpoint = make(server, cache_dir=tmp_path)
+    for _ in range(2):
+        assert endpoint.complete([ask("a")]) == ["echo a"]
+        assert endpoint.complete([ask("a")], other) == ["3"]
+    assert server.paths == ["/v1/chat/completions", "/v1/classify"]
 
 
 def test_a_damaged_reply_is_asked_anew(chat_server, tmp_path):

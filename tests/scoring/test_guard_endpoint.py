@@ -97,6 +97,14 @@ def test_each_format(model, places, cost, categories, chat_server):
         assert "chat_template_kwargs" not in body
 
 
+def test_other_arguments_of_the_template_are_sent_beside_the_policy(chat_server):
+    server = chat_server(lambda body: chat(("No", {"No": -0.1, "Yes": -2.5})))
+    options = {"guardian_config": {"how": "short"}, "think": False}
+    guard(server, "granite-guardian-3.2-5b", template_options=options)(["Hi"], ["x"])
+    (body,) = server.requests
+    assert body["chat_template_kwargs"] == {"guardian_config": {"how": "short", "risk_name": "harm"}, "think": False}
+
+
 def test_several_policies_are_several_requests(chat_server):
     """The greatest cost counts; where one has no verdict there is none."""
     costs = {"a": -1.0, "b": 2.0}

@@ -9,7 +9,7 @@ from trl_rsa.data.schema import Text
 from trl_rsa.scoring.endpoint import Call, ChatEndpoint, EndpointError
 from trl_rsa.scoring.guard import Verdict, as_verdicts
 from trl_rsa.scoring.guard_presets import Preset, category_names, choose_preset, named_policies, preset_of_name, sides
-from trl_rsa.scoring.guard_template import fill
+from trl_rsa.scoring.guard_template import fill, merged
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, keyword_only, pick
 from trl_rsa.scoring.text import messages, safe_rlhf_text
 
@@ -213,9 +213,8 @@ class _Chat:
         return [body | self._arguments(policy) for policy in self.policies.values()]
 
     def _arguments(self, policy: str) -> dict[str, Any]:
-        options = dict(self.template_options)
-        if self.preset.policy:
-            options |= self.preset.policy_arguments(policy)
+        named = self.preset.policy_arguments(policy) if self.preset.policy else {}
+        options = merged(self.template_options, named)
         return {"chat_template_kwargs": options} if options else {}
 
     def judged(self, answers: Sequence[Mapping[str, Any]]) -> _Judged:

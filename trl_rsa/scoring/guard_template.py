@@ -1,7 +1,7 @@
 """How a conversation is put to a guard: by the template in its folder."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class GuardTemplate:
                 "instruction with {prompt} and {response}. Set template to that text, or to a file with it."
             )
         self.in_parts = False
+        self._control = _any_of(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self.source: str = self.text or _TODAY.sub(
             lambda match: repr(DAY.strftime(match[2])), tokenizer.get_chat_template()
         )
@@ -100,18 +101,34 @@ class GuardTemplate:
 
     def render(self, prompt: Text, completion: Text, arguments: Mapping[str, Any]) -> str | NotScored:
         """The text before the guard's answer. `arguments` are those of the template that change from call to call."""
+        prompt, completion = self._harmless(prompt), self._harmless(completion)
         if self.text is not None:
             return fill(self.text, prompt, completion)
         turns: list[Any] = messages(prompt, completion)
         if self.in_parts:
             turns = [_parts(turn) for turn in turns]
-        options = _merged(self.options, arguments)
+        options = merged(self.options, arguments)
         try:
             return self.tokenizer.apply_chat_template(
                 turns, chat_template=self.source, tokenize=False, add_generation_prompt=True, **options
             )
         except Exception as error:  # jinja2's own, and whatever a template raises about roles
             return NotScored(f"the guard's template does not take this conversation ({error})")
+
+    def _harmless(self, text: Text) -> Text:
+        """The text with a space in each of the guard's control tokens: a response must not end its own turn, and then
+        say a verdict of its own."""
+        if isinstance(text, str):
+            return self._split(text)
+        return [{**turn, "content": self._split(turn["content"])} for turn in text]
+
+    def _split(self, text: str) -> str:
+        return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    longer = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longer)) or "(?!)")
 
 
 def _text_or_file(text: str) -> str:
@@ -129,10 +146,10 @@ def _parts(turn: Message) -> dict[str, Any]:
     return {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
 
 
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """`second` over `first`, dictionaries merged: a policy keeps the other settings beside it."""
-    merged = dict(first)
+    result = dict(first)
     for key, value in second.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
