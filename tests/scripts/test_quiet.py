@@ -3,30 +3,53 @@
 import logging
 import subprocess
 import sys
+import warnings
 
-from trl_rsa.scripts._quiet import UNHELPFUL, hush
+from trl_rsa.scripts._quiet import MESSAGES, WARNINGS, hush
 
 
 def test_a_command_says_nothing_that_a_user_cannot_act_on():
-    """A process of its own, which imports bitsandbytes: where the CPU has bfloat16 instructions, the message comes on
-    import. It is sent again by hand, for other CPUs, and so is another one of the same library, which is seen."""
+    """A process of its own, which imports bitsandbytes: where the CPU has bfloat16 instructions, its message comes on
+    import. The messages are sent again by hand, for other machines, and so is another one of the same library, which
+    is seen."""
     code = (
-        "import logging; from trl_rsa.cli import main; assert main(['env']) == 0\n"
-        "log = logging.getLogger('bitsandbytes.backends.cpu.ops')\n"
-        "log.warning('Failed to load CPU gemm_4bit_forward: %s', 'x')\n"
-        "log.warning('your weights are broken')\n"
+        "import logging, warnings\n"
+        "from trl_rsa.cli import main\n"
+        "assert main(['env']) == 0\n"
+        "for name, text in {'bitsandbytes.backends.cpu.ops': 'Failed to load CPU gemm_4bit_forward: %s',\n"
+        "                   'DeepSpeed': 'Setting accelerator to CPU. %s'}.items():\n"
+        "    logging.getLogger(name).warning(text, 'x')\n"
+        "warnings.warn('`gradient_checkpointing` is deprecated and', FutureWarning)\n"
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('your weights are broken')\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     assert result.stderr == "your weights are broken\n"
+    assert "trl-rsa" in result.stdout
 
 
-def test_hush_may_be_called_again(caplog):
+def test_hush_drops_these_and_no_others(caplog, monkeypatch):
+    """It may be called again."""
     hush()
     hush()
-    for name, beginnings in UNHELPFUL.items():
+    for name, beginnings in MESSAGES.items():
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)  # DeepSpeed's writes to stdout by itself
         assert len([one for one in logging.getLogger(name).filters if hasattr(one, "beginnings")]) == 1
         for beginning in beginnings:
             logging.getLogger(name).warning("%s and more", beginning)
-            logging.getLogger("trl_rsa").warning("ours: %s", beginning)
-    assert all(record.getMessage().startswith("ours: ") for record in caplog.records)
-    assert len(caplog.records) == sum(map(len, UNHELPFUL.values()))
+            logging.getLogger(name).warning("but %s", beginning)
+            logging.getLogger("trl_rsa").warning("%s of ours", beginning)
+    beginnings = [beginning for of_one in MESSAGES.values() for beginning in of_one]
+    assert [record.getMessage() for record in caplog.records] == [
+        text for beginning in beginnings for text in (f"but {beginning}", f"{beginning} of ours")
+    ]
+
+
+def test_warnings_too():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        hush()
+        for beginning in WARNINGS:
+            warnings.warn(f"{beginning} and more", FutureWarning, stacklevel=1)
+            warnings.warn(f"{beginning} and more", UserWarning, stacklevel=1)
+        warnings.warn("other", FutureWarning, stacklevel=1)
+    assert [str(one.message) for one in seen] == [*(f"{beginning} and more" for beginning in WARNINGS), "other"]
