@@ -352,6 +352,8 @@ def test_the_pace(chat_server):
     [
         ("ftp://x", {}, "no http"),
         ("localhost:8000", {}, "no http"),
+        ("http://x:99999/v1", {}, "no http"),
+        ("http://x:8o/v1", {}, "no http"),
         ("http://user:pw@x/v1", {}, "user name, password or query"),
         ("http://x/v1?key=pw", {}, "user name, password or query"),
         ("http://x/v1", {"timeout": 0}, "timeout=0"),

@@ -83,7 +83,7 @@ class ChatEndpoint:
         requests_per_minute (`float`, *optional*):
             Pace, over all requests.
         concurrency (`int`, *optional*, defaults to 4):
-            Requests in the air at once.
+            Requests at the same time.
         cache_dir (`str`, `False` or `None`, *optional*):
             Folder of the replies; by default `~/.cache/trl-rsa/judge`, or under `$TRL_RSA_CACHE`. `False`: no cache.
         max_requests, max_cost, prompt_price, completion_price:
@@ -153,7 +153,7 @@ class ChatEndpoint:
             try:
                 one = partial(self._complete_one, call)
                 replies = dict(zip(bodies, pool.map(one, bodies, bodies.values()), strict=True))
-            except BaseException:  # Ctrl-C: those in the air end, those that wait for their turn do not begin
+            except BaseException:  # Ctrl-C: what is under way ends, what waits for its turn does not begin
                 self._stopped.set()
                 raise
         return [replies[key] for key in keys]
@@ -275,7 +275,7 @@ class ChatEndpoint:
 
 def _checked_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not _has_port(parts):
         raise ValueError(f"You set the endpoint's address to {url!r}, but it is no http(s) address. Write it in full.")
     if parts.username or parts.password or parts.query:
         # Not repeated here: it may hold a secret.
@@ -284,6 +284,14 @@ def _checked_url(url: str) -> str:
             "certificates. Put the key into an environment variable and name that with api_key_env."
         )
     return url.rstrip("/")
+
+
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    """Whether the port can be one, if there is any."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _read_key(variable: str) -> str:
