@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from trl_rsa.scoring import Verdict, load_scorer, score
+from trl_rsa.scoring.guard_causal import Reading, find_reading
 from trl_rsa.scoring.guard_presets import PRESETS, category_names, preset_of_name, preset_of_template
 
 
@@ -453,6 +454,24 @@ def test_conversations_and_what_cannot_be_judged(guards):
     assert "the tokenizer does not take this text" in reasons[2]
     assert scorer.verdicts(["\ud83d"], ["c"])[0].reason == reasons[2]
     assert scorer.verdicts(["Hi"], ["~"]) == [Verdict(scorer(["Hi"], ["~"])[0])]
+
+
+def test_a_verdict_is_not_merged_with_what_stands_before_it():
+    """In this tokenizer "ts" is one token; a guard that was given "at" still says "safe" with an s. The space of " yes"
+    and " no" is common; a word of which the other is the beginning cannot be told from it."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["ts", *"atsfeuny o:"]
+    vocabulary = {token: i for i, token in enumerate(letters)}
+    bpe = Tokenizer(models.BPE(vocabulary, [("t", "s")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    s, u, y, n, space = (vocabulary[letter] for letter in "suyn ")
+    assert tokenizer("atsafe")["input_ids"][1] == vocabulary["ts"]
+    assert find_reading(tokenizer, "at", ["unsafe"], ["safe"]) == Reading((), (u,), (s,))
+    assert find_reading(tokenizer, "a:", [" yes"], [" no"]) == Reading((space,), (y,), (n,))
+    with pytest.raises(ValueError, match="begin with the same token"):
+        find_reading(tokenizer, "a:", ["safest"], ["safe"])
 
 
 def test_a_response_cannot_speak_for_the_guard(guards):

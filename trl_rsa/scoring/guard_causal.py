@@ -23,29 +23,26 @@ class Reading:
     Where the verdict is read.
 
     Args:
-        word (`str`):
-            A word of the verdict.
-        dropped (`int`):
-            Its tokens: what remains when they are taken off is the text before it.
+        common (`tuple[int, ...]`):
+            Ids of the tokens with which all words of the verdict begin, such as a space.
         unsafe, safe (`tuple[int, ...]`):
-            Ids of the tokens that tell the verdicts apart.
+            Ids of the tokens behind them, which tell the verdicts apart.
     """
 
-    word: str
-    dropped: int
+    common: tuple[int, ...]
     unsafe: tuple[int, ...]
     safe: tuple[int, ...]
 
 
 def find_reading(tokenizer: Any, before: str, unsafe: Sequence[str], safe: Sequence[str]) -> Reading:
     """
-    The first place at which the tokens of the words differ, behind `before`. A word may be several tokens, and its
-    first may be one with the end of `before`: both are tokenized together.
+    The first tokens that tell the words apart, behind the text `before`. A word may be several tokens.
 
     Raises:
         ValueError: if no token tells an unsafe verdict from a safe one.
     """
-    spelled = {word: _ids(tokenizer, before + word) for word in (*unsafe, *safe)}
+    base = _ids(tokenizer, before)
+    spelled = {word: _continued(tokenizer, before, base, word) for word in (*unsafe, *safe)}
     common, shortest = 0, min(map(len, spelled.values()))
     while common < shortest and len({ids[common] for ids in spelled.values()}) == 1:
         common += 1
@@ -55,8 +52,14 @@ def find_reading(tokenizer: Any, before: str, unsafe: Sequence[str], safe: Seque
             f"You set a guard whose verdicts are {[*unsafe]} or {[*safe]}, but for its tokenizer they begin with the "
             "same token. Set unsafe_token and safe_token to words that begin differently."
         )
-    ids = spelled[safe[0]]
-    return Reading(safe[0], len(ids) - common, tuple(sorted(bad)), tuple(sorted(good)))
+    return Reading(tuple(spelled[safe[0]][:common]), tuple(sorted(bad)), tuple(sorted(good)))
+
+
+def _continued(tokenizer: Any, before: str, base: list[int], word: str) -> list[int]:
+    """Ids of `word` behind `before`, which stays as it is: a guard writes behind the tokens that it was given, and
+    does not merge its own with the last of them."""
+    together = _ids(tokenizer, before + word)
+    return together[len(base) :] if together[: len(base)] == base else _ids(tokenizer, word)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -175,7 +178,7 @@ class CausalGuard:
     def _row(self, text: str, reading: Reading) -> list[int] | NotScored:
         """Token ids of the text before the verdict. Nothing is cut off: a guard's instructions stand at both ends."""
         try:
-            ids = _ids(self.tokenizer, text + reading.word)[: -reading.dropped]
+            ids = [*_ids(self.tokenizer, text), *reading.common]
         except (UnicodeEncodeError, TypeError) as error:  # half of a surrogate pair: no tokenizer can write it
             return NotScored(f"the tokenizer does not take this text ({error})")
         if self.max_length is not None and len(ids) > self.max_length:
