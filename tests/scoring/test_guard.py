@@ -457,8 +457,8 @@ def test_conversations_and_what_cannot_be_judged(guards):
 
 
 def test_a_verdict_is_not_merged_with_what_stands_before_it():
-    """In this tokenizer "ts" is one token; a guard that was given "at" still says "safe" with an s. The space of " yes"
-    and " no" is common; a word of which the other is the beginning cannot be told from it."""
+    """In this tokenizer "ts" is one token; a guard that was given "at" still says "safe" with an s. The space of
+    " yes" and " no" is common; a word of which the other is the beginning cannot be told from it."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
