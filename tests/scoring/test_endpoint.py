@@ -1,5 +1,6 @@
 """The chat endpoint against a server on this machine that fails in the ways servers fail."""
 
+import base64
 import json
 import re
 import socket
@@ -7,13 +8,15 @@ import threading
 import time
 from email.utils import formatdate
 from itertools import count
+from urllib.parse import quote
 
 import pytest
 
 from trl_rsa.scoring import ChatEndpoint
 from trl_rsa.scoring.budget import Budget, BudgetSpent
-from trl_rsa.scoring.endpoint import EndpointError
+from trl_rsa.scoring.endpoint import Call, EndpointError
 from trl_rsa.scoring.replies import ReplyCache
+from trl_rsa.scoring.secret import Secret
 
 
 def ask(text, **settings):
@@ -66,8 +69,9 @@ def test_a_server_that_is_down_is_not_asked_for_ever(chat_server):
     assert "asked no more" in str(replies[-1])
 
 
-@pytest.mark.parametrize("after", ["3600", formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "date"])
-def test_a_pause_that_is_too_long_fails(after, chat_server):
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_a_pause_that_is_too_long_fails(as_date, chat_server):
+    after = formatdate(time.time() + 3600, usegmt=True) if as_date else "3600"
     server = chat_server(lambda body: (429, {"Retry-After": after}, ""))
     (reply,) = make(server, max_wait=5).complete([ask("a")])
     assert re.fullmatch(r"the endpoint asks to wait 3[56]\d\d s, longer than max_wait=5", str(reply))
@@ -83,6 +87,51 @@ def test_a_refused_key_ends_everything_and_is_never_shown(chat_server, monkeypat
     assert server.headers[0]["Authorization"] == "Bearer sk-secret-123"
     assert all("status 401 (wrong key [key], get another)" in str(reply) for reply in replies)
     assert "sk-secret" not in f"{replies}{endpoint!r}"
+
+
+KEY = "sk-se/cr+et=123.ABC"
+ECHOES = {
+    "slashes": KEY.replace("/", "\\/"),
+    "percent": quote(KEY, safe=""),
+    "percent twice": quote(quote(KEY, safe=""), safe=""),
+    "escapes": "".join(f"\\u{ord(character):04x}" for character in KEY),
+    "hex": KEY.encode().hex(),
+    "entities": "".join(f"&#{ord(character)};" for character in KEY),
+    "base64": base64.b64encode(KEY.encode()).decode(),
+    "base64 of more": base64.b64encode(f"user:{KEY}:x".encode()).decode(),
+    "base64 for addresses": base64.urlsafe_b64encode(f"a{KEY}".encode()).decode(),
+}
+# What would give the key away: itself, its beginning, and the middle of its base64.
+TRACES = ("se/cr", "sk-se", "c2Uv", "73652f", "%2Fcr", "#115")
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_key_that_comes_back_in_another_spelling_is_hidden(echo, status, chat_server, monkeypatch, tmp_path):
+    """In the message of a refusal; and in the reply of a 200, which is kept on disk."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    content = json.dumps({"choices": [{"message": {"content": f"You sent {echo}, I say [[A]]"}}]})
+    server = chat_server(lambda body: (status, {}, content if status == 200 else f"You sent {echo}, no"))
+    (reply,) = make(server, api_key_env="JUDGE_KEY", cache_dir=tmp_path).complete([ask("a")])
+    stored = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(stored) == (status == 200)
+    assert "[key]" in str(reply)
+    assert not [trace for trace in TRACES for text in (str(reply), *stored) if trace.lower() in text.lower()]
+    assert str(reply).endswith(", I say [[A]]") if status == 200 else "status 401" in str(reply)
+
+
+def test_other_text_keeps_its_words():
+    assert Secret(KEY).hide("sk- and sec/ret, 123.ABC stay") == "sk- and sec/ret, 123.ABC stay"
+    assert KEY not in repr(Secret(KEY))
+    assert Secret("k").hide("a key of one letter") == "a [key]ey of one letter"
+
+
+def test_half_a_key_is_not_left_at_the_cut(chat_server, monkeypatch):
+    """An excerpt has 200 characters; a long key that is repeated shrinks before it is cut."""
+    monkeypatch.setenv("JUDGE_KEY", "0123456789" * 50)
+    server = chat_server(lambda body: (401, {}, "0123456789" * 9000))
+    (reply,) = make(server, api_key_env="JUDGE_KEY").complete([ask("a")])
+    assert "0123" not in str(reply)
 
 
 def test_no_key_is_sent_unless_named(chat_server, monkeypatch):
@@ -253,6 +302,17 @@ def test_replies_are_kept_on_disk(chat_server, tmp_path, monkeypatch):
     assert len(server.requests) == 4
 
 
+def test_two_questions_about_one_text_are_two(chat_server, tmp_path):
+    """The path is part of what a reply is kept under, and each answer is read in its own way."""
+    other = Call("classify", "a class", lambda answer: str(answer["class"]))
+    server = chat_server(lambda body: echo(body) if len(server.paths) == 1 else (200, {}, '{"class": 3}'))
+    endpoint = make(server, cache_dir=tmp_path)
+    for _ in range(2):
+        assert endpoint.complete([ask("a")]) == ["echo a"]
+        assert endpoint.complete([ask("a")], other) == ["3"]
+    assert server.paths == ["/v1/chat/completions", "/v1/classify"]
+
+
 def test_a_damaged_reply_is_asked_anew(chat_server, tmp_path):
     """A kill leaves no half file, but disks and people do."""
     server = chat_server(echo)
@@ -293,6 +353,8 @@ def test_the_pace(chat_server):
     [
         ("ftp://x", {}, "no http"),
         ("localhost:8000", {}, "no http"),
+        ("http://x:99999/v1", {}, "no http"),
+        ("http://x:8o/v1", {}, "no http"),
         ("http://user:pw@x/v1", {}, "user name, password or query"),
         ("http://x/v1?key=pw", {}, "user name, password or query"),
         ("http://x/v1", {"timeout": 0}, "timeout=0"),

@@ -5,18 +5,21 @@ import inspect
 import re
 from pathlib import Path
 
-from trl_rsa import scoring
-from trl_rsa.scoring.load import _option_names
+import yaml
+
+from trl_rsa import RiskConstraint, scoring
+from trl_rsa.scoring.guard_presets import PRESETS
+from trl_rsa.scoring.load import SCORERS
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
 
 
 def test_every_option_is_documented():
-    classes = (scoring.ClassifierScorer, scoring.BeaverScorer, scoring.JudgeScorer)
-    for cls in (*classes, scoring.PairwiseJudge, scoring.ChatEndpoint):
-        for name in _option_names(cls):
-            assert f"`{name}`" in PAGE, f"{cls.__name__}'s {name}"
+    for prefix, scorer in SCORERS.items():
+        assert f"`{prefix}:" in PAGE, prefix
+        for name in scorer.option_names():
+            assert f"`{name}`" in PAGE, f"{scorer.__name__}'s {name}"
 
 
 def test_the_examples_call_what_exists():
@@ -30,18 +33,11 @@ def test_the_examples_call_what_exists():
             if function is None:
                 continue
             parameters = inspect.signature(function).parameters
-            options = {name for cls in vars(scoring).values() if inspect.isclass(cls) for name in _names(cls)}
+            options = {name for scorer in SCORERS.values() for name in scorer.option_names()}
             for keyword in node.keywords:
                 assert keyword.arg in parameters or keyword.arg in options | {"reference"}, keyword.arg
             checked += 1
     assert checked >= 10
-
-
-def _names(cls):
-    try:
-        return set(inspect.signature(cls).parameters)
-    except ValueError:
-        return set()
 
 
 def test_the_defaults_of_the_judge():
@@ -55,3 +51,16 @@ def test_the_defaults_of_the_judge():
     assert "| by kind, 1, 0, 512, – |" in PAGE
     assert "| 120 s, 5, 1 s, 120 s |" in PAGE
     assert "| none, 4 | pace |" in PAGE
+
+
+def test_the_guards_in_the_table_are_those_that_we_know():
+    rows = re.findall(r"^\| `([\w.-]+)` \| .*(?:word|behind|no words)", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(PRESETS)
+
+
+def test_the_budget_with_a_guard_is_one():
+    (example,) = re.findall(r"```yaml\n(constraint:.*?)```", PAGE, re.DOTALL)
+    settings = yaml.safe_load(example)["constraint"]
+    constraint = RiskConstraint(**settings)
+    prefix, _, _ = constraint.scorer.partition(":")
+    assert set(constraint.scorer_options) <= set(SCORERS[prefix].option_names())

@@ -8,6 +8,8 @@ from trl_rsa.scoring.beaver import BeaverScorer
 from trl_rsa.scoring.classifier import ClassifierScorer
 from trl_rsa.scoring.endpoint import ChatEndpoint
 from trl_rsa.scoring.functions import FunctionScorer
+from trl_rsa.scoring.guard import GuardScorer, Verdict
+from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
 from trl_rsa.scoring.judge import Comparison, JudgeScorer, PairwiseJudge
 from trl_rsa.scoring.labels import LabelledPairs, label_pairs
 from trl_rsa.scoring.load import load_scorer
@@ -20,6 +22,8 @@ __all__ = [
     "ClassifierScorer",
     "Comparison",
     "FunctionScorer",
+    "GuardEndpointScorer",
+    "GuardScorer",
     "JudgeScorer",
     "LabelledPairs",
     "NotScored",
@@ -29,6 +33,7 @@ __all__ = [
     "ScorerContractError",
     "Scores",
     "ScoringError",
+    "Verdict",
     "iter_scores",
     "label_pairs",
     "load_scorer",

@@ -60,7 +60,7 @@ def score_batches(
     pad_token_id: int,
     batch_size: int,
     device: Any,
-) -> list[float | NotScored]:
+) -> list[Any]:
     """
     Runs `forward` on batches of rows of similar length.
 
@@ -68,11 +68,14 @@ def score_batches(
         rows (`Sequence`):
             Token ids; a [`NotScored`] is handed through.
         forward (`Callable`):
-            `(input_ids [B, T], attention_mask [B, T]) -> scores [B]`.
+            `(input_ids [B, T], attention_mask [B, T]) -> scores [B]`, or `[B, C]` for a list of scores per row.
+
+    Returns:
+        `list`: a float, a list of floats or a [`NotScored`] per row.
     """
     import torch
 
-    results: list[float | NotScored] = [row if isinstance(row, NotScored) else NotScored("") for row in rows]
+    results: list[Any] = [row if isinstance(row, NotScored) else NotScored("") for row in rows]
     # The longest first: what does not fit into memory fails at once.
     tokenized = [(i, row) for i, row in enumerate(rows) if not isinstance(row, NotScored)]
     tokenized.sort(key=lambda item: -len(item[1]))

@@ -1,4 +1,4 @@
-"""What a judge may cost: caps on requests and on money that hold with many requests in the air."""
+"""What a server may cost: caps on requests and on money that hold with many requests at the same time."""
 
 import threading
 
@@ -12,7 +12,7 @@ class Budget:
     Counts requests and money, and refuses the request that could go over a cap.
 
     Before a request its worst cost is reserved, afterwards the difference to its real cost is given back: however many
-    are in the air, the sum stays under the cap. A request that does not fit beside those in the air waits for them.
+    are open, the sum stays under the cap. A request that does not fit beside the open ones waits for them.
 
     Args:
         max_requests (`int`, *optional*):
@@ -46,7 +46,7 @@ class Budget:
         self.max_requests, self.max_cost = max_requests, max_cost
         self.prompt_price, self.completion_price = prompt_price, completion_price
         self.requests, self.cost = 0, 0.0
-        self._in_the_air = 0
+        self._open = 0
         self._settled = threading.Condition()
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float:
@@ -59,7 +59,7 @@ class Budget:
             BudgetSpent: if that could go over a cap; nothing is counted then.
         """
         with self._settled:
-            self._settled.wait_for(lambda: self._fits(worst) or not self._in_the_air)
+            self._settled.wait_for(lambda: self._fits(worst) or not self._open)
             if self.max_requests is not None and self.requests >= self.max_requests:
                 raise BudgetSpent(f"the cap of {self.max_requests} requests is reached (max_requests)")
             if not self._fits(worst):
@@ -69,13 +69,13 @@ class Budget:
                 )
             self.requests += 1
             self.cost += worst
-            self._in_the_air += 1
+            self._open += 1
 
     def settle(self, unspent: float) -> None:
         """Ends a request: of what was reserved for it, `unspent` is given back."""
         with self._settled:
             self.cost -= unspent
-            self._in_the_air -= 1
+            self._open -= 1
             self._settled.notify_all()
 
     def _fits(self, worst: float) -> bool:

@@ -1,6 +1,6 @@
 """Hugging Face sequence classifiers as scorers: TRL's reward models, and any other classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,15 @@ class ClassifierScorer(Scorer):
     def raw_scores(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
     ) -> list[float | NotScored]:
+        return self._through(self._forward, prompts, completions)
+
+    def all_logits(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[list[float] | NotScored]:
+        """The logits of every class for each completion."""
+        return self._through(self._logits, prompts, completions)
+
+    def _through(
+        self, forward: Callable[[Any, Any], Any], prompts: Sequence[Text], completions: Sequence[Text]
+    ) -> list[Any]:
         texts = [self._text(*pair) for pair in zip(prompts, completions, strict=True)]
         rows = tokenize(
             self.tokenizer,
@@ -115,7 +124,7 @@ class ClassifierScorer(Scorer):
             self.max_length,
             self.truncation,
         )
-        return score_batches(rows, self._forward, self._pad_token_id, self.batch_size, self.device)
+        return score_batches(rows, forward, self._pad_token_id, self.batch_size, self.device)
 
     def _text(self, prompt: Text, completion: Text) -> tuple[str | NotScored, bool]:
         """The text, and whether the tokenizer is to add its special tokens."""
@@ -127,8 +136,11 @@ class ClassifierScorer(Scorer):
             return NotScored("it is a conversation, and the scorer's tokenizer has no chat template"), False
         return chat_text(self.tokenizer, prompt, completion), False
 
+    def _logits(self, input_ids: Any, attention_mask: Any) -> Any:  # [B, T], [B, T] -> [B, C]
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
+
     def _forward(self, input_ids: Any, attention_mask: Any) -> Any:  # [B, T], [B, T] -> [B]
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()  # [B, C]
+        logits = self._logits(input_ids, attention_mask)
         if self.output == "probability":
             independent = logits.shape[-1] == 1 or self.model.config.problem_type == "multi_label_classification"
             logits = logits.sigmoid() if independent else logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""A chat model behind any OpenAI-compatible endpoint: retries, pacing, caps and a cache around one request."""
+"""A model behind any OpenAI-compatible endpoint: retries, pacing, caps and a cache around one request."""
 
 import json
 import os
@@ -6,14 +6,17 @@ import random
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.scoring.budget import Budget, BudgetSpent
 from trl_rsa.scoring.replies import ReplyCache, default_reply_folder, request_key
-from trl_rsa.scoring.transport import Answer, NoAnswer, post_json
+from trl_rsa.scoring.secret import Secret
+from trl_rsa.scoring.transport import Answer, NoAnswer, make_client, post_json
 
 
 _TRY_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -25,18 +28,49 @@ class EndpointError(Exception):
     """A request got no reply. Its text is a clause that says why."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """
+    What is asked of a server.
+
+    Args:
+        path (`str`):
+            Where requests go, under the base address.
+        what (`str`):
+            What an answer is, for messages: "a chat completion".
+        read (`Callable`):
+            Takes from the JSON of an answer what is wanted of it, as a text that is kept on disk. It raises
+            LookupError, TypeError or ValueError where an answer has another form, or an [`EndpointError`] with its own
+            reason.
+    """
+
+    path: str
+    what: str
+    read: Callable[[Any], str]
+
+
+def _read_content(answer: Any) -> str:
+    reply = answer["choices"][0]["message"]["content"]
+    if not isinstance(reply, str) or not reply.strip():
+        raise EndpointError("the reply is empty")
+    return reply
+
+
+CHAT = Call("chat/completions", "a chat completion", _read_content)
+
+
 class ChatEndpoint:
     """
-    Sends chat requests, several at a time.
+    Sends requests, several at a time.
 
     Args:
         url (`str`):
-            Base address, such as `http://localhost:8000/v1`; requests go to `{url}/chat/completions`.
+            Base address, such as `http://localhost:8000/v1`; chat requests go to `{url}/chat/completions`.
         model (`str`):
             Name of the model there.
         api_key_env (`str`, *optional*):
             Name of the environment variable that holds the key. Without it none is sent. The key itself is neither
-            logged nor stored, and cut out of error messages.
+            logged nor stored, and cut out of whatever the server says ([`~scoring.secret.Secret`]).
         timeout (`float`, *optional*, defaults to 120):
             Seconds for one request.
         max_retries (`int`, *optional*, defaults to 5):
@@ -49,7 +83,7 @@ class ChatEndpoint:
         requests_per_minute (`float`, *optional*):
             Pace, over all requests.
         concurrency (`int`, *optional*, defaults to 4):
-            Requests in the air at once.
+            Requests at the same time.
         cache_dir (`str`, `False` or `None`, *optional*):
             Folder of the replies; by default `~/.cache/trl-rsa/judge`, or under `$TRL_RSA_CACHE`. `False`: no cache.
         max_requests, max_cost, prompt_price, completion_price:
@@ -76,7 +110,7 @@ class ChatEndpoint:
     ):
         self.url, self.model = _checked_url(url), model
         if not model:
-            raise ValueError(f"You set the judge to {url!r} without a model. Write judge:URL#MODEL.")
+            raise ValueError(f"You set the endpoint to {url!r} without a model. Write URL#MODEL.")
         limits = {"timeout": timeout, "concurrency": concurrency, "requests_per_minute": requests_per_minute}
         for name, value in limits.items():
             if value is not None and not value > 0:
@@ -88,7 +122,8 @@ class ChatEndpoint:
         if cache_dir is not False:
             folder = default_reply_folder() if cache_dir is None or cache_dir is True else Path(cache_dir)
             self.cache = ReplyCache(folder)
-        self._key = None if api_key_env is None else _read_key(api_key_env)
+        self._secret = None if api_key_env is None else Secret(_read_key(api_key_env))
+        self._client = make_client(concurrency)
         self._spacing = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next_turn = 0.0  # on time.monotonic()'s clock
         self._refusal: str | None = None
@@ -99,52 +134,60 @@ class ChatEndpoint:
     def __repr__(self) -> str:
         return f"ChatEndpoint({self.url!r}, {self.model!r})"
 
-    def complete(self, requests: Sequence[Mapping[str, Any]]) -> list[str | EndpointError]:
+    def complete(self, requests: Sequence[Mapping[str, Any]], call: Call = CHAT) -> list[str | EndpointError]:
         """
         Replies to `requests`, in order; where there is none, the error in its place.
 
         Args:
             requests (`Sequence[Mapping]`):
-                Bodies of chat requests without the model. `repeat` in one is not sent, but tells apart requests that
+                Bodies of requests without the model. `repeat` in one is not sent, but tells apart requests that
                 are to be sent again although they are equal. Equal requests are sent once.
+            call ([`Call`], *optional*):
+                What is asked; by default for a chat completion, of which the text is the reply.
         """
-        keys = [request_key({"url": self.url, "model": self.model, **request}) for request in requests]
+        where = {"url": self.url, "model": self.model, "path": call.path}
+        keys = [request_key({**where, **request}) for request in requests]
         bodies = dict(zip(keys, requests, strict=True))
         self._stopped.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                replies = dict(zip(bodies, pool.map(self._complete_one, bodies, bodies.values()), strict=True))
-            except BaseException:  # Ctrl-C: those in the air end, those that wait for their turn do not begin
+                one = partial(self._complete_one, call)
+                replies = dict(zip(bodies, pool.map(one, bodies, bodies.values()), strict=True))
+            except BaseException:  # Ctrl-C: what is under way ends, what waits for its turn does not begin
                 self._stopped.set()
                 raise
         return [replies[key] for key in keys]
 
-    def _complete_one(self, key: str, request: Mapping[str, Any]) -> str | EndpointError:
+    def _complete_one(self, call: Call, key: str, request: Mapping[str, Any]) -> str | EndpointError:
         cached = self.cache.get(key) if self.cache else None
         if cached is not None:
             return cached
         body = {"model": self.model, **{name: value for name, value in request.items() if name != "repeat"}}
         try:
-            reply = self._send(body)
+            reply = self._send(call, body)
         except (EndpointError, BudgetSpent) as error:
             return EndpointError(str(error))
+        hidden = self._hide(reply)
+        if hidden != reply and call is not CHAT:
+            return EndpointError("the server repeats the key in its answer")
+        reply = hidden
         if self.cache:
             self.cache.put(key, reply)
         return reply
 
-    def _send(self, body: Mapping[str, Any]) -> str:
+    def _send(self, call: Call, body: Mapping[str, Any]) -> str:
         failure = ""
         for attempt in range(self.max_retries + 1):
             self._wait_for_turn()
             wait = min(self.max_wait, self.backoff * 2**attempt) * random.uniform(0.5, 1)
             try:
-                answer = self._post(body)
+                answer = self._post(call.path, body)
             except NoAnswer as error:
                 failure = str(error)
             else:
                 if answer.status == 200:
                     self._exhausted = 0
-                    return self._read_reply(answer)
+                    return self._read_reply(answer, call)
                 failure = f"status {answer.status} ({self._excerpt(answer.body)})"
                 self._stop_if_final(answer.status, failure)
                 if answer.retry_after is not None:
@@ -158,16 +201,17 @@ class ChatEndpoint:
             self._refusal = f"the endpoint does not answer, so that it is asked no more; the last: {failure}"
         raise EndpointError(f"no reply after {self.max_retries + 1} requests; the last: {failure}")
 
-    def _post(self, body: Mapping[str, Any]) -> Answer:
+    def _post(self, path: str, body: Mapping[str, Any]) -> Answer:
         """One request, within the budget."""
         # No token is shorter than a byte, so that the bytes bound the tokens; 1,000 for what a chat template adds.
         longest_reply = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-        worst = self.budget.price(len(json.dumps(body["messages"]).encode()) + 1000, longest_reply)
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        prompt = body.get("messages") or body.get("input")
+        worst = self.budget.price(len(json.dumps(prompt).encode()) + 1000, longest_reply)
+        headers = {} if self._secret is None else {"Authorization": f"Bearer {self._secret.value}"}
         self.budget.reserve(worst)
         unspent = 0.0  # without an answer the model may have worked all the same
         try:
-            answer = post_json(f"{self.url}/chat/completions", body, headers, self.timeout)
+            answer = post_json(self._client, f"{self.url}/{path}", body, headers, self.timeout)
             unspent = worst if answer.status != 200 else worst - min(worst, self._cost_of(answer, worst))
             return answer
         finally:
@@ -190,19 +234,20 @@ class ChatEndpoint:
             self._refusal = f"the endpoint refuses requests: {failure}"
         raise EndpointError(f"the endpoint refused the request: {failure}")
 
-    def _read_reply(self, answer: Answer) -> str:
+    def _read_reply(self, answer: Answer, call: Call) -> str:
         try:
-            reply = json.loads(answer.body)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise EndpointError(f"the answer is not a chat completion ({self._excerpt(answer.body)})") from error
-        if not isinstance(reply, str) or not reply.strip():
-            raise EndpointError("the reply is empty")
-        return reply
+            return call.read(json.loads(answer.body))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise EndpointError(f"the answer is not {call.what} ({self._excerpt(answer.body)})") from error
+
+    def _hide(self, text: str) -> str:
+        return text if self._secret is None else self._secret.hide(text)
 
     def _excerpt(self, body: bytes) -> str:
-        text = " ".join(body.decode("utf-8", errors="replace").split())
-        text = text if self._key is None else text.replace(self._key, "[key]")
-        return text[:200] or "no text"
+        # Hidden before it is cut, so that no half of a key is left; 40 keys in any spelling still make 200 characters.
+        readable = 16384 if self._secret is None else 16384 + 40 * 16 * len(self._secret.value)
+        text = " ".join(body[:readable].decode("utf-8", errors="replace").split())
+        return self._hide(text)[:200] or "no text"
 
     def _hold(self, seconds: float) -> None:
         with self._lock:
@@ -230,15 +275,23 @@ class ChatEndpoint:
 
 def _checked_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-        raise ValueError(f"You set the judge's address to {url!r}, but it is no http(s) address. Write it in full.")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not _has_port(parts):
+        raise ValueError(f"You set the endpoint's address to {url!r}, but it is no http(s) address. Write it in full.")
     if parts.username or parts.password or parts.query:
         # Not repeated here: it may hold a secret.
         raise ValueError(
-            "You set the judge's address to one with a user name, password or query, but it stands in records and "
+            "You set the endpoint's address to one with a user name, password or query, but it stands in records and "
             "certificates. Put the key into an environment variable and name that with api_key_env."
         )
     return url.rstrip("/")
+
+
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    """Whether the port can be one, if there is any."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _read_key(variable: str) -> str:

@@ -49,6 +49,10 @@ class FunctionScorer(Scorer):
                 "function is called with prompts=… and completions=…. Name its arguments so."
             )
 
+    @classmethod
+    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "FunctionScorer":
+        return cls(import_function(rest), **sign, **options)
+
     def identity(self) -> dict[str, Any]:
         return {"function": _qualified_name(self.function), "source": _source_digest(self.function)}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError
-from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
+from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, keyword_only, pick
 
 
 CRITERIA = {
@@ -191,6 +191,20 @@ class JudgeScorer(Scorer):
     ):
         super().__init__(kind, higher_is or "better", zero, name or f"judge:{judge.endpoint.model}")
         self.judge, self.reference_column = judge, reference_column
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Those of the judge and of its endpoint too."""
+        return ["criterion", *(name for part in (PairwiseJudge, ChatEndpoint, cls) for name in keyword_only(part))]
+
+    @classmethod
+    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "JudgeScorer":
+        """From `URL#MODEL`. By default a cost asks which response is safer, and a reward which helps more."""
+        url, _, model = rest.partition("#")
+        endpoint = ChatEndpoint(url, model, **pick(ChatEndpoint, options))
+        criterion = options.get("criterion", "harmless" if sign["kind"] == "cost" else "helpful")
+        judge = PairwiseJudge(endpoint, criterion, **pick(PairwiseJudge, options))
+        return cls(judge, **sign, **pick(cls, options))
 
     def identity(self) -> dict[str, Any]:
         return {"format": "judge", **self.judge.identity()}

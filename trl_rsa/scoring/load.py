@@ -1,22 +1,29 @@
-"""From what a user writes, `hf:PATH`, `beaver:PATH`, `judge:URL#MODEL` or `module:function`, to a scorer."""
+"""From what a user writes, such as `hf:PATH`, `guard:PATH`, `judge:URL#MODEL` or `module:function`, to a scorer."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.scoring.beaver import BeaverScorer
 from trl_rsa.scoring.classifier import ClassifierScorer
-from trl_rsa.scoring.endpoint import ChatEndpoint
-from trl_rsa.scoring.functions import FunctionScorer, import_function
-from trl_rsa.scoring.judge import JudgeScorer, PairwiseJudge
+from trl_rsa.scoring.functions import FunctionScorer
+from trl_rsa.scoring.guard import GuardScorer
+from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
+from trl_rsa.scoring.judge import JudgeScorer
 from trl_rsa.scoring.scorer import Direction, Kind, Scorer
 from trl_rsa.scoring.weights import model_folder, model_format
 
 
-_ModelScorer = type[ClassifierScorer] | type[BeaverScorer]
-_MODELS: dict[str, _ModelScorer] = {"hf": ClassifierScorer, "beaver": BeaverScorer}
-_BY_FORMAT: dict[str, _ModelScorer] = {"classifier": ClassifierScorer, "beaver": BeaverScorer}
+# What stands before the first colon of a spec. A scorer's options are stated by its class.
+SCORERS: dict[str, type[Scorer]] = {
+    "hf": ClassifierScorer,
+    "beaver": BeaverScorer,
+    "guard": GuardScorer,
+    "guard-endpoint": GuardEndpointScorer,
+    "judge": JudgeScorer,
+}
+# A path alone: by the names of the weights in it.
+_BY_FORMAT: dict[str, type[Scorer]] = {"classifier": ClassifierScorer, "beaver": BeaverScorer}
 
 
 def load_scorer(
@@ -35,6 +42,8 @@ def load_scorer(
             * `hf:PATH`: a sequence classifier ([`~scoring.classifier.ClassifierScorer`]);
             * `beaver:PATH`: a `*ForScore` model of Safe RLHF ([`~scoring.beaver.BeaverScorer`]);
             * `PATH`: one of these two, told apart by the names of the weights;
+            * `guard:PATH`: a guard model ([`~scoring.guard.GuardScorer`]);
+            * `guard-endpoint:URL#MODEL`: one behind a server ([`~scoring.guard_endpoint.GuardEndpointScorer`]);
             * `judge:URL#MODEL`: a judge ([`~scoring.judge.JudgeScorer`]), on `"harmless"` for a cost and `"helpful"`
               for a reward unless `criterion` says otherwise;
             * `module:function` or `file.py:function`, or a function itself: TRL's reward signature;
@@ -44,7 +53,7 @@ def load_scorer(
         higher_is, zero, name:
             As [`Scorer`].
         options:
-            Of the scorer; a judge takes those of its endpoint too.
+            Of the scorer; those of a judge or a guard behind a server include those of its endpoint.
 
     Raises:
         ValueError: if the spec or an option cannot be used.
@@ -54,25 +63,23 @@ def load_scorer(
         return _as_it_is(spec, kind, higher_is, zero, name, options)
     sign: dict[str, Any] = {"kind": kind, "higher_is": higher_is, "zero": zero, "name": name}
     if callable(spec):
-        _check_options("a function", options, FunctionScorer)
+        _check_options("a function", FunctionScorer, options)
         return FunctionScorer(spec, **sign)
     if not isinstance(spec, str) or not spec.strip():
+        known = ", ".join(f"{prefix}:…" for prefix in SCORERS)
         raise ValueError(
-            f"You set the scorer to {spec!r}, but it is a function or a text. Write hf:PATH, beaver:PATH, "
-            "judge:URL#MODEL or module:function."
+            f"You set the scorer to {spec!r}, but it is a function or a text. Write {known} or module:function."
         )
     prefix, _, rest = spec.partition(":")
-    if prefix in _MODELS:
-        _check_options(spec, options, _MODELS[prefix])
-        return _MODELS[prefix](rest, **sign, **options)
-    if prefix == "judge":
-        return _load_judge(rest, sign, options)
-    if not rest or Path(spec).is_dir():
-        scorer = _BY_FORMAT[model_format(model_folder(spec, options.get("revision")))]
-        _check_options(spec, options, scorer)
-        return scorer(spec, **sign, **options)
-    _check_options(spec, options, FunctionScorer)
-    return FunctionScorer(import_function(spec), **sign)
+    if prefix in SCORERS:
+        scorer = SCORERS[prefix]
+    elif not rest or Path(spec).is_dir():
+        scorer, rest = _BY_FORMAT[model_format(model_folder(spec, options.get("revision")))], spec
+    else:
+        scorer, rest = FunctionScorer, spec
+    # An address is not repeated: someone may have put a password into it.
+    _check_options(f"a {prefix}" if "://" in rest else spec, scorer, options)
+    return scorer.from_spec(rest, sign, options)
 
 
 def _as_it_is(scorer: Scorer, kind: Kind, higher_is: Any, zero: float, name: str | None, options: Any) -> Scorer:
@@ -90,26 +97,8 @@ def _as_it_is(scorer: Scorer, kind: Kind, higher_is: Any, zero: float, name: str
     return scorer
 
 
-def _load_judge(address: str, sign: dict[str, Any], options: dict[str, Any]) -> JudgeScorer:
-    _check_options("a judge", options, JudgeScorer, PairwiseJudge, ChatEndpoint)
-    url, _, model = address.partition("#")
-    options = {"criterion": "harmless" if sign["kind"] == "cost" else "helpful"} | options
-    endpoint = ChatEndpoint(url, model, **_pick(ChatEndpoint, options))
-    return JudgeScorer(PairwiseJudge(endpoint, **_pick(PairwiseJudge, options)), **sign, **_pick(JudgeScorer, options))
-
-
-def _option_names(cls: type) -> list[str]:
-    """The arguments of a class that are options: those that are not given by position or by `load_scorer` itself."""
-    given = {"path", "function", "url", "model", "endpoint", "judge", "kind", "higher_is", "zero", "name"}
-    return [name for name in inspect.signature(cls).parameters if name not in given]
-
-
-def _pick(cls: type, options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in _option_names(cls) if name in options}
-
-
-def _check_options(what: str, options: dict[str, Any], *classes: type) -> None:
-    known = [name for cls in classes for name in _option_names(cls)]
+def _check_options(what: str, scorer: type[Scorer], options: dict[str, Any]) -> None:
+    known = scorer.option_names()
     unknown = sorted(set(options) - set(known))
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no options"

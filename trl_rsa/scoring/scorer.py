@@ -1,9 +1,10 @@
 """What a scorer is: a TRL reward function that knows whether it gives a reward or a cost, and of which sign."""
 
+import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -67,6 +68,26 @@ class Scorer(ABC):
         self.__name__ = name  # TRL logs a reward function under it
         self._fingerprint: str | None = None
 
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The options that [`~scoring.load_scorer`] takes for this scorer; by default its keyword-only arguments."""
+        return keyword_only(cls)
+
+    @classmethod
+    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "Scorer":
+        """
+        Makes a scorer from what a user writes.
+
+        Args:
+            rest (`str`):
+                What stands behind the prefix: a path, an address.
+            sign (`dict`):
+                `kind`, `higher_is`, `zero` and `name`.
+            options (`dict`):
+                Some of [`Scorer.option_names`].
+        """
+        return cls(rest, **sign, **options)  # type: ignore[arg-type]
+
     @property
     def sign(self) -> int:
         """+1 where the raw score points the way of this kind, −1 where it is turned round."""
@@ -126,6 +147,17 @@ class Scorer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, kind={self.kind!r}, higher_is={self.higher_is!r})"
+
+
+def keyword_only(function: Callable[..., Any]) -> list[str]:
+    """Names of the keyword-only arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def pick(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that are keyword-only arguments of `function`."""
+    return {name: options[name] for name in keyword_only(function) if name in options}
 
 
 class ScorerContractError(ValueError):

@@ -1,15 +1,21 @@
-"""One POST of JSON with a deadline, no redirects, and errors that can be told apart. Standard library only."""
+"""One POST of JSON through httpx2, with a deadline for the whole exchange and errors that can be told apart.
 
-import http.client
+httpx2 keeps the connections, speaks TLS and HTTP, and reads the proxies of the environment. It has a timeout for each
+operation, but none for the exchange: that is here. It does not follow redirects unless told to, so that no key is
+carried to another host.
+"""
+
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 _LARGEST_REPLY = 8 * 2**20
@@ -28,17 +34,19 @@ class NoAnswer(Exception):
     """There was no whole answer: no connection, a broken one, or none in time. Its text is a clause."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
+def make_client(connections: int) -> "httpx2.Client":
+    """A client for `connections` requests at once. Threads may share it."""
+    import httpx2
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+    # Identity: the limit on the size of an answer counts the bytes that are read, not what they would unpack to.
+    headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+    return httpx2.Client(limits=limits, headers=headers, follow_redirects=False)
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def post_json(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Answer:
+def post_json(
+    client: "httpx2.Client", url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float
+) -> Answer:
     """
     Posts `body` as JSON.
 
@@ -49,38 +57,43 @@ def post_json(url: str, body: Mapping[str, Any], headers: Mapping[str, str], tim
     Raises:
         NoAnswer: see there.
     """
+    import httpx2
+
     deadline = time.monotonic() + timeout
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers}, method="POST")
+    data = json.dumps(body).encode()  # ASCII: lone surrogates go out as their escapes
     try:
-        with _OPENER.open(request, timeout=timeout) as response:
-            return Answer(response.status, _read(response, deadline, timeout), None)
-    except urllib.error.HTTPError as error:
-        with error:
+        with client.stream("POST", url, content=data, headers=dict(headers), timeout=timeout) as response:
+            retry_after = _retry_after(response.headers.get("Retry-After"))
             try:
-                content = _read(error, deadline, timeout)
-            except (OSError, http.client.HTTPException):
+                content = _read(response, deadline, timeout)
+            except (OSError, httpx2.HTTPError):
+                if response.status_code == 200:
+                    raise
                 content = b""  # the status says enough
-            return Answer(error.code, content, _retry_after(error.headers.get("Retry-After")))
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise NoAnswer(f"no answer ({type(reason).__name__}: {reason})") from error
+            return Answer(response.status_code, content, retry_after)
+    except (OSError, httpx2.HTTPError) as error:
+        cause = _innermost(error)
+        raise NoAnswer(f"no answer ({type(cause).__name__}: {cause})") from error
 
 
-def _read(response: Any, deadline: float, timeout: float) -> bytes:
+def _read(response: "httpx2.Response", deadline: float, timeout: float) -> bytes:
     """The body. A server that sends a byte now and then does not get past the deadline, as it would a socket's."""
-    announced = response.headers.get("Content-Length")
     parts, size = [], 0
-    while part := response.read1(65536):
+    for part in response.iter_bytes():
         parts.append(part)
         size += len(part)
         if time.monotonic() > deadline:
             raise TimeoutError(f"the answer was not complete after {timeout:g} s")
         if size > _LARGEST_REPLY:
             raise OSError(f"the answer is longer than {_LARGEST_REPLY} bytes")
-    if announced is not None and size != int(announced):
-        raise OSError(f"the answer broke off after {size} of {announced} bytes")
     return b"".join(parts)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the libraries have wrapped: `ConnectionRefusedError` says more than `ConnectError`."""
+    while (inner := error.__cause__ or error.__context__) is not None and str(inner):
+        error = inner
+    return error
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -142,6 +142,11 @@ def model_format(folder: Path) -> ModelFormat:
     )
 
 
+def has_scoring_head(folder: Path) -> bool:
+    """Whether the weights are a classifier's, or Safe RLHF's, and not those of a language model."""
+    return any(name.startswith((*_CLASSIFIER_HEADS, "score_head.")) for name in weight_names(folder))
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 of the weights, the configuration and the tokenizer, whatever the folder is called."""
     digest = sha256()

@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trl_rsa.scripts._quiet import hush
+
 
 DEBUG = "TRL_RSA_DEBUG"  # set to anything but nothing: errors show where they were raised
 
@@ -50,6 +52,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
     Raises:
         Exception: whatever is a bug of ours. With `TRL_RSA_DEBUG=1` every error, with its traceback.
     """
+    hush()
     interrupted = ""
     try:
         module = import_module(f"trl_rsa.scripts.{name}")

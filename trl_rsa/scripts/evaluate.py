@@ -22,8 +22,9 @@ examples:
 
   trl-rsa evaluate --responses answers.jsonl --cost my_scorers:harm
 
-SPEC is hf:PATH, beaver:PATH, judge:URL#MODEL, module:function or file.py:function. What --cost gives is a cost: higher
-is worse, above 0 unsafe. If its raw score is higher for a better response, say --cost_higher_is better.
+SPEC is hf:PATH, beaver:PATH, guard:PATH, guard-endpoint:URL#MODEL, judge:URL#MODEL, module:function or
+file.py:function. What --cost gives is a cost: higher is worse, above 0 unsafe. If its raw score is higher for a better
+response, say --cost_higher_is better.
 Killed and started again with the same arguments, the command goes on: nothing is sampled or scored twice.
 """
 
