@@ -44,14 +44,14 @@ def climb(model, folder, kind):
 
 
 def result(folder):
-    rounds = [json.loads(line) for line in (folder / "constraint.jsonl").read_text().splitlines()]
-    for entry in rounds:
+    observations = [json.loads(line) for line in (folder / "constraint.jsonl").read_text().splitlines()]
+    for entry in observations:
         del entry["time"], entry["model"]
-    constraint = json.loads((folder / "manifest.json").read_text())["constraint"]
-    certificate = json.loads((folder / "certificate.json").read_text())
-    (weights,) = Path(constraint["model"]).glob("*.safetensors")
-    data = [rung["data"] for rung in constraint["rungs"]]
-    return rounds, (certificate["bound"], certificate["attempt"]), data, load_file(weights), Path(constraint["model"])
+    ladder = json.loads((folder / "manifest.json").read_text())["ladder"]
+    certificate = json.loads((folder / "certificate-cost.json").read_text())
+    (weights,) = Path(ladder["model"]).glob("*.safetensors")
+    data = [rung["data"] for rung in ladder["rungs"]]
+    return observations, (certificate["bound"], certificate["attempt"]), data, load_file(weights), Path(ladder["model"])
 
 
 @pytest.mark.slow
@@ -59,10 +59,10 @@ def result(folder):
 def test_killed_everywhere_it_ends_the_same(kind, tiny_model_path, tmp_path):
     whole, again = tmp_path / "whole", tmp_path / "again"
     climb(tiny_model_path, tmp_path, kind)
-    rounds, certificate, data, weights, model = result(whole)
-    assert [entry["action"] for entry in rounds] == ["next_rung", "walk_back", "stop"], "every place should be met"
-    other_rounds, other_certificate, other_data, other_weights, other_model = result(again)
-    assert other_rounds == rounds and other_certificate == certificate and other_data == data
+    observations, certificate, data, weights, model = result(whole)
+    assert [entry["action"] for entry in observations] == ["next_rung", "walk_back", "stop"], "every place should be met"
+    other_observations, other_certificate, other_data, other_weights, other_model = result(again)
+    assert other_observations == observations and other_certificate == certificate and other_data == data
     assert other_model.name == model.name and other_weights.keys() == weights.keys()
     assert all(torch.equal(other_weights[name], weights[name]) for name in weights)
     # The rest of the card has TRL's tags, whose order changes from process to process.
