@@ -1,7 +1,10 @@
 """With TRL's losses RSATrainer is DPOTrainer: its options, data and references, to the last bit."""
 
+import copy
+
 import pytest
 import torch
+import transformers
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, ProcessorMixin
@@ -210,6 +213,53 @@ def test_a_processor_is_left_to_trl(make):
     with pytest.raises(AttributeError) as ours:
         make("rsa", processor, loss_type="sigmoid")
     assert str(ours.value) == str(theirs.value)
+
+
+@pytest.fixture
+def tiny_llava(tiny_tokenizer, tmp_path) -> str:
+    """A vision tower of two layers on images of four patches, before the Llama of the other tests."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    template = (
+        "{% for m in messages %}{{ m.role + ' ' }}{% for part in m.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{{ ' <eos> ' }}{% endfor %}"
+    )
+    size, head = {"height": 16, "width": 16}, {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    image_processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)(
+        size={"shortest_edge": 16}, crop_size=size
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
+    )
+    torch.manual_seed(0)
+    text = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=1, pad_token_id=0, bos_token_id=None, eos_token_id=1, **head
+    )
+    vision = transformers.CLIPVisionConfig(num_hidden_layers=2, image_size=16, patch_size=8, **head)
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "llava")
+    processor.save_pretrained(tmp_path / "llava")
+    return str(tmp_path / "llava")
+
+
+def test_images(make, tiny_llava, conversational_preference_dataset):
+    """Text only is what the risk-aware losses have been tested with; TRL's take a vision-language model and images."""
+    image = pytest.importorskip("PIL.Image")
+    rows = conversational_preference_dataset.select(range(6)).to_list()
+    pairs = Dataset.from_list(
+        [row | {"image": image.new("RGB", (16, 16), (40 * i, 9, 7))} for i, row in enumerate(rows)]
+    )
+    data = {"model": lambda: tiny_llava, "train_dataset": pairs, "eval_dataset": pairs}
+    _, rsa = assert_superset(make, data, loss_type="sigmoid", max_length=None, per_device_train_batch_size=2)
+    assert type(rsa.model).__name__ == "LlavaForConditionalGeneration"
+    with pytest.raises(ValueError, match="RSATrainer's own losses have been tested with text only"):
+        make("rsa", data)
 
 
 def test_compute_metrics(make):

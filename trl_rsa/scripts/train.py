@@ -56,7 +56,7 @@ _SHOWN = {
     },
     "risk": {
         "loss_type": "rsa1 or rsa2, alone or with sft; or TRL's: sigmoid, ipo, …",
-        "link": "preference link of rsa1, rsa2: sigmoid, robust, hinge, ipo",
+        "link": "rsa1, rsa2: preference link; others: robust, hinge, ipo",
         "beta": "strength of the pull to the reference model",
         "constraint_multiplier": "Lagrange multiplier λ > 0; the temperature is beta / λ",
         "risk_measure": "expectation, cvar, entropic, mean_cvar, spectral, …",
