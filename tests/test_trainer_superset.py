@@ -1,6 +1,7 @@
 """With TRL's losses RSATrainer is DPOTrainer: its options, data and references, to the last bit."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -17,7 +18,16 @@ from trl_rsa.config import TRL_LOSS_TYPES
 
 pytestmark = pytest.mark.usefixtures("working_dpo_trainer")
 
-CLOCKS = ("runtime", "per_second")
+CLOCKS = ("runtime", "per_second", "preparation_time")
+
+
+@pytest.fixture
+def nothing_cached(monkeypatch, tmp_path):
+    """Every trainer precomputes its references by itself: TRL would find those that the other one has cached."""
+    count = itertools.count()
+    monkeypatch.setattr(
+        Dataset, "_get_cache_file_path", lambda self, fingerprint: str(tmp_path / f"{next(count)}.arrow")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +106,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.usefixtures("nothing_cached")
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated:FutureWarning")
 def test_option(make, name):
@@ -123,6 +134,7 @@ def lora(**changes):
     return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **changes)
 
 
+@pytest.mark.usefixtures("nothing_cached")
 @pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}], ids=str)
 def test_new_adapter(make, options):
     assert_superset(make, {"peft_config": lora()}, loss_type="hinge", **options)
@@ -151,6 +163,7 @@ def test_temperature_of_a_stage(make):
 # Data
 
 
+@pytest.mark.usefixtures("nothing_cached")
 @pytest.mark.parametrize("kind", ["dict", "dataset_dict", "streaming", "streaming_dict"])
 @pytest.mark.parametrize("precompute", [False, True])
 def test_evaluate_takes_raw_datasets(make, eval_pairs, kind, precompute):
