@@ -50,9 +50,9 @@ RULES = {
     "kernels": Rule(ours=("kernels", "risk"), others=("torch", "triton")),
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
     "_trl": Rule(others=("packaging", "trl")),
-    "config": Rule(ours=("risk",), others=("trl",)),
+    "config": Rule(ours=("losses", "risk"), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),
-    "refusals": Rule(ours=("config", "risk"), others=HEAVY),
+    "refusals": Rule(ours=("collator", "config", "risk"), others=HEAVY),
     "trainer": Rule(
         ours=("_trl", "collator", "config", "kernels", "losses", "metrics", "refusals", "risk"),
         others=HEAVY,

@@ -8,7 +8,7 @@ import yaml
 from trl import DPOConfig, TrlParser
 
 from trl_rsa import RSAConfig
-from trl_rsa.config import _NOT_HONOURED
+from trl_rsa.config import _NOT_HONOURED, _RISK_OPTIONS, TRL_LOSS_TYPES
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
 
 
@@ -58,6 +58,21 @@ def test_measure(make_config, options, measure):
 def test_allowed_losses(make_config, loss_type):
     config = make_config(loss_type=loss_type)
     assert config.loss_type == ([loss_type] if isinstance(loss_type, str) else loss_type)
+    assert config.is_risk_aware and config.drop_truncated
+
+
+@pytest.mark.parametrize("loss_type", [*TRL_LOSS_TYPES, ["sft"], ["sigmoid", "bco_pair", "sft"]], ids=str)
+def test_trls_losses_come_with_dpos_habits(make_config, loss_type):
+    config = make_config(loss_type=loss_type)
+    assert config.loss_type == ([loss_type] if isinstance(loss_type, str) else loss_type)
+    assert not config.is_risk_aware and not config.drop_truncated and config.risk_alpha is None
+    assert make_config(loss_type=loss_type, drop_truncated=True).drop_truncated
+
+
+def test_trls_losses_take_every_option_of_dpo(make_config):
+    config = make_config(loss_type="sigmoid", beta=0.0, label_smoothing=0.5, **CHANGED)
+    assert {name: getattr(config, name) for name in CHANGED} == CHANGED
+    assert (config.beta, config.label_smoothing) == (0.0, 0.5)
 
 
 # Files and flags
@@ -66,6 +81,7 @@ def test_allowed_losses(make_config, loss_type):
 OPTIONS = {
     "loss_type": ["rsa2", "sft"],
     "loss_weights": [1.0, 0.1],
+    "link": "robust",
     "risk_alpha": 0.25,
     "risk_measure": "spectral",
     "risk_tails": [1.0, 0.2, 0.05],
@@ -107,7 +123,7 @@ def test_yaml_and_a_flag_over_it(make_config, tmp_path):
 def test_every_field_has_help_and_is_documented():
     inherited = {f.name for f in fields(DPOConfig)}
     own = [f for f in fields(RSAConfig) if f.name not in inherited or f.name in ("loss_type", "label_smoothing")]
-    assert {"loss_type", "risk_measure", "risk_weights", "constraint_multiplier"} <= {f.name for f in own}
+    assert {"loss_type", "link", "risk_measure", "risk_weights", "constraint_multiplier"} <= {f.name for f in own}
     for f in own:
         assert f.metadata["help"].endswith(".")
         assert f"        {f.name} (`" in RSAConfig.__doc__
@@ -123,33 +139,65 @@ CHANGED = {
     "discopop_tau": 0.1,
     "precompute_ref_log_probs": True,
     "precompute_ref_batch_size": 4,
-    "sync_ref_model": True,
-    "ref_model_mixup_alpha": 0.9,
-    "ref_model_sync_steps": 10,
-    "padding_free": True,
     "truncation_mode": "keep_end",
 }
 
 
 @pytest.mark.parametrize("name", _NOT_HONOURED)
-def test_options_that_rsa_does_not_honour_are_refused_when_changed(make_config, name):
+def test_options_that_a_risk_aware_loss_cannot_honour_are_refused_when_changed(make_config, name):
+    default = next(f.default for f in fields(DPOConfig) if f.name == name)
     with pytest.raises(ValueError) as error:
         make_config(**{name: CHANGED[name]})
     assert str(error.value) == (
-        f"You set {name}={CHANGED[name]!r}, but RSA does not honour it: {_NOT_HONOURED[name]}."
+        f"You set {name}={CHANGED[name]!r}, but the risk-aware loss_type=['rsa2'] cannot honour it: "
+        f"{_NOT_HONOURED[name]}. Leave it at {default!r}, or set loss_type to a loss of TRL's, such as 'sigmoid'."
     )
-    default = next(f.default for f in fields(DPOConfig) if f.name == name)
     make_config(**{name: default})
 
 
+def test_other_options_of_dpo_are_honoured(make_config):
+    options = {"sync_ref_model": True, "ref_model_mixup_alpha": 0.9, "ref_model_sync_steps": 10, "padding_free": True}
+    config = make_config(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+RISK = {
+    "risk_alpha": 0.0,
+    "risk_measure": "cvar",
+    "risk_tail": 0.1,
+    "risk_theta": 2.0,
+    "risk_weight": 0.5,
+    "risk_tails": [0.1],
+    "risk_weights": [1.0],
+    "link": "ipo",
+}
+
+
+@pytest.mark.parametrize("name", [*_RISK_OPTIONS, "link"])
+def test_options_of_the_risk_are_refused_with_trls_losses(make_config, name):
+    with pytest.raises(ValueError) as error:
+        make_config(loss_type="ipo", **{name: RISK[name]})
+    sentence = f"You set {name}={RISK[name]!r}, but loss_type=['ipo'] is TRL's and has no risk term. Leave {name} at"
+    assert str(error.value).startswith(sentence)
+
+
 @pytest.mark.parametrize(
-    "loss_type",
-    [[], ["sft"], ["sigmoid"], ["rsa1", "rsa2"], ["rsa1", "rsa1"], ["rsa1", "sigmoid"], ["rsa1", "sft", "sft"], "ipo"],
-    ids=str,
+    "loss_type", [["rsa1", "rsa2"], ["rsa1", "rsa1"], ["rsa1", "sigmoid"], ["rsa1", "sft", "sft"]], ids=str
 )
-def test_other_losses_are_refused(make_config, loss_type):
-    with pytest.raises(ValueError, match="RSA has the losses 'rsa1' and 'rsa2', one at a time"):
+def test_a_risk_aware_loss_stands_alone_or_with_sft(make_config, loss_type):
+    with pytest.raises(ValueError, match="'rsa1' and 'rsa2' stand alone or with 'sft', one at a time"):
         make_config(loss_type=loss_type)
+
+
+@pytest.mark.parametrize("loss_type", ["rsa3", ["sigmoid", "rsa3"], ["rsa2", "rsa3"]], ids=str)
+def test_unknown_losses_are_refused(make_config, loss_type):
+    with pytest.raises(ValueError, match=r"but there is no loss 'rsa3'\. Set it to 'rsa2' or 'rsa1', or to TRL's"):
+        make_config(loss_type=loss_type)
+
+
+def test_no_loss_is_refused(make_config):
+    with pytest.raises(ValueError, match=r"You set loss_type=\[\], but without a loss"):
+        make_config(loss_type=[])
 
 
 def test_loss_weights_must_match(make_config):
@@ -171,6 +219,10 @@ NAN, INF = float("nan"), float("inf")
             for v in (-1.0, INF, NAN)
         ),
         ({"loss_type": "rsa1", "risk_alpha": 0.5}, "You set risk_alpha=0.5, but 'rsa1' has no such weight"),
+        (
+            {"link": "logit"},
+            "You set link='logit', which does not exist. Set it to one of sigmoid, robust",
+        ),
         ({"risk_measure": "var"}, "You set the risk measure to 'var', which does not exist"),
         ({"risk_tail": 0.1}, "You set tail, but the risk measure 'entropic' takes only theta"),
         ({"risk_measure": "cvar", "risk_theta": 1.0}, "You set theta, but the risk measure 'cvar' takes only tail"),

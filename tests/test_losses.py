@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import trl_rsa.losses
-from trl_rsa.losses import rsa1_loss, rsa2_loss
+from trl_rsa.losses import LINKS, preference_loss, rsa1_loss, rsa2_loss
 from trl_rsa.risk import CVaR, Expectation
 
 
@@ -52,6 +52,69 @@ def test_label_smoothing_by_hand():
     assert loss.tolist() == pytest.approx([smoothed(6.5), smoothed(-8)], abs=1e-12)
     loss = rsa2_loss(**BATCH, beta=2.0, alpha=0.5, label_smoothing=0.25)
     assert loss.tolist() == pytest.approx([smoothed(6.25), smoothed(-6)], abs=1e-12)
+
+
+# Links
+
+
+def test_hinge_by_hand():
+    """β = .2. RSA-1's margins are 3.25 and −4: 1 − .65 and 1 + .8. RSA-2's at α = ½, 3.125 and −3: 1 − .625, 1 + .6.
+    At β = .5 the first is beyond 1, and costs nothing.
+    """
+    assert rsa1_loss(**BATCH, beta=0.2, link="hinge").tolist() == pytest.approx([0.35, 1.8], abs=1e-12)
+    assert rsa2_loss(**BATCH, beta=0.2, alpha=0.5, link="hinge").tolist() == pytest.approx([0.375, 1.6], abs=1e-12)
+    assert rsa1_loss(**BATCH, beta=0.5, link="hinge").tolist() == pytest.approx([0, 3], abs=1e-12)
+
+
+def test_ipo_by_hand():
+    """β = .2 aims at 1/(2β) = 2.5: (3.25 − 2.5)² and (−4 − 2.5)²; RSA-2: (3.125 − 2.5)² and (−3 − 2.5)²."""
+    assert rsa1_loss(**BATCH, beta=0.2, link="ipo").tolist() == pytest.approx([0.5625, 42.25], abs=1e-12)
+    loss = rsa2_loss(**BATCH, beta=0.2, alpha=0.5, link="ipo")
+    assert loss.tolist() == pytest.approx([0.390625, 30.25], abs=1e-12)
+
+
+def test_robust_by_hand():
+    """ε = ¼: (¾·L(z) − ¼·L(−z))/½ = 1.5·L(z) − ½·L(−z), at z = 6.5 and −8. At ε = 0 it is the sigmoid."""
+
+    def robust(z: float) -> float:
+        return -1.5 * math.log(_sigmoid(z)) + 0.5 * math.log(_sigmoid(-z))
+
+    loss = rsa1_loss(**BATCH, beta=2.0, label_smoothing=0.25, link="robust")
+    assert loss.tolist() == pytest.approx([robust(6.5), robust(-8)], abs=1e-12)
+    assert torch.equal(rsa1_loss(**BATCH, beta=2.0, link="robust"), rsa1_loss(**BATCH, beta=2.0))
+
+
+@pytest.mark.parametrize("link", ["hinge", "ipo", "sigmoid"])
+def test_smoothed_and_soft_labels_by_hand(link):
+    """A label of .9 that is flipped with probability ¼: p = .9·¾ + .1·¼ = .7."""
+    m = _tensor(0.4)
+    forward, backward = (preference_loss(sign * m, 0.5, link=link) for sign in (1, -1))
+    loss = preference_loss(m, 0.5, 0.25, link, pair_label=_tensor(0.9))
+    torch.testing.assert_close(loss, 0.7 * forward + 0.3 * backward, rtol=0, atol=1e-12)
+
+
+def test_robust_takes_back_what_smoothing_did():
+    """A true label of .6, of which flips with ε = .2 leave .6·.8 + .4·.2 = .56: the robust loss at .56 is the loss at
+    .6. So its mean over flipped labels is the loss of the true one.
+    """
+    m = _tensor(1.3, -0.2)
+    robust = preference_loss(m, 0.7, 0.2, "robust", pair_label=_tensor(0.56, 0.56))
+    torch.testing.assert_close(robust, preference_loss(m, 0.7, pair_label=_tensor(0.6, 0.6)), rtol=0, atol=1e-12)
+    flips = 0.8 * preference_loss(m, 0.7, 0.2, "robust") + 0.2 * preference_loss(-m, 0.7, 0.2, "robust")
+    torch.testing.assert_close(flips, preference_loss(m, 0.7), rtol=0, atol=1e-12)
+
+
+def test_the_risk_of_the_chosen_answer_has_no_gradient_in_rsa2_whatever_the_link():
+    for link in LINKS:
+        batch = {name: value.clone().requires_grad_() for name, value in BATCH.items()}
+        rsa2_loss(**batch, beta=0.2, alpha=0.5, link=link).sum().backward()
+        assert batch["chosen_risk"].grad is None
+        assert batch["rejected_risk"].grad[1] != 0
+
+
+def test_unknown_link():
+    with pytest.raises(ValueError, match=r"You set link='probit', which does not exist\. Set it to one of sigmoid"):
+        rsa1_loss(**BATCH, beta=1.0, link="probit")
 
 
 @pytest.mark.parametrize(("loss_fn", "weights"), [(rsa1_loss, {}), (rsa2_loss, {"alpha": 0.5})])

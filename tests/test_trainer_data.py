@@ -194,6 +194,23 @@ def test_own_collator_may_carry_the_column(make_trainer, make_preference_dataset
 # Refusals
 
 
+@pytest.mark.parametrize("name", ["pair_weight", "pair_label"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_trls_losses_refuse_the_columns_that_they_would_ignore(make_trainer, make_preference_dataset, name, streaming):
+    pairs = make_preference_dataset(4, **{name: [0.5] * 4})
+    sentence = rf"Your train dataset has a column '{name}', but loss_type=\['ipo'\] is TRL's and does not know it"
+    with pytest.raises(ValueError, match=sentence):
+        make_trainer(dataset=pairs.to_iterable_dataset() if streaming else pairs, loss_type="ipo")
+    trainer = make_trainer(loss_type="ipo")
+    with pytest.raises(ValueError, match=sentence.replace("train", "eval", 1)):
+        trainer.evaluate(pairs)
+
+
+def test_trls_losses_refuse_a_measure(make_trainer):
+    with pytest.raises(ValueError, match=r"You gave risk_measure=CVaR\(tail=0.1\), but loss_type=\['ipo'\] is TRL's"):
+        make_trainer(trainer={"risk_measure": CVaR(0.1)}, loss_type="ipo")
+
+
 def test_dpo_config_is_refused(tiny_model_path, preference_dataset, tiny_args):
     with pytest.raises(TypeError, match="You gave args of type DPOConfig, but RSATrainer needs the options of RSAC"):
         RSATrainer(model=tiny_model_path, args=DPOConfig(**tiny_args()), train_dataset=preference_dataset)
@@ -207,7 +224,7 @@ def test_what_is_no_measure_is_refused(make_trainer, measure):
 
 @pytest.mark.parametrize("column", ["image", "images"])
 def test_images_are_refused(make_trainer, preference_dataset, column):
-    with pytest.raises(ValueError, match="RSATrainer has been tested with text only"):
+    with pytest.raises(ValueError, match="RSATrainer's own losses have been tested with text only"):
         make_trainer(dataset=preference_dataset.add_column(column, ["a.png"] * 16))
 
 
@@ -216,7 +233,7 @@ def test_processor_is_refused(make_trainer):
         def __init__(self):
             pass
 
-    with pytest.raises(ValueError, match="RSATrainer has been tested with text only"):
+    with pytest.raises(ValueError, match="RSATrainer's own losses have been tested with text only"):
         make_trainer(trainer={"processing_class": Processor()})
 
 

@@ -133,6 +133,42 @@ def test_equals_the_formula(make_trainer, oracle, name):
     assert_equal(loss_and_gradients(trainer, batch), oracle.loss_and_gradients(batch, risk, margin))
 
 
+@pytest.mark.parametrize("loss_type", ["rsa1", "rsa2"])
+def test_ipo_link_is_per_token(make_trainer, oracle, loss_type):
+    """β = .3 aims at 1/.6. An answer's log-ratio and risk are divided by its own tokens, the end of sequence among
+    them; in RSA-2 (α = ½) the chosen answer's risk has no gradient.
+    """
+    trainer = make_trainer(loss_type=loss_type, link="ipo", risk_theta=2.0)
+    batch = first_pairs(trainer)
+    oracle.policy.zero_grad()
+    (chosen, rejected), (chosen_risk, rejected_risk) = oracle.answers(batch, entropic)
+    tokens, rejected_tokens = batch["completion_mask"].sum(1).chunk(2)
+    assert not torch.equal(tokens, rejected_tokens)
+    if loss_type == "rsa1":
+        margin = (chosen + chosen_risk) / tokens - (rejected + rejected_risk) / rejected_tokens
+    else:
+        margin = (chosen + chosen_risk.detach() / 2) / tokens - (rejected + rejected_risk / 2) / rejected_tokens
+    loss = ((margin - 1 / 0.6) ** 2).mean()
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in oracle.policy.named_parameters()}
+    assert_equal(loss_and_gradients(trainer, batch), (loss.item(), gradients))
+
+
+@pytest.mark.parametrize("link", ["hinge", "robust"])
+def test_links_of_the_whole_answer(make_trainer, oracle, link):
+    """β = .3, z = .3·m: max(0, 1 − z), and, at ε = .1, (.9·L(z) − .1·L(−z))/.8."""
+    trainer = make_trainer(loss_type="rsa1", link=link, risk_theta=2.0, label_smoothing=0.1 if link == "robust" else 0)
+    batch = first_pairs(trainer)
+    with torch.no_grad():
+        (chosen, rejected), (chosen_risk, rejected_risk) = oracle.answers(batch, entropic)
+    z = 0.3 * ((chosen + chosen_risk) - (rejected + rejected_risk))
+    if link == "hinge":
+        expected = (1 - z).clamp(min=0)
+    else:
+        expected = (-0.9 * F.logsigmoid(z) + 0.1 * F.logsigmoid(-z)) / 0.8
+    assert loss_and_gradients(trainer, batch)[0] == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
 def test_metrics_are_sums_over_an_answer(make_trainer, oracle):
     trainer = make_trainer(loss_type="rsa1", risk_theta=2.0, constraint_multiplier=2.0)
     trainer.model.eval()

@@ -166,6 +166,13 @@ def test_sft_beside_it(tiny_model_path, preference_dataset, eval_pairs, argument
     assert dpo.state.log_history[0]["loss"] > 1  # log 2 from the pairs, the rest from the chosen answers
 
 
+@pytest.mark.parametrize("link", ["ipo", "hinge", "robust"])
+def test_link_is_trls_loss_of_that_name(tiny_model_path, preference_dataset, eval_pairs, arguments, link):
+    """IPO divides an answer's score by its tokens, as TRL does; robust takes back the flips of `label_smoothing`."""
+    arguments |= {"label_smoothing": 0.1} if link == "robust" else {}
+    assert_parity(tiny_model_path, preference_dataset, eval_pairs, arguments, {"loss_type": link}, {"link": link})
+
+
 def test_cut_answers_kept(tiny_model_path, preference_dataset, eval_pairs, arguments):
     """`drop_truncated=False` is DPO's habit: answers are cut at `max_length`."""
     arguments |= {"max_length": 8}

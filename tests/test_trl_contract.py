@@ -4,7 +4,9 @@ When a new minor of TRL is allowed in `_trl.py`, this is the test that says what
 hook and the file of ours that uses it.
 """
 
+import ast
 import inspect
+import textwrap
 from dataclasses import fields
 
 import pytest
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from trl_rsa import RSATrainer, _trl
+from trl_rsa.config import TRL_LOSS_TYPES
 
 
 def parameters(function):
@@ -173,7 +176,7 @@ def test_collator_fields_and_batch(dpo_trainer):
 
 
 def test_dpo_options_are_the_ones_we_have_judged():
-    """A new option of DPOConfig is either honoured or refused in config.py; it must not slip in unseen."""
+    """A risk-aware loss honours or refuses a new option of DPOConfig, in config.py; it must not slip in unseen."""
     from transformers import TrainingArguments
     from trl.trainer.base_config import _BaseConfig
 
@@ -181,7 +184,19 @@ def test_dpo_options_are_the_ones_we_have_judged():
 
     honoured = {"model_init_kwargs", "trust_remote_code", "router_aux_loss_coef", "disable_dropout", "beta"}
     honoured |= {"dataset_num_proc", "max_length", "pad_to_multiple_of", "pad_token", "activation_offloading"}
-    honoured |= {"loss_type", "loss_weights", "label_smoothing"}
+    honoured |= {"loss_type", "loss_weights", "label_smoothing", "padding_free"}
+    honoured |= {"sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"}
     general = {f.name for f in fields(TrainingArguments)} | {f.name for f in fields(_BaseConfig)}
     own = {f.name for f in fields(DPOConfig)} - general
     assert own == honoured | set(_NOT_HONOURED), moved("the options of DPOConfig", "config.py")
+
+
+def test_losses_are_those_of_the_installed_trl():
+    """`_compute_loss` compares `loss_type` with each name; a name that only we know would fail at the first step."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(DPOTrainer._compute_loss)))
+    names = {
+        node.comparators[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "loss_type"
+    }
+    assert names == set(TRL_LOSS_TYPES), moved("the losses of DPOTrainer", "config.py")

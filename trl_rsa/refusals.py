@@ -1,5 +1,6 @@
 """What RSATrainer refuses: settings under which it would fail later, or compute something else without a word."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from accelerate import ParallelismConfig
@@ -8,13 +9,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from trl_rsa.collator import PAIR_COLUMNS
 from trl_rsa.config import RSAConfig
 from trl_rsa.risk import RiskMeasure
 
 
 NO_VISION = (
-    "You gave a vision-language model or dataset, but RSATrainer has been tested with text only. Use a text model and "
-    "dataset, or DPOTrainer."
+    "You gave a vision-language model or dataset, but RSATrainer's own losses have been tested with text only. Use a "
+    "text model and dataset, or set loss_type to a loss of TRL's, such as 'sigmoid'."
 )
 
 NO_DATA_PARALLEL = (
@@ -26,28 +28,52 @@ NO_DATA_PARALLEL = (
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def check_arguments(
-    args: RSAConfig,
-    risk_measure: RiskMeasure | None,
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None,
-    train_dataset: Any,
-) -> None:
-    """Refuses arguments of the wrong kind, and data and parallelisms that have not been tested."""
+def check_arguments(args: RSAConfig, risk_measure: RiskMeasure | None) -> None:
+    """Refuses arguments of the wrong kind."""
     if not isinstance(args, RSAConfig):
         raise TypeError(
             f"You gave args of type {type(args).__name__}, but RSATrainer needs the options of RSAConfig. Replace "
             f"{type(args).__name__} by RSAConfig; it takes the same arguments."
         )
+    if risk_measure is None:
+        return
     # A class has the methods too, but it is called to make a measure.
-    if risk_measure is not None and (isinstance(risk_measure, type) or not isinstance(risk_measure, RiskMeasure)):
+    if isinstance(risk_measure, type) or not isinstance(risk_measure, RiskMeasure):
         raise TypeError(
             f"You gave risk_measure={risk_measure!r}, but it must be an object with the methods `__call__(x, log_p)` "
             "and `tilt(x, log_p)`. For a measure by name set `RSAConfig(risk_measure=...)`."
         )
+    if not args.is_risk_aware:
+        raise ValueError(
+            f"You gave risk_measure={risk_measure!r}, but loss_type={args.loss_type} is TRL's and has no risk term. "
+            "Remove risk_measure, or set loss_type='rsa2'."
+        )
+
+
+def check_risk_aware(
+    args: RSAConfig,
+    model: "str | PreTrainedModel | PeftModel",
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None,
+    train_dataset: Any,
+) -> None:
+    """Refuses data and engines with which the risk-aware losses have not been tested."""
     columns = getattr(train_dataset, "column_names", None) or []
     if isinstance(processing_class, ProcessorMixin) or "image" in columns or "images" in columns:
         raise ValueError(NO_VISION)
     check_parallelism(args.parallelism_config)
+    check_placement(args, model)
+
+
+def refuse_pair_columns(dataset: Iterable[dict[str, Any]], args: RSAConfig, dataset_name: str) -> None:
+    """TRL's losses would count every pair in full, without a word."""
+    first = next(iter(dataset), {})
+    for name in PAIR_COLUMNS:
+        if name in first:
+            raise ValueError(
+                f"Your {dataset_name} dataset has a column {name!r}, but loss_type={args.loss_type} is TRL's and does "
+                f"not know it. Remove the column, or set loss_type='rsa2', where risk_alpha=0 is DPO and `link` IPO, "
+                "hinge or Robust DPO."
+            )
 
 
 def check_placement(args: RSAConfig, model: "str | PreTrainedModel | PeftModel") -> None:

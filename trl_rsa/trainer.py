@@ -49,7 +49,8 @@ from trl_rsa.refusals import (
     check_adapters,
     check_arguments,
     check_parallelism,
-    check_placement,
+    check_risk_aware,
+    refuse_pair_columns,
 )
 from trl_rsa.risk import RiskMeasure
 
@@ -74,6 +75,8 @@ class RSATrainer(DPOTrainer):
     Beside TRL's DPO metrics, of which `rewards/*` are without the risk term, it logs `risk/chosen`, `risk/rejected`
     and `risk/margins` (sequential drift risk Σ_t ρ(−log π/π_ref), in nats per answer), `risk/max_token` (the largest
     ρ of a single token) and `kl/chosen`, `kl/rejected` (sequential KL(π_ref‖π)).
+
+    With a `loss_type` of TRL's it is TRL's trainer, with all its options, data and metrics, and nothing of the above.
 
     Example:
 
@@ -106,7 +109,7 @@ optimizers, quantization_config, peft_config:
     # The loss is a mean over pairs, not yet divided by the accumulation steps. (TRL says so itself from 1.15 on.)
     loss_is_scaled_for_ga = False
 
-    _tag_names = ["trl", "trl-rsa", "rsa"]  # noqa: RUF012 (TRL's attribute)
+    _tag_names = ["trl", "dpo", "trl-rsa", "rsa"]  # noqa: RUF012 (TRL's attribute)
     _name = "RSA"
     _paper = {  # noqa: RUF012
         "title": "Constrained Language Model Policy Optimization via Risk-aware Stepwise Alignment",
@@ -144,8 +147,11 @@ optimizers, quantization_config, peft_config:
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = RSAConfig(f"{model_name.split('/')[-1]}-RSA")
-        check_arguments(args, risk_measure, processing_class, train_dataset)
-        check_placement(args, model)
+        check_arguments(args, risk_measure)
+        if args.is_risk_aware:
+            check_risk_aware(args, model, processing_class, train_dataset)
+        else:  # what the model card says
+            self._tag_names, self._name, self._paper = ["trl", "dpo", "trl-rsa"], DPOTrainer._name, DPOTrainer._paper
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -160,18 +166,22 @@ optimizers, quantization_config, peft_config:
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if self._is_vlm:
-            raise ValueError(NO_VISION)
-        # TRL refuses it itself from 1.15 on.
-        if args.n_gpu > 1:
-            raise ValueError(NO_DATA_PARALLEL)
-        # `accelerate launch` may bring a parallelism that the arguments do not know of.
-        check_parallelism(self.accelerator.parallelism_config)
         # What `train` was given, for callbacks that have left something in the checkpoint.
         self.resumed_from: str | bool | None = None
         self.risk_measure: RiskMeasure = args.make_risk_measure() if risk_measure is None else risk_measure
         # The stage's temperature. TRL's attribute keeps its name, so that its callbacks and ours read the same.
         self.beta = args.beta / args.constraint_multiplier
+        if args.is_risk_aware:
+            self._make_risk_aware()
+
+    def _make_risk_aware(self) -> None:
+        if self._is_vlm:
+            raise ValueError(NO_VISION)
+        # TRL refuses it itself from 1.15 on.
+        if self.args.n_gpu > 1:
+            raise ValueError(NO_DATA_PARALLEL)
+        # `accelerate launch` may bring a parallelism that the arguments do not know of.
+        check_parallelism(self.accelerator.parallelism_config)
         collator: Any = self.data_collator
         if type(collator) is DataCollatorForPreference:
             options = {f.name: getattr(collator, f.name) for f in fields(collator)}
@@ -203,6 +213,8 @@ optimizers, quantization_config, peft_config:
         args: RSAConfig,
         dataset_name: str,
     ) -> AnyDataset:
+        if not args.is_risk_aware:
+            refuse_pair_columns(dataset, args, dataset_name)
         given = len(dataset) if isinstance(dataset, Dataset) else None
         if set(TOKEN_COLUMNS) <= set(dataset.column_names or ()):
             # Pairs that come as tokens are trained on as they are: nothing is added, and no text is tokenized again.
@@ -228,6 +240,8 @@ optimizers, quantization_config, peft_config:
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        if not self.args.is_risk_aware:
+            return
         self._signature_columns += [name for name in PAIR_COLUMNS if name not in self._signature_columns]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -255,6 +269,8 @@ optimizers, quantization_config, peft_config:
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
+        if not self.args.is_risk_aware:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         pair_columns = {name: inputs.pop(name, None) for name in PAIR_COLUMNS}
         completion_mask = inputs.pop("completion_mask")
@@ -269,7 +285,7 @@ optimizers, quantization_config, peft_config:
 
         pairs = pair_statistics(outputs.log_probs, outputs.ref_log_probs, outputs.risk, outputs.kl)
         mask = completion_mask[:, 1:]
-        loss = self._loss(pairs, outputs.log_probs, mask, **pair_columns)
+        loss = self._loss(pairs, outputs.log_probs, completion_mask, **pair_columns)
         counted = self._counted(len(mask) // 2, mask.device)
         sums = pair_metrics(PairStatistics(*(x[counted] for x in pairs)), self.beta) | token_metrics(
             outputs.entropy, outputs.mean_logits, outputs.is_top1, mask * counted.repeat(2).unsqueeze(1)
@@ -312,26 +328,31 @@ optimizers, quantization_config, peft_config:
     def _loss(
         self,
         pairs: PairStatistics,
-        log_probs: Tensor,  # [2B, L]
-        mask: Tensor,  # [2B, L]
+        log_probs: Tensor,  # [2B, L - 1]
+        completion_mask: Tensor,  # [2B, L]
         pair_weight: Tensor | None,  # [B]
         pair_label: Tensor | None,  # [B]
     ) -> Tensor:
         args: RSAConfig = self.args
-        # A soft label p is a flip with probability 1 − p, before the flips of label smoothing.
-        flip = 0.0 if pair_label is None else 1 - pair_label
-        flip = args.label_smoothing + flip - 2 * args.label_smoothing * flip
-        ratios_and_risks = pairs.chosen_logratios, pairs.rejected_logratios, pairs.chosen_risk, pairs.rejected_risk
+        scores = pairs.chosen_logratios, pairs.rejected_logratios, pairs.chosen_risk, pairs.rejected_risk
+        if args.link == "ipo":  # per token, as TRL has it
+            chosen, rejected = completion_mask.sum(1).clamp(min=1).chunk(2)
+            scores = tuple(score / n for score, n in zip(scores, (chosen, rejected) * 2, strict=True))
+        options: dict[str, Any] = {
+            "label_smoothing": args.label_smoothing,
+            "link": args.link,
+            "pair_label": pair_label,
+        }
         weight = torch.ones_like(pairs.chosen_logratios) if pair_weight is None else pair_weight
         total = torch.zeros_like(weight).sum()
         for name, loss_weight in zip(self.loss_types, self.loss_weights, strict=True):
             if name == "rsa1":
-                loss = (weight * rsa1_loss(*ratios_and_risks, self.beta, flip)).mean()
+                loss = (weight * rsa1_loss(*scores, self.beta, **options)).mean()
             elif name == "rsa2":
                 assert args.risk_alpha is not None
-                loss = (weight * rsa2_loss(*ratios_and_risks, self.beta, args.risk_alpha, flip)).mean()
+                loss = (weight * rsa2_loss(*scores, self.beta, args.risk_alpha, **options)).mean()
             else:  # "sft", as TRL has it: the mean over the chosen answers' tokens
-                chosen_log_probs, chosen_mask = log_probs.chunk(2)[0], mask.chunk(2)[0]
+                chosen_log_probs, chosen_mask = log_probs.chunk(2)[0], completion_mask[:, 1:].chunk(2)[0]
                 loss = -(weight.unsqueeze(1) * chosen_log_probs).sum() / chosen_mask.sum()
             total = total + loss_weight * loss
         return total

@@ -46,6 +46,10 @@ def test_overrides_replace_top_level_keys(plan_file):
         (("stages:", "steps:"), "no list `stages:`"),
         (("args: {", "args: [{"), "not valid YAML"),
         (("learning_rate", "learningrate"), "no such argument. Did you mean 'learning_rate'"),
+        (
+            ("learning_rate: 1.0e-4", "sync_ref_model: true"),
+            "its place is nothing: `align` moves the reference",
+        ),
         (("learning_rate: 1.0e-4", "beta: 0.1"), "'beta' in the args of the plan, but its place is the stage's"),
         (("name: safe", "name: helpful"), "two stages 'helpful'"),
         (("name: safe", "name: a/b"), "becomes a folder's name"),

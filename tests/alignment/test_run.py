@@ -12,6 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trl_rsa import Plan, Stage, align
+from trl_rsa.alignment.run import preview
 from trl_rsa.risk import CVaR
 
 
@@ -154,6 +155,24 @@ def test_a_mistake_in_the_last_stage_costs_nothing(tiny_model_path, make_prefere
     with pytest.raises(ValueError, match="You set tail, but the risk measure 'entropic' takes only theta"):
         align(plan)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_stage_with_a_loss_of_trls(tiny_model_path, make_preference_dataset, tmp_path):
+    """It is anchored at the last stage's policy, its references computed beforehand, and has no measure to tell of."""
+    pairs, history, lines = make_preference_dataset(12), History(), []
+    args = {"loss_type": ["ipo"], "precompute_ref_log_probs": True}
+    stages = [
+        Stage("helpful", pairs, args={"eval_on_start": False}),
+        Stage("safe", pairs, held_out=4, constraint_multiplier=2.0, args=args),
+    ]
+    plan = Plan(stages, model=tiny_model_path, output_dir=str(tmp_path), args=ARGS | {"eval_strategy": "no"})
+    align(plan, callbacks=[history], report=lines.append)
+    step, metrics = history.logs[1][0]
+    assert step == 0 and metrics["eval_rewards/chosen"] == 0 and metrics["eval_rewards/rejected"] == 0
+    # (0 − 1/(2β))², β = .1/2.
+    assert metrics["eval_loss"] == pytest.approx(100, rel=1e-5)
+    preview(plan, log=lines.append)
+    assert "; rsa2 with entropic at temperature 0.1; " in lines[-2] and "; ipo at temperature 0.05; " in lines[-1]
 
 
 def test_each_stage_is_its_own_tracker_run(tiny_model_path, make_preference_dataset, tmp_path, monkeypatch):

@@ -51,7 +51,13 @@ def result(folder):
     certificate = json.loads((folder / "certificate-cost.json").read_text())
     (weights,) = Path(ladder["model"]).glob("*.safetensors")
     data = [rung["data"] for rung in ladder["rungs"]]
-    return observations, (certificate["bound"], certificate["attempt"]), data, load_file(weights), Path(ladder["model"])
+    return (
+        observations,
+        (certificate["bound"], certificate["attempt"]),
+        data,
+        load_file(weights),
+        Path(ladder["model"]),
+    )
 
 
 @pytest.mark.slow
@@ -60,7 +66,9 @@ def test_killed_everywhere_it_ends_the_same(kind, tiny_model_path, tmp_path):
     whole, again = tmp_path / "whole", tmp_path / "again"
     climb(tiny_model_path, tmp_path, kind)
     observations, certificate, data, weights, model = result(whole)
-    assert [entry["action"] for entry in observations] == ["next_rung", "walk_back", "stop"], "every place should be met"
+    assert [entry["action"] for entry in observations] == ["next_rung", "walk_back", "stop"], (
+        "every place should be met"
+    )
     other_observations, other_certificate, other_data, other_weights, other_model = result(again)
     assert other_observations == observations and other_certificate == certificate and other_data == data
     assert other_model.name == model.name and other_weights.keys() == weights.keys()

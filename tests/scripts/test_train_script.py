@@ -237,8 +237,10 @@ def test_help_all_shows_every_argument(capsys):
         ({"max_step": 1}, "unrecognized arguments: --max_step 1. Did you mean --max_steps?"),  # no abbreviations
         ({"beta": "small"}, "argument --beta: invalid float value: 'small'"),
         ({"beta": 0}, "You set beta=0.0, but the stage's temperature is beta / constraint_multiplier and must be"),
-        ({"loss_type": "sigmoid"}, "You set loss_type=['sigmoid'], but RSA has the losses 'rsa1' and 'rsa2'"),
-        ({"f_divergence_type": "js_divergence"}, "You set f_divergence_type='js_divergence', but RSA does not honour"),
+        ({"loss_type": "sigmoyd"}, "You set loss_type=['sigmoyd'], but there is no loss 'sigmoyd'. Set it to"),
+        ({"loss_type": "sigmoid", "risk_tail": 0.1}, "You set risk_tail=0.1, but loss_type=['sigmoid'] is TRL's"),
+        ({"f_divergence_type": "js_divergence"}, "You set f_divergence_type='js_divergence', but the risk-aware"),
+        ({"link": "probit"}, "argument --link: invalid choice: 'probit'"),
         ({"risk_measure": "var"}, "argument --risk_measure/--risk-measure: invalid choice: 'var'"),
         ({"config": "missing.yaml"}, "No such file or directory: missing.yaml"),
         ({"model_name_or_path": "./missing"}, "You set model_name_or_path='./missing', but there is no such folder."),
@@ -320,7 +322,7 @@ def test_evaluation_without_a_test_split(arguments, capsys):
         ("beta: {a: 1}\n", "An argument has a value of the wrong type: "),
         ("datasets: [{paht: x}]\n", "An argument has a value of the wrong type: "),
         ("risk_measure: var\n", "You set the risk measure to 'var', which does not exist."),
-        ("loss_type: [rsa1, rsa2]\n", "You set loss_type=['rsa1', 'rsa2'], but RSA has the losses"),
+        ("loss_type: [rsa1, rsa2]\n", "You set loss_type=['rsa1', 'rsa2'], but 'rsa1' and"),
     ],
 )
 def test_refused_yaml(arguments, text, sentence, tmp_path, capsys):

@@ -138,6 +138,9 @@ def test_what_cannot_move_is_refused(tiny_model_path, tiny_tokenizer, preference
         ReanchorCallback(trainer, constraint_steps=2)
     with pytest.raises(ValueError, match="get_peft_model"):
         reanchor(trainer)
+    for name in ("precompute_ref_log_probs", "sync_ref_model"):
+        with pytest.raises(ValueError, match=f"You set {name}=True, but re-anchoring moves the reference by itself"):
+            ReanchorCallback(make_trainer("full", loss_type="sigmoid", **{name: True}), constraint_steps=2)
     with pytest.raises(ValueError, match="at least one optimizer step"):
         ReanchorCallback(make_trainer("lora"), constraint_steps=0)
     with pytest.raises(ValueError, match="Set it above 0"):

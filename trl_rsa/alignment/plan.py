@@ -32,6 +32,8 @@ _SET_ELSEWHERE = {
     "seed": "the plan's `seed`",
     "model_init_kwargs": "the plan's `model_init_kwargs`",
     "resume_from_checkpoint": "nothing: `align` resumes by itself",
+    # TRL keeps such a reference in no checkpoint: a resumed stage would not end as an uninterrupted one.
+    "sync_ref_model": "nothing: `align` moves the reference between stages",
 }
 
 

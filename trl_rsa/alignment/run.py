@@ -192,9 +192,10 @@ def preview(
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
+        measure = f" with {plan.stages[index].risk_measure}" if config.is_risk_aware else ""
         log(
-            f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]} with "
-            f"{plan.stages[index].risk_measure} at temperature {config.beta / config.constraint_multiplier:g}; "
+            f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]}{measure} at "
+            f"temperature {config.beta / config.constraint_multiplier:g}; "
             f"{manifest.stage(index)['status']}, in {ready.folder}"
         )
     models = _model_settings(plan)

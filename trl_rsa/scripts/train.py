@@ -1,6 +1,6 @@
 """
-`trl-rsa train`: one stage. TRL's dpo script with a risk-aware loss: its flags and YAML files work unchanged, except
-`loss_type` and the DPO options that [`RSAConfig`] refuses.
+`trl-rsa train`: one stage. TRL's dpo script with a risk-aware loss by default: its flags and YAML files work
+unchanged, except that a risk-aware loss refuses some options of DPO (see [`RSAConfig`]).
 
 ```bash
 trl-rsa train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name trl-lib/ultrafeedback_binarized --output_dir out
@@ -55,7 +55,8 @@ _SHOWN = {
         "num_processes": "how many; all arguments of accelerate launch work",
     },
     "risk": {
-        "loss_type": "rsa1 or rsa2, alone or with sft",
+        "loss_type": "rsa1 or rsa2, alone or with sft; or TRL's: sigmoid, ipo, …",
+        "link": "rsa1, rsa2: preference link; others: robust, hinge, ipo",
         "beta": "strength of the pull to the reference model",
         "constraint_multiplier": "Lagrange multiplier λ > 0; the temperature is beta / λ",
         "risk_measure": "expectation, cvar, entropic, mean_cvar, spectral, …",
@@ -66,7 +67,7 @@ _SHOWN = {
         "risk_weights": "spectral: their weights, summing to 1",
         "risk_alpha": "rsa2: weight of the risk term; 0.5 if unset, 0 is DPO",
         "label_smoothing": "probability in [0, 0.5) that a label is flipped",
-        "drop_truncated": "drop pairs that do not fit into --max_length",
+        "drop_truncated": "drop pairs longer than --max_length; if unset, for rsa1 and rsa2",
     },
 }
 

@@ -171,6 +171,11 @@ def reanchor(trainer: RSATrainer) -> None:
 
 
 def _check_reference(trainer: RSATrainer) -> None:
+    if trainer.args.precompute_ref_log_probs or trainer.args.sync_ref_model:
+        name = "precompute_ref_log_probs" if trainer.args.precompute_ref_log_probs else "sync_ref_model"
+        raise ValueError(
+            f"You set {name}=True, but re-anchoring moves the reference by itself, from rung to rung. Leave it False."
+        )
     if trainer.ref_model is None:
         peft_model: Any = trainer.accelerator.unwrap_model(trainer.model)
         if "ref" not in peft_model.peft_config:
