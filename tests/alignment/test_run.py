@@ -166,7 +166,7 @@ def test_a_stage_with_a_loss_of_trls(tiny_model_path, make_preference_dataset, t
         Stage("safe", pairs, held_out=4, constraint_multiplier=2.0, args=args),
     ]
     plan = Plan(stages, model=tiny_model_path, output_dir=str(tmp_path), args=ARGS | {"eval_strategy": "no"})
-    align(plan, callbacks=[history], report=lines.append)
+    align(plan, callbacks=[history], log=lines.append)
     step, metrics = history.logs[1][0]
     assert step == 0 and metrics["eval_rewards/chosen"] == 0 and metrics["eval_rewards/rejected"] == 0
     # (0 − 1/(2β))², β = .1/2.
