@@ -20,8 +20,9 @@ from trl_rsa.evaluation.token_risk import HarmModels
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.sampling.policies import release
 from trl_rsa.scoring.weights import folder_digest
+from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
-from trl_rsa.storage.records import ReadReport, Record, RecordWriter, digest, read_records
+from trl_rsa.storage.records import ReadReport, Record, RecordWriter, read_records
 
 
 def evaluate(

@@ -18,14 +18,14 @@ from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
 from trl_rsa.ladder.card import add_certificates, start_card
-from trl_rsa.ladder.constraint import SPLITS, prompt_key
+from trl_rsa.ladder.constraint import SPLITS
 from trl_rsa.ladder.human import load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.live import LiveReport
 from trl_rsa.ladder.observe import Answers
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
-from trl_rsa.ladder.prompts import prompt_groups, prompt_text
+from trl_rsa.ladder.prompts import prompt_groups
 from trl_rsa.ladder.rounds import (
     FILE_NAME,
     Round,
@@ -39,6 +39,7 @@ from trl_rsa.ladder.rounds import (
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import init_kwargs, is_adapter
@@ -361,10 +362,10 @@ class Ladder:
 
     def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
         """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
-        seen = set(map(prompt_text, trained))
+        seen = set(map(prompt_key, trained))
         return {
             name: {
-                split: sum(prompt_text(prompt) in seen for prompt in self._prompts(name)[split])
+                split: sum(prompt_key(prompt) in seen for prompt in self._prompts(name)[split])
                 for split in ("decide", "certify")
             }
             for name in self.names

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from trl_rsa.ladder.constraint import SPLITS, RiskConstraint, prompt_key
+from trl_rsa.ladder.constraint import SPLITS, RiskConstraint
+from trl_rsa.storage.digests import prompt_key
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,6 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
             names_of.setdefault(tuple(map(prompt_key, sets[name][split])), []).append(name)
         groups[split] = [PromptGroup(sets[names[0]][split], tuple(names)) for names in names_of.values()]
     return groups
-
-
-def prompt_text(prompt: Any) -> str:
-    """A prompt without its form, text or messages: to find it again in other data."""
-    parts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    return "\n".join(part.strip() for part in parts)
 
 
 def _refuse_overlap(sets: dict[str, dict[str, list[Any]]]) -> None:
