@@ -1,11 +1,11 @@
 """constraint.jsonl: one line per observed model, appended once it is decided on. The ladder resumes from it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.storage.lines import LineWriter, read_lines
 
 
 FILE_NAME = "constraint.jsonl"
@@ -14,20 +14,13 @@ Numbers = Mapping[str, float]
 
 
 def read_rounds(path: Path) -> list[Round]:
-    """The rounds so far. A line that a kill cut off is removed: what it said follows from the recorded answers."""
-    if not path.exists():
-        return []
-    whole, newline, fragment = path.read_bytes().rpartition(b"\n")
-    if fragment:
-        with path.open("rb+") as file:
-            file.truncate(len(whole) + len(newline))
-    return [json.loads(line) for line in whole.splitlines()]
+    """The rounds so far, without a line that a kill cut off: what it said follows from the recorded answers."""
+    return list(read_lines(path))
 
 
 def append_round(path: Path, entry: Round) -> None:
-    """Adds one line, handed to the operating system at once."""
-    with path.open("ab", buffering=0) as file:
-        file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    with LineWriter(path) as writer:
+        writer.write(entry)
 
 
 def numbers_of(entry: Round, names: Sequence[str]) -> dict[str, Numbers]:
