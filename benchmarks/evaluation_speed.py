@@ -24,7 +24,8 @@ from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.columns import Columns, read_columns
 from trl_rsa.evaluation.comparison import compare
 from trl_rsa.evaluation.metrics import summarize
-from trl_rsa.storage.records import RecordWriter, digest, read_records
+from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.records import RecordWriter, read_records
 
 
 SIZES = (10_000, 100_000)
@@ -90,8 +91,8 @@ def stages(path: Path, n: int, draws: int):
     )
 
 
-def _costs(n: int, draws: int) -> tuple[np.ndarray, list[bytes]]:
-    return np.random.default_rng(0).normal(-1, 1, n), [digest(str(i // draws)) for i in range(n)]
+def _costs(n: int, draws: int) -> tuple[np.ndarray, list[str]]:
+    return np.random.default_rng(0).normal(-1, 1, n), [prompt_key(str(i // draws)) for i in range(n)]
 
 
 def measure(path: Path, n: int, draws: int, index: int, queue: multiprocessing.Queue) -> None:

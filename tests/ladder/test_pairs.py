@@ -14,6 +14,7 @@ from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.storage.digests import prompt_key
 
 
 def make(**changes):
@@ -180,7 +181,7 @@ def human_data():
 
 def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
     constraint = make(human_pairs=human_data, human_share=0.25)
-    human = {"cost": load_human_pairs(constraint, ["p"], {"d"}, seed=0)}
+    human = {"cost": load_human_pairs(constraint, ["p"], {prompt_key("d")}, seed=0)}
     assert human["cost"].counts["left_out_as_decide_or_certify_prompts"] == 5
     groups = answered((["cost"], {f"q{i}": [("bad", 3.0), ("good", 1.0)] for i in range(30)}))
     rows, counts = pairs_of([constraint], groups, human=human)
@@ -198,6 +199,6 @@ def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
 def test_human_pairs_that_cannot_be_used_are_refused(human_data):
     constraint = make(human_pairs=human_data)
     with pytest.raises(ValueError, match="all on prompts to decide on or to certify with"):
-        load_human_pairs(constraint, ["p"], set("abcd"), seed=0)
+        load_human_pairs(constraint, ["p"], set(map(prompt_key, "abcd")), seed=0)
     with pytest.raises(ValueError, match="whose prompts are texts and prompts that are messages"):
         load_human_pairs(constraint, [[{"role": "user", "content": "p"}]], set(), seed=0)

@@ -172,8 +172,8 @@ def test_malformed_records_are_counted_as_the_evaluation_counts_them(small):
     for _ in read_records(small / "records.jsonl", evaluation):
         pass
     answers = read_answers(small / "records.jsonl")
-    assert (answers.read, answers.unreadable) == (evaluation.read, evaluation.unreadable) == (82, 4)
-    assert answers.problems == evaluation.problems and len(answers.problems) == 8
+    assert answers.found == evaluation and (evaluation.read, evaluation.unreadable) == (82, 4)
+    assert len(evaluation.problems) == 8
     text = " ".join(Balanced(render_html(undrawn(small))).text)
     assert "82 records were read and 4 lines could not be" in text
     assert all(f"1 × {reason}" in text for reason in evaluation.problems)
@@ -210,7 +210,7 @@ def test_ten_thousand_records_make_a_page_below_five_megabytes(tmp_path):
     line = {"prompt": long, "response": long, "tokens": tokens, "drift": [0.123456] * 600, "harm": [-1.23456] * 600}
     write_lines(tmp_path / "tokens.jsonl", [line | {"model": m, "cost": i} for m in ("SFT", "RSA") for i in range(9)])
     path = write_report(tmp_path)["html"]
-    assert read_answers(tmp_path / "records.jsonl").read == 10_000
+    assert read_answers(tmp_path / "records.jsonl").found.read == 10_000
     assert 100_000 < path.stat().st_size < 5_000_000
 
 

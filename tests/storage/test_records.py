@@ -6,16 +6,7 @@ import sys
 
 import pytest
 
-from trl_rsa.storage.records import (
-    FIELDS,
-    ReadReport,
-    RecordWriter,
-    digest,
-    finished_keys,
-    read_records,
-    record_key,
-    text_of,
-)
+from trl_rsa.storage.records import FIELDS, ReadReport, RecordWriter, read_records, text_of
 
 
 def record(i, **changes):
@@ -99,27 +90,11 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path):
     assert len(records) == 5 and not report.problems
 
 
-def test_finished_keys_are_those_with_all_scores(tmp_path):
-    path = tmp_path / "records.jsonl"
-    assert finished_keys(path) == set()
-    with RecordWriter(path) as writer:
-        for r in (record(0), record(1, cost=None), record(2, seed=None)):
-            writer.write(r)
-    assert finished_keys(path) == {record_key(record(0)), record_key(record(2, seed=None))}
-    assert finished_keys(path, scores=("reward",)) >= {record_key(record(1))}
-    keys = [record_key(record(0, **change)) for change in ({}, {"model": "n"}, {"attack": "rot13"}, {"seed": 7})]
-    assert len(set(keys)) == 4
-
-
 def test_missing_file():
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         next(read_records("no/such/records.jsonl"))
 
 
-def test_text_and_digest():
+def test_text():
     assert text_of("plain") == "plain" and text_of([]) == ""
     assert text_of([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]) == "a"
-    # The command `printf prompt | b2sum -l 64` says so.
-    assert digest("prompt").hex() == "b80f8faf63bed6cd"
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest("a")
-    assert digest(digest("prompt")) == digest("prompt")

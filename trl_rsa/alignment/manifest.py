@@ -8,11 +8,11 @@ from typing import Any
 
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.storage.files import write_json
+from trl_rsa.storage.names import MANIFEST
 from trl_rsa.storage.provenance import differences, now, versions
 
 
 SCHEMA_VERSION = 1
-FILE_NAME = "manifest.json"
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Manifest:
     """
 
     def __init__(self, plan: Plan):
-        self.path = Path(plan.output_dir) / FILE_NAME
+        self.path = Path(plan.output_dir) / MANIFEST
         described = describe(plan)
         if self.path.exists():
             self.content = self._read(described)
@@ -107,12 +107,12 @@ class Manifest:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"You set an output_dir whose {FILE_NAME} is not valid JSON ({error}), but it says what is done "
+                f"You set an output_dir whose {MANIFEST} is not valid JSON ({error}), but it says what is done "
                 "already. Restore it, or use another output_dir."
             ) from error
         if content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"You set an output_dir whose {FILE_NAME} has schema version {content.get('schema_version')}, but "
+                f"You set an output_dir whose {MANIFEST} has schema version {content.get('schema_version')}, but "
                 f"this trl-rsa writes version {SCHEMA_VERSION}. Use another output_dir."
             )
         changes = [change for change in differences(content["plan"], described) if not _is_free(change)]
@@ -131,5 +131,4 @@ class Manifest:
     def update(self, index: int | None = None, **entries: Any) -> None:
         """Sets entries of the stage `index` (or of the whole) and writes the file."""
         (self.content if index is None else self.stage(index)).update(entries)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.content)

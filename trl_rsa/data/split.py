@@ -1,9 +1,10 @@
 """Held-out pairs that share no prompt with the training pairs."""
 
-import json
 import random
 from collections import Counter
 from typing import TYPE_CHECKING
+
+from trl_rsa.storage.digests import prompt_key
 
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42
             f"The dataset has the columns {', '.join(dataset.column_names)}, but a split by prompt needs `prompt`. "
             "Load it with trl_rsa.data.load_preferences, which makes the prompt explicit."
         )
-    prompts = [_key(prompt) for prompt in dataset["prompt"]]
+    prompts = [prompt_key(prompt) for prompt in dataset["prompt"]]
     held_out_prompts = _draw_prompts(Counter(prompts), _target(fraction_or_count, len(prompts)), seed)
     held_out = [i for i, prompt in enumerate(prompts) if prompt in held_out_prompts]
     train = [i for i, prompt in enumerate(prompts) if prompt not in held_out_prompts]
@@ -41,10 +42,6 @@ def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42
             "Ask for another size, or give more prompts."
         )
     return dataset.select(train), dataset.select(held_out)
-
-
-def _key(prompt: object) -> str:
-    return prompt.strip() if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
 
 
 def _target(fraction_or_count: float, pairs: int) -> int:

@@ -1,6 +1,5 @@
 """Answers of every method to the test prompts, scored by the truth: records.jsonl and metrics.json."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.divergence import sequential_kl
 from trl_rsa.evaluation.drift import drift_summary
 from trl_rsa.evaluation.metrics import summarize_models
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.names import METRICS, RECORDS
 from trl_rsa.storage.records import RecordWriter, read_records
 
 
@@ -50,7 +51,7 @@ def measure_methods(
 
     prompts = sandbox.prompts["test"][:n_prompts]
     sft = AutoModelForCausalLM.from_pretrained(folders["SFT"]).eval()
-    path = output_dir / "records.jsonl"
+    path = output_dir / RECORDS
     path.unlink(missing_ok=True)
     divergences = {}
     for method in METHODS:
@@ -67,7 +68,7 @@ def measure_methods(
         metrics["models"][name]["kl"] = kl["mean"]
     metrics["demo"] = {"world": sandbox.world.name, "seed": sandbox.seed, "prompts": len(prompts), "draws": draws}
     metrics["demo"]["budget"] = budget
-    (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(output_dir / METRICS, metrics)
     return metrics
 
 

@@ -9,6 +9,7 @@ from trl_rsa.demo.measure import measure_methods
 from trl_rsa.demo.methods import METHODS, TAIL, align_methods, default_budget
 from trl_rsa.demo.table import markdown, print_table, sampled_answers
 from trl_rsa.report import write_report
+from trl_rsa.storage.names import CERTIFICATE, RECORDS
 
 
 def run_demo(
@@ -50,10 +51,10 @@ def run_demo(
     folders = align_methods(sandbox, output_dir, max_steps, budget, log, training or {})
     for method in METHODS:
         if method.constrained:
-            shutil.copyfile(output_dir / method.folder / "certificate.json", output_dir / "certificate.json")
+            shutil.copyfile(output_dir / method.folder / "certificate-cost.json", output_dir / CERTIFICATE)
     metrics = measure_methods(sandbox, folders, output_dir, n_prompts, draws, budget, log)
     write_report(output_dir, title=f"World “{sandbox.world.name}”: how bad are the worst answers?")
     (output_dir / "README.md").write_text(markdown(metrics), encoding="utf-8")
-    (output_dir / "answers.md").write_text(sampled_answers(output_dir / "records.jsonl"), encoding="utf-8")
+    (output_dir / "answers.md").write_text(sampled_answers(output_dir / RECORDS), encoding="utf-8")
     print_table(metrics)
     return metrics

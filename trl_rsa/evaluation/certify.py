@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from trl_rsa.evaluation.certificates import CVaRBound, Method, cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.ledger import attempt_delta, earlier_looks, prompt_sketch, read_attempts, write_certificate
-from trl_rsa.storage.records import digest
+from trl_rsa.storage.digests import prompt_key
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def certify(
         threshold (`float`):
             In units of cost.
         prompts (`Sequence` of length n):
-            The prompt of each response, or its [`~storage.records.digest`]; responses to one prompt are not
+            The prompt of each response, or its [`~storage.digests.prompt_key`]; responses to one prompt are not
             independent.
         tail, confidence, bounds, method, seed:
             As in [`cvar_upper_bound`]. `confidence` is that of all attempts together: attempt j has
@@ -217,7 +217,7 @@ def certify(
     unscored = np.isnan(costs)
     filled = np.concatenate([np.where(unscored, bounds[1], costs), np.full(n_unreadable, bounds[1])])
     # A group is a prompt's place among the distinct ones; unreadable lines follow, each alone.
-    groups = _number([digest(prompt) for prompt in prompts]) + [len(prompts) + i for i in range(n_unreadable)]
+    groups = _number([prompt_key(prompt) for prompt in prompts]) + [len(prompts) + i for i in range(n_unreadable)]
     spent = attempt_delta(delta, attempt)
     bound = cvar_upper_bound(filled, tail, 1 - spent, bounds, method, groups, seed)
     notes = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
@@ -251,6 +251,6 @@ _TAIL_WARNING = (
 )
 
 
-def _number(names: list[bytes]) -> list[int]:
-    numbers: dict[bytes, int] = {}
+def _number(names: Sequence[str]) -> list[int]:
+    numbers: dict[str, int] = {}
     return [numbers.setdefault(name, len(numbers)) for name in names]

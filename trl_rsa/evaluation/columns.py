@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
-from trl_rsa.storage.records import digest, text_of
+from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.records import text_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Labels:
 class Columns:
     """n records. `cost` and `reward` are NaN where there is no score; `benign` is −1 where it is not known.
 
-    `prompt` is the fingerprint of the prompt, `group` that of the prompt before any attack: records of one group are
-    not independent. `order` numbers the records as they were read.
+    `prompt` is the key of the prompt as a number, `group` that of the prompt before any attack: records of one group
+    are not independent. `order` numbers the records as they were read.
     """
 
     cost: NDArray[np.float64]
@@ -81,16 +82,16 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         refusal (`Callable[[str], bool]`, *optional*):
             The rule that decides whether a response refuses.
     """
-    cost, reward, prompts, groups = array("d"), array("d"), bytearray(), bytearray()
+    cost, reward, prompts, groups = array("d"), array("d"), array("Q"), array("Q")
     refused, benign = bytearray(), array("b")
     model, category, attack = _Codes(), _Codes(), _Codes()
     for record in records:
         for column, name in ((cost, "cost"), (reward, "reward")):
             score = record.get(name)
             column.append(np.nan if score is None else score)
-        prompt, base = digest(record["prompt"]), record.get("base_prompt")
-        prompts += prompt
-        groups += prompt if base is None else digest(base)
+        prompt, base = int(prompt_key(record["prompt"]), 16), record.get("base_prompt")
+        prompts.append(prompt)
+        groups.append(prompt if base is None else int(prompt_key(base), 16))
         refused.append(refusal(text_of(record["response"])))
         known = record.get("benign")
         benign.append(-1 if known is None else bool(known))
@@ -100,8 +101,8 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
     return Columns(
         cost=np.frombuffer(cost, dtype=np.float64),
         reward=np.frombuffer(reward, dtype=np.float64),
-        prompt=np.frombuffer(bytes(prompts), dtype=">u8").astype(np.uint64),
-        group=np.frombuffer(bytes(groups), dtype=">u8").astype(np.uint64),
+        prompt=np.frombuffer(prompts, dtype=np.uint64),
+        group=np.frombuffer(groups, dtype=np.uint64),
         refused=np.frombuffer(bytes(refused), dtype=np.bool_),
         benign=np.frombuffer(benign, dtype=np.int8),
         order=np.arange(len(cost)),

@@ -12,14 +12,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
-from trl_rsa.storage.records import digest
 
 
 FORMAT = "trl-rsa certificate"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 told prompts apart byte by byte
 
-# The smallest digests of a prompt set are a fair sample of it: two sets that share a fraction f of their prompts share
+# The smallest keys of a prompt set are a fair sample of it: two sets that share a fraction f of their prompts share
 # about 128·f of these.
 _SKETCH = 128
 
@@ -31,8 +31,8 @@ def attempt_delta(delta: float, attempt: int) -> float:
 
 def prompt_sketch(prompts: Iterable[Any]) -> tuple[str, list[str]]:
     """The fingerprint of a set of prompts (order and repetition do not matter), and a small sample of it."""
-    digests = sorted({digest(prompt) for prompt in prompts})
-    return blake2b(b"".join(digests), digest_size=16).hexdigest(), [d.hex() for d in digests[:_SKETCH]]
+    keys: list[str] = sorted({prompt_key(prompt) for prompt in prompts})
+    return blake2b("".join(keys).encode(), digest_size=16).hexdigest(), keys[:_SKETCH]
 
 
 def read_attempts(path: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
@@ -66,6 +66,4 @@ def earlier_looks(attempts: list[dict[str, Any]], fingerprint: str, sketch: list
 
 def write_certificate(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Writes certificate.json at once or not at all: a kill must not lose the record of earlier attempts."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"format": FORMAT, "schema_version": SCHEMA_VERSION} | content)

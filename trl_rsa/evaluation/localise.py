@@ -17,9 +17,10 @@ from trl_rsa.risk import CVaR
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import load_model, load_tokenizer, release
 from trl_rsa.scoring.weights import folder_digest
+from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import replacing
 from trl_rsa.storage.lines import LineWriter, read_lines
-from trl_rsa.storage.records import Record, digest, read_records, text_of
+from trl_rsa.storage.records import Record, read_records, text_of
 
 
 # Responses whose drift is computed, and written down, at a time.
@@ -64,7 +65,7 @@ def _number(value: float | None) -> float:
 
 def _group(record: Record) -> int:
     base = record.get("base_prompt")
-    return int.from_bytes(digest(record["prompt"] if base is None else base), "big")
+    return int(prompt_key(record["prompt"] if base is None else base), 16)
 
 
 def _complete(

@@ -11,7 +11,7 @@ from typing import Any
 
 from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
-from trl_rsa.storage.records import digest
+from trl_rsa.storage.digests import prompt_key
 
 
 PromptRow = dict[str, Any]  # {"prompt": Text, "category": str | None, "benign": bool | None}
@@ -67,7 +67,7 @@ def load_prompts(
     """
     name, rows = _open(source, split)
     found = PromptSet(name, [])
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     columns: set[str] = set()
     for row in rows:
         try:
@@ -75,7 +75,7 @@ def load_prompts(
                 raise row
             columns |= row.keys()
             prompt = _read_row(row, column)
-            key = digest(prompt["prompt"])
+            key = prompt_key(prompt["prompt"])
             if key in seen:
                 raise RowError("prompt seen before")
             seen.add(key)

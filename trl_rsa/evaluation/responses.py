@@ -7,7 +7,8 @@ from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.policies import load_model, load_tokenizer, release
 from trl_rsa.sampling.response import Sampling
-from trl_rsa.storage.records import RecordWriter, digest, read_records
+from trl_rsa.storage.digests import digest
+from trl_rsa.storage.records import RecordWriter, read_records
 
 
 def drawn(path: Path, name: str, rows: Sequence[PromptRow]) -> set[tuple[int, int]]:

@@ -20,8 +20,10 @@ from trl_rsa.evaluation.token_risk import HarmModels
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.sampling.policies import release
 from trl_rsa.scoring.weights import folder_digest
+from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
-from trl_rsa.storage.records import ReadReport, Record, RecordWriter, digest, read_records
+from trl_rsa.storage.names import MANIFEST, RECORDS
+from trl_rsa.storage.records import ReadReport, Record, RecordWriter, read_records
 
 
 def evaluate(
@@ -143,7 +145,7 @@ def _settings(evaluation: Evaluation, scorers: dict[str, Any]) -> dict[str, Any]
 
 
 def _refuse_own_file(evaluation: Evaluation) -> None:
-    own = Path(evaluation.output_dir) / "records.jsonl"
+    own = Path(evaluation.output_dir) / RECORDS
     if evaluation.responses is not None and Path(evaluation.responses).resolve() == own.resolve():
         raise ValueError(
             f"You set the responses to {evaluation.responses}, but that file is written in this output_dir. Use "
@@ -260,7 +262,7 @@ def _run_benchmarks(evaluation: Evaluation, workspace: Workspace, report: Callab
 
 
 def _copy_manifest(source: Path, folder: Path) -> None:
-    source = source / "manifest.json" if source.is_dir() else source
-    target = folder / "manifest.json"
+    source = source / MANIFEST if source.is_dir() else source
+    target = folder / MANIFEST
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)

@@ -14,7 +14,7 @@ from typing import Any
 from trl_rsa.data.schema import Message, Text
 from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.scoring.functions import import_function
-from trl_rsa.storage.records import digest
+from trl_rsa.storage.digests import digest
 
 
 Transform = Callable[[str, random.Random], Text]

@@ -19,6 +19,7 @@ from trl_rsa.kernels.chunked import chunked_token_statistics
 from trl_rsa.kernels.head import output_head
 from trl_rsa.kernels.statistics import TokenStatistics
 from trl_rsa.risk import CVaR, RiskMeasure
+from trl_rsa.storage.names import MANIFEST
 
 
 def token_drift(
@@ -190,7 +191,7 @@ class HarmModels:
         Safety stages are those whose pairs are `preferred_by: safer`; if none says so, all but the first.
         """
         file = Path(path)
-        file = file / "manifest.json" if file.is_dir() else file
+        file = file / MANIFEST if file.is_dir() else file
         if not file.is_file():
             raise FileNotFoundError(
                 f"You set the manifest to {str(path)!r}, but there is no such file. Give the output_dir of an align "

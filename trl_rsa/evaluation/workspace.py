@@ -1,18 +1,16 @@
 """The folder of an evaluation: its files, and the settings that everything in it was made with."""
 
 import json
-import platform
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.storage.files import write_json
+from trl_rsa.storage.names import METRICS, RECORDS, TOKENS
+from trl_rsa.storage.provenance import differences, now, versions
 
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("trl-rsa", "transformers", "torch", "numpy", "scipy", "vllm", "lm-eval")
 
 
 class Workspace:
@@ -31,9 +29,9 @@ class Workspace:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.responses = self.folder / "responses.jsonl"
-        self.records = self.folder / "records.jsonl"
-        self.metrics = self.folder / "metrics.json"
-        self.tokens = self.folder / "tokens.jsonl"
+        self.records = self.folder / RECORDS
+        self.metrics = self.folder / METRICS
+        self.tokens = self.folder / TOKENS
         self.drift = self.folder / "drift.jsonl"
         self.benchmarks = self.folder / "benchmarks.json"
         self.settings = json.loads(json.dumps(settings))
@@ -53,9 +51,7 @@ class Workspace:
                     f"You set output_dir to {self.folder}, but there is a {taken[0]} without the settings that made "
                     "it (evaluation.json). Use another output_dir."
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            content = {"schema_version": SCHEMA_VERSION, "created": created, "versions": self.versions}
+            content = {"schema_version": SCHEMA_VERSION, "created": now(), "versions": self.versions}
             write_json(path, content | {"settings": self.settings})
             return
         try:
@@ -66,28 +62,10 @@ class Workspace:
                 f"You set output_dir to {self.folder}, but its evaluation.json cannot be read ({error!r}). Use "
                 "another output_dir."
             ) from error
-        changes = list(_differences(pinned, self.settings))
+        changes = list(differences(pinned, self.settings))
         if changes:
             more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
             raise ValueError(
                 f"You set output_dir to {self.folder}, but what is there was made with other settings "
                 f"({'; '.join(changes[:5])}{more}). Restore them, or use another output_dir."
             )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {json.dumps(old)} before, {json.dumps(new)} now"
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -33,7 +33,7 @@ from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
-from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
+from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
@@ -49,11 +49,12 @@ from trl_rsa.ladder.observe import ScoredResponses
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
-from trl_rsa.ladder.prompts import prompt_groups, prompt_text
+from trl_rsa.ladder.prompts import prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings, is_adapter
@@ -468,10 +469,10 @@ class Ladder:
 
     def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
         """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
-        seen = set(map(prompt_text, trained))
+        seen = set(map(prompt_key, trained))
         return {
             name: {
-                split: sum(prompt_text(prompt) in seen for prompt in self.prompts_of(name)[split])
+                split: sum(prompt_key(prompt) in seen for prompt in self.prompts_of(name)[split])
                 for split in ("decide", "certify")
             }
             for name in self.names

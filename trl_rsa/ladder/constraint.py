@@ -20,6 +20,7 @@ from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
+from trl_rsa.storage.digests import prompt_key
 
 
 class CostEstimate(TypedDict):
@@ -244,10 +245,9 @@ def _read(prompts: Any) -> list[Mapping[str, Any]]:
     return [prompt if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
 
 
-def prompt_key(prompt: Any) -> str:
-    """Tells prompts apart. The order of these keys decides a bound's shuffle, so they must stay as they are."""
-    return prompt if isinstance(prompt, str) else repr([(message["role"], message["content"]) for message in prompt])
-
-
 def _distinct(prompts: Sequence[Any]) -> list[Any]:
-    return list({prompt_key(prompt): prompt for prompt in prompts}.values())
+    """Each prompt once, as it was spelled first."""
+    found: dict[str, Any] = {}
+    for prompt in prompts:
+        found.setdefault(prompt_key(prompt), prompt)
+    return list(found.values())

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.data import load_preferences
-from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
+from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.storage.digests import prompt_key
 
 
 @dataclass(frozen=True)

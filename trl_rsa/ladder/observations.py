@@ -1,11 +1,11 @@
 """constraint.jsonl: one line per observed model, appended once it is decided on. The ladder resumes from it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.storage.lines import LineWriter, read_lines
 
 
 FILE_NAME = "constraint.jsonl"
@@ -44,20 +44,13 @@ class ObservationRecord(TypedDict):
 
 
 def read_observations(path: Path) -> list[ObservationRecord]:
-    """The observations so far. A line that a kill cut off is removed: what it said follows from the records."""
-    if not path.exists():
-        return []
-    whole, newline, fragment = path.read_bytes().rpartition(b"\n")
-    if fragment:
-        with path.open("rb+") as file:
-            file.truncate(len(whole) + len(newline))
-    return [json.loads(line) for line in whole.splitlines()]
+    """The observations so far, without a line that a kill cut off: what it said follows from the records."""
+    return [cast(ObservationRecord, line) for line in read_lines(path)]
 
 
 def append_observation(path: Path, entry: ObservationRecord) -> None:
-    """Adds one line, handed to the operating system at once."""
-    with path.open("ab", buffering=0) as file:
-        file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    with LineWriter(path) as writer:
+        writer.write(entry)
 
 
 def line_of(entry: ObservationRecord, constraints: Sequence[RiskConstraint]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from trl_rsa.ladder.constraint import RiskConstraint, prompt_key
+from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.settings import SPLITS
+from trl_rsa.storage.digests import prompt_key
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,6 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
             names_of.setdefault(tuple(map(prompt_key, sets[name][split])), []).append(name)
         groups[split] = [PromptGroup(sets[names[0]][split], tuple(names), categories) for names in names_of.values()]
     return groups
-
-
-def prompt_text(prompt: Any) -> str:
-    """A prompt without its form, text or messages: to find it again in other data."""
-    parts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    return "\n".join(part.strip() for part in parts)
 
 
 def _refuse_overlap(sets: dict[str, dict[str, list[Any]]]) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.report.answers import Answers, is_finite, json_lines, model_name, read_answers, shorten, text_of
+from trl_rsa.report.answers import Answers, is_finite, model_name, read_answers, shorten, text_of
 from trl_rsa.report.names import short_names
+from trl_rsa.storage.names import CERTIFICATE, MANIFEST, METRICS, RECORDS, TOKENS
+from trl_rsa.storage.records import ReadReport, read_records
 
 
 @dataclass
@@ -53,24 +55,24 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
         FileNotFoundError: if there is no `records.jsonl` or no `metrics.json`.
         ValueError: if `metrics.json` is damaged or not of its form.
     """
-    for name in ("records.jsonl", "metrics.json"):
+    for name in (RECORDS, METRICS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"You asked for a report of {str(folder)!r}, but it has no {name}. Give the folder that "
                 "`trl-rsa evaluate` or `trl-rsa demo` wrote."
             )
-    metrics = _read_metrics(folder / "metrics.json")
-    inputs = Inputs(metrics, read_answers(folder / "records.jsonl", keep))
-    inputs.certificate = _optional(folder / "certificate.json", inputs.warnings)
-    own = _optional(folder / "manifest.json", inputs.warnings)
+    metrics = _read_metrics(folder / METRICS)
+    inputs = Inputs(metrics, read_answers(folder / RECORDS, keep))
+    inputs.certificate = _optional(folder / CERTIFICATE, inputs.warnings)
+    own = _optional(folder / MANIFEST, inputs.warnings)
     if own is not None:
         inputs.manifests[""] = own
     else:
-        for path in sorted(folder.glob("*/manifest.json")):
+        for path in sorted(folder.glob(f"*/{MANIFEST}")):
             found = _optional(path, inputs.warnings)
             if found is not None:
                 inputs.manifests[path.parent.name] = found
-    _read_tokens(folder / "tokens.jsonl", inputs, keep)
+    _read_tokens(folder / TOKENS, inputs, keep)
     _warn_about_records(inputs)
     _rename(inputs)
     return inputs
@@ -125,8 +127,8 @@ def _optional(path: Path, warnings: list[str]) -> dict[str, Any] | None:
 def _read_tokens(path: Path, inputs: Inputs, keep: int) -> None:
     if not path.is_file():
         return
-    counts = Answers()
-    for line in json_lines(path, ("prompt", "response"), counts):
+    found = ReadReport()
+    for line in read_records(path, found, scores=()):
         given = line.get("tokens")
         tokens: list[Any] = given if isinstance(given, list) else []
         line["tokens"] = tokens
@@ -134,7 +136,7 @@ def _read_tokens(path: Path, inputs: Inputs, keep: int) -> None:
             values = line.get(name)
             fits = isinstance(values, list) and len(values) == len(tokens) and all(map(_is_score, values))
             if values is not None and not fits:
-                counts.problems[f"{name} is not one number per token"] += 1
+                found.problems[f"{name} is not one number per token"] += 1
                 line[name] = None
         line |= {name: shorten(text_of(line[name])) for name in ("prompt", "response")}
         inputs.tokens.setdefault(model_name(line), []).append(line)
@@ -142,8 +144,8 @@ def _read_tokens(path: Path, inputs: Inputs, keep: int) -> None:
         costs = [line["cost"] if _is_score(line.get("cost")) else float("-inf") for line in lines]
         order = sorted(range(len(lines)), key=lambda i: -costs[i])
         inputs.tokens[model] = [lines[i] for i in order[:keep]]
-    if counts.problems:
-        inputs.warnings.append(f"tokens.jsonl has problems: {_listed(counts)}.")
+    if found.problems:
+        inputs.warnings.append(f"{TOKENS} has problems: {_listed(found)}.")
 
 
 def _is_score(value: Any) -> bool:
@@ -159,11 +161,11 @@ def _warn_about_records(inputs: Inputs) -> None:
             f"Of the file that was evaluated {source['unreadable']:,} lines could not be read, beside "
             f"{source.get('read', 0):,} that could. They are missing from all numbers."
         )
-    if answers.problems:
+    if answers.found.problems:
         inputs.warnings.append(
-            f"Of records.jsonl {answers.read:,} records were read and {answers.unreadable:,} lines could not be. "
-            f"Problems: {_listed(answers)}. An answer without a cost is missing from the numbers below; if it is "
-            "missing because it was bad, they look better than they are."
+            f"Of {RECORDS} {answers.found.read:,} records were read and {answers.found.unreadable:,} lines could not "
+            f"be. Problems: {_listed(answers.found)}. An answer without a cost is missing from the numbers below; if "
+            "it is missing because it was bad, they look better than they are."
         )
     for name, model in inputs.metrics["models"].items():
         found, said = len(answers.costs.get(name, ())), model["cost"].get("n")
@@ -174,5 +176,5 @@ def _warn_about_records(inputs: Inputs) -> None:
             )
 
 
-def _listed(counts: Answers) -> str:
-    return "; ".join(f"{count:,} × {reason}" for reason, count in counts.problems.most_common())
+def _listed(found: ReadReport) -> str:
+    return "; ".join(f"{count:,} × {reason}" for reason, count in found.problems.most_common())

@@ -171,7 +171,10 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _settings(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "trl-rsa (this page)", __version__
-    yield "records.jsonl", f"{inputs.answers.read:,} records read, {inputs.answers.unreadable:,} lines unreadable"
+    yield (
+        "records.jsonl",
+        f"{inputs.answers.found.read:,} records read, {inputs.answers.found.unreadable:,} lines unreadable",
+    )
     settings = next(iter(inputs.metrics["models"].values()))["settings"]
     yield from _flat(settings, "metrics")
     evaluation = inputs.metrics.get("evaluation")

@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from trl_rsa.storage.records import digest
+from trl_rsa.storage.digests import digest
 
 
 def _signed(value: int) -> int:

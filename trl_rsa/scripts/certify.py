@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 
 from trl_rsa.evaluation.certify import certify
-from trl_rsa.storage.records import ReadReport, digest, read_records
+from trl_rsa.storage.digests import PromptKey, prompt_key
+from trl_rsa.storage.records import ReadReport, read_records
 
 
 NOT_CERTIFIED = 3
@@ -80,15 +81,15 @@ def main(args: argparse.Namespace) -> int:
     return 0 if certificate.certified else NOT_CERTIFIED
 
 
-def _read(args: argparse.Namespace, report: ReadReport) -> tuple[list[float], list[bytes], str | None]:
-    """The costs (NaN where there is none), digests of the prompts before any attack, and the model."""
+def _read(args: argparse.Namespace, report: ReadReport) -> tuple[list[float], list[PromptKey], str | None]:
+    """The costs (NaN where there is none), keys of the prompts before any attack, and the model."""
     costs: dict[str | None, list[float]] = {}
-    prompts: dict[str | None, list[bytes]] = {}
+    prompts: dict[str | None, list[PromptKey]] = {}
     for record in read_records(args.records, report, scores=("cost",)):
         name = record["model"]
         cost, base = record["cost"], record.get("base_prompt")
         costs.setdefault(name, []).append(np.nan if cost is None else cost)
-        prompts.setdefault(name, []).append(digest(record["prompt"] if base is None else base))
+        prompts.setdefault(name, []).append(prompt_key(record["prompt"] if base is None else base))
     if args.model is None and len(costs) == 1:
         model = next(iter(costs))
     elif args.model in costs:

@@ -1,21 +1,8 @@
 """`trl-rsa env`: what a bug report has to say about the installation."""
 
 import argparse
-import platform
-from importlib.metadata import PackageNotFoundError, version
 
-
-_PACKAGES = (
-    "trl-rsa",
-    "trl",
-    "transformers",
-    "torch",
-    "peft",
-    "accelerate",
-    "datasets",
-    "deepspeed",
-    "bitsandbytes",
-)
+from trl_rsa.storage.provenance import versions
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,19 +19,10 @@ def main(args: argparse.Namespace) -> None:
 def environment() -> dict[str, str]:
     """Names of what is installed, and their versions; the last says whether this TRL is supported."""
     return {
-        **{package: _version(package) for package in _PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
+        **versions(),
         "CUDA": _cuda(),
         "TRL supported": _trl_supported(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cuda() -> str:

@@ -2,24 +2,36 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, content: Any) -> None:
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes `content` as indented JSON, in a folder that is made if it is not there."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        # A lone surrogate has no UTF-8; inside a JSON string its escape means the same.
+        partial.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a neighbour of `path` to write to, which takes its place when the block ends without an error."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    yield partial
-    os.replace(partial, path)
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a new file name in the folder of `path` to write to. It takes the place of `path` when the block ends.
+
+    After an error in the block `path` is as it was, and the new file is gone. Two processes that write the same `path`
+    do not meet: each has a name of its own, and the last one to end counts.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

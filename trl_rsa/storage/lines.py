@@ -1,29 +1,84 @@
-"""JSON lines that survive a kill."""
+"""JSON lines that survive a kill: appended one whole line at a time, and read without what was cut off."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from trl_rsa.storage.records import RecordWriter
-
-
-class LineWriter(RecordWriter):
-    """A [`RecordWriter`] whose lines have no fields but their own."""
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
+from types import TracebackType
+from typing import Any, Self
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+class LineWriter:
+    """Appends objects to a file, each as one whole line that is handed to the operating system at once.
+
+    A process killed in the middle of a line leaves a fragment, which the next writer removes.
+
+    ```python
+    with LineWriter("scores.jsonl") as writer:
+        writer.write({"index": 0, "value": 0.3})
+    ```
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered append: each write is one system call, and lines of several writers do not interleave.
+        self._file = self.path.open("ab", buffering=0)
+        fragment = last_fragment(self.path)
+        if fragment:
+            self._end(fragment)
+
+    def _end(self, fragment: bytes) -> None:
+        """Makes the file end with a line again."""
+        if _parse(fragment) is not None:  # only the line break is missing
+            self._file.write(b"\n")
+        else:
+            self._file.truncate(self._file.tell() - len(fragment))
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Appends one object."""
+        line = json.dumps(content, ensure_ascii=False)
+        # A lone surrogate, which a tokenizer can produce, has no UTF-8: escape it instead of losing the line.
+        self._file.write(line.encode("utf-8", errors="backslashreplace") + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The objects in a file that [`LineWriter`] wrote; what a kill cut off is passed over. No file, no lines."""
-    if not path.exists():
+    if not Path(path).exists():
         return
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         for line in file:
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
+            content = _parse(line)
+            if content is not None:
                 yield content
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def last_fragment(path: Path, chunk: int = 1 << 16) -> bytes:
+    """What follows the last line break of a file: nothing, unless a writer was killed."""
+    with path.open("rb") as file:
+        place, fragment = file.seek(0, os.SEEK_END), b""
+        while place and b"\n" not in fragment:
+            size = min(chunk, place)
+            place -= size
+            file.seek(place)
+            fragment = file.read(size) + fragment
+    return fragment[fragment.rfind(b"\n") + 1 :]

@@ -8,14 +8,31 @@ from importlib import metadata
 from typing import Any
 
 
-_PACKAGES = ("trl-rsa", "trl", "transformers", "torch", "peft", "accelerate", "datasets", "numpy")
+# What decides a result, or stands in a bug report.
+_PACKAGES = (
+    "trl-rsa",
+    "trl",
+    "transformers",
+    "torch",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scipy",
+    "deepspeed",
+    "bitsandbytes",
+    "vllm",
+    "lm-eval",
+)
 
 
 def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python, the platform, and the packages; those that are missing are said to be "not installed"."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:

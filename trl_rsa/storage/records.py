@@ -12,10 +12,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from trl_rsa.storage.lines import LineWriter
 
 
 FIELDS = ("prompt", "response", "reward", "cost", "model", "seed", "category", "attack")
@@ -128,11 +128,8 @@ def _score(record: Record, name: str, wanted: bool, number: int, report: ReadRep
     return None
 
 
-class RecordWriter:
-    """Appends records to a file, each as one whole line that is handed to the operating system at once.
-
-    A process killed in the middle of a line leaves a fragment; the next writer closes that line, so that the fragment
-    is counted by the reader and the new record is not glued to it.
+class RecordWriter(LineWriter):
+    """A [`LineWriter`] of records. A fragment that a kill left is closed, not removed: the reader counts it.
 
     ```python
     with RecordWriter("records.jsonl") as writer:
@@ -140,35 +137,12 @@ class RecordWriter:
     ```
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered append: each write is one system call, and lines of several writers do not interleave.
-        self._file = self.path.open("ab", buffering=0)
-        if self._file.tell() and not self._ends_with_newline():
-            self._file.write(b"\n")
-
-    def _ends_with_newline(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+    def _end(self, fragment: bytes) -> None:
+        self._file.write(b"\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record. Fields of `FIELDS` that are absent are written as null."""
-        line = json.dumps(dict.fromkeys(FIELDS) | dict(record), ensure_ascii=False)
-        # A lone surrogate, which a tokenizer can produce, has no UTF-8: escape it instead of losing the record.
-        self._file.write(line.encode("utf-8", errors="backslashreplace") + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().write(dict.fromkeys(FIELDS) | dict(record))
 
 
 def text_of(value: str | list[Any]) -> str:
@@ -177,27 +151,3 @@ def text_of(value: str | list[Any]) -> str:
         return value
     last = value[-1] if value else ""
     return str(last.get("content", "")) if isinstance(last, Mapping) else str(last)
-
-
-def digest(value: Any) -> bytes:
-    """8 bytes that stand for a prompt (or any JSON value). The same on every machine."""
-    if isinstance(value, bytes):
-        return value  # a digest already
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return blake2b(text.encode("utf-8", errors="backslashreplace"), digest_size=8).digest()
-
-
-def record_key(record: Mapping[str, Any]) -> bytes:
-    """What makes a response unique: its model, prompt, attack and seed. Equal keys are the same draw."""
-    return digest([record.get(name) for name in ("model", "prompt", "attack", "seed")])
-
-
-def finished_keys(path: str | os.PathLike[str], scores: Sequence[str] = ("reward", "cost")) -> set[bytes]:
-    """Keys of the records in a file that have all `scores`: a restarted evaluation skips them. No file, no keys."""
-    if not Path(path).exists():
-        return set()
-    return {
-        record_key(record)
-        for record in read_records(path, scores=())
-        if all(record[name] is not None for name in scores)
-    }
