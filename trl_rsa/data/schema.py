@@ -20,13 +20,15 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair, as messages or as plain text. `weight` and `label` are None where the row has none."""
+    """One preference pair, as messages or as plain text. `weight` and `label` are None where the row has none;
+    `swapped` says that a pair rule chose against the judgement."""
 
     prompt: Text
     chosen: Text
     rejected: Text
     weight: float | None = None
     label: float | None = None
+    swapped: bool = False
 
 
 def read_text(row: Row, field: str) -> str:
