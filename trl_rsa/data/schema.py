@@ -60,7 +60,7 @@ def read_flag(row: Row, field: str) -> bool:
     return bool(value)
 
 
-def read_pair_columns(row: Row) -> dict[str, float | None]:
+def read_pair_columns(row: Row) -> dict[str, Any]:
     """`weight` and `label` of a row, from the optional columns `pair_weight` (≥ 0) and `pair_label` (in [0, 1])."""
     weight, label = (row.get(column) for column in PAIR_COLUMNS)
     if weight is not None and not (_is_number(weight) and weight >= 0):
