@@ -62,7 +62,7 @@ class TokenizedDataset(Dataset):
             proportion = options.pop("proportion", 1.0)
             raw = RawDataset.load(name, **options)
             self.left_out["damaged row"] += getattr(raw, "left_out", 0)
-            drawn += [raw[i] for i in _draw(len(raw), proportion, name, draw_seed)]
+            drawn += [raw[i] for i in draw(len(raw), proportion, name, draw_seed)]
         self.rawdata = [sample for sample in self._merge(drawn) if self._is_usable(sample)]
         self.left_out = +self.left_out
         if self.left_out:
@@ -251,8 +251,10 @@ class SupervisedDataset(TokenizedDataset):
         return collate
 
 
-def _draw(size: int, proportion: Any, name: str, seed: np.random.SeedSequence) -> list[int]:
-    """Whole repetitions, then a random draw without replacement."""
+def draw(size: int, proportion: Any, name: str, seed: Any) -> list[int]:
+    """Places of the samples that a proportion, or a fraction −N, asks for: whole repetitions, then a random draw
+    without replacement.
+    """
     is_count = isinstance(proportion, Fraction) and proportion < 0
     try:
         wanted = abs(int(proportion)) if is_count else round(size * float(proportion))
