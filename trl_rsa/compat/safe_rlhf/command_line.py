@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trl_rsa.scripts._command import DEBUG, UsageError, explain, parse_arguments
+from trl_rsa.scripts._command import DEBUG, UsageError, did_you_mean, explain, parse_arguments
 
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")
@@ -98,7 +98,7 @@ def run(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        _refuse_foreign(argv, parser, known_as)
+        _refuse_unknown(argv, parser, known_as)
         return main(parse_arguments(parser, list(argv), parser.prog)) or 0
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -115,8 +115,12 @@ def run(
         return 2
 
 
-def _refuse_foreign(argv: Sequence[str], parser: argparse.ArgumentParser, known_as: Mapping[str, str]) -> None:
+def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, known_as: Mapping[str, str]) -> None:
     own = parser._option_string_actions
     for flag in (word.split("=", 1)[0] for word in argv if word.startswith("--")):
-        if flag not in own and flag in known_as:
+        if flag in own or flag == "--":
+            continue
+        if flag in known_as:
             raise UsageError(f"You set {flag}, but {known_as[flag]}.")
+        near = did_you_mean(flag, own) or ". See --help for those that there are."
+        raise UsageError(f"You set {flag}, but there is no such flag{near}")
