@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,22 @@ def test_dry_run_prints_the_configuration(capsys):
         {"name": "PKU-SafeRLHF/test", "proportion": 1.0, "num_samples": None, "path": None}
     ]
     assert any("which is DPO" in note for note in printed["notes"])
+
+
+def test_through_runpy_as_cluster_scripts_start_it(monkeypatch, capsys):
+    """A file that a launcher starts, and that runs the module under its own arguments."""
+    monkeypatch.setattr(sys, "argv", ["launch.py", *SCRIPT, "--local_rank=0", "--dry_run"])
+    with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the module is imported here already
+        runpy.run_module(dpo.PROG, run_name="__main__", alter_sys=True)
+    assert stopped.value.code == 0
+    assert json.loads(capsys.readouterr().out)["arguments"]["num_train_epochs"] == 2
+
+
+def test_what_has_no_twin_says_what_does_its_job(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("trl_rsa.compat.safe_rlhf.algorithms.ppo_lag", run_name="__main__")
+    assert stopped.value.code == 2 and "trl-rsa align" in capsys.readouterr().err
 
 
 # ----- data

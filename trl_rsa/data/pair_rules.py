@@ -25,8 +25,8 @@ def apply_rule(rule: str, row: Row, chosen: int) -> int:
             The answer that the judgement prefers, 0 or 1.
 
     Returns:
-        `int`: the answer that is chosen under the rule. It is another one only under "safedpo" (SafeDPO, section 3:
-        an unsafe answer is never preferred to a safe one).
+        `int`: the answer that is chosen under the rule. It is another one only under "safedpo", where an unsafe
+        answer is never preferred to a safe one.
 
     Raises:
         [`LeftOut`]: if the rule leaves the pair out.
