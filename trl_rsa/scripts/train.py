@@ -37,7 +37,6 @@ _SHOWN = {
         "dataset_name": "pairs: Hub id, folder, .jsonl, .jsonl.gz, .json or .parquet file",
         "dataset_format": "make pairs from pku-safe-rlhf, beavertails or hh-rlhf",
         "preferred_by": "PKU-SafeRLHF: the judgement that decides, better or safer",
-        "pair_rule": "PKU-SafeRLHF: one-safe, safe-better or safedpo, by the safety labels",
         "dataset_template": "write pairs as messages (chat) or as Safe RLHF does (safe-rlhf)",
         "test_split_size": "share of the pairs to hold out if there is no test split",
         "output_dir": "folder for checkpoints and the trained model",
