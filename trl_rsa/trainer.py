@@ -143,8 +143,8 @@ optimizers, quantization_config, peft_config:
             args = RSAConfig(f"{model_name.split('/')[-1]}-RSA")
         check_arguments(args, risk_measure, processing_class, train_dataset)
         check_placement(args, model)
-        if ref_model is None and peft_config is None and isinstance(model, PreTrainedModel):
-            ref_model = _copy_as_reference(model)
+        if ref_model is None and peft_config is None and not args.precompute_ref_log_probs:
+            ref_model = _copy_as_reference(model) if isinstance(model, PreTrainedModel) else None
         super().__init__(
             model=model,
             ref_model=ref_model,

@@ -401,7 +401,7 @@ def wrapper(arguments, launch, pairs_path, tmp_path):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     command = ["bash", str(Path(__file__).with_name("wrapper.sh")), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def check_folder(out, model_path):

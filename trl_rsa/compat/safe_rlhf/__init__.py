@@ -1,1 +1,1 @@
-"""Safe RLHF. A script that imported `safe_rlhf.x` imports `trl_rsa.compat.safe_rlhf.x`. See docs/migration.md."""
+"""PKU's Safe RLHF: a script that imported `safe_rlhf.x` imports `trl_rsa.compat.safe_rlhf.x` (docs/migration.md)."""
