@@ -95,9 +95,8 @@ def test_trl_rsa_data_takes_the_rule(tmp_path, capsys):
     assert "4  pairs kept" in output and "rows left out by the rule one-safe" in output
 
 
-def test_a_stage_takes_the_rule(tmp_path):
+def test_a_stage_takes_the_rule(tiny_tokenizer, tmp_path):
     import sys
-    from types import SimpleNamespace
 
     from trl_rsa import Plan, Stage, align
 
@@ -106,7 +105,7 @@ def test_a_stage_takes_the_rule(tmp_path):
     path = tmp_path / "pku.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in ROWS))
     stage = Stage("safe", str(path), dataset_options={"pair_rule": "safedpo"})
-    train, _, counts = load_data(Plan([stage], "m", str(tmp_path)), stage, SimpleNamespace(eos_token="</s>"))
+    train, _, counts = load_data(Plan([stage], "m", str(tmp_path)), stage, tiny_tokenizer)
     assert len(train) == 12 and counts["train"]["left_out_by_rule"] == {"both answers are unsafe": 4}
 
 
