@@ -1,5 +1,6 @@
 """RSATrainer: TRL's DPOTrainer with a risk-aware loss. Wiring only."""
 
+import copy
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -101,9 +102,9 @@ class RSATrainer(DPOTrainer):
             A risk measure object, for measures that have no name; it takes precedence over `args.risk_*`.
         model, ref_model, data_collator, train_dataset, eval_dataset, processing_class, compute_metrics, callbacks, \
 optimizers, quantization_config, peft_config:
-            As in [`~trl.DPOTrainer`]. The reference is chosen as TRL chooses it: `ref_model`, else the policy with its
-            adapter switched off (or a copy of the adapter it came with), else the model that `model` was loaded from,
-            loaded again.
+            As in [`~trl.DPOTrainer`]. The reference is `ref_model`, else the policy with its adapter switched off (or
+            a copy of the adapter it came with), else a copy of a model in memory, or the model at a path loaded again.
+            TRL loads the path of a model in memory too, and so forgets what was merged into it or trained.
     """
 
     # The loss is a mean over pairs, not yet divided by the accumulation steps. (TRL says so itself from 1.15 on.)
@@ -152,6 +153,8 @@ optimizers, quantization_config, peft_config:
             check_risk_aware(args, model, processing_class, train_dataset)
         else:  # what the model card says
             self._tag_names, self._name, self._paper = ["trl", "dpo", "trl-rsa"], DPOTrainer._name, DPOTrainer._paper
+        if ref_model is None and peft_config is None and not args.precompute_ref_log_probs:
+            ref_model = _copy_as_reference(model) if isinstance(model, PreTrainedModel) else None
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -387,6 +390,20 @@ optimizers, quantization_config, peft_config:
         if mode == "train":
             self._total_train_tokens += int(tokens) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+
+def _copy_as_reference(model: PreTrainedModel) -> PreTrainedModel | None:
+    """A copy of the policy as it is before training. None, for which TRL loads its path again, where ZeRO-3 has
+    divided the weights: no process has them whole.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        logger.warning(
+            "ZeRO-3 has divided the model's weights, so that the reference is loaded again from "
+            f"{model.config.name_or_path}. If you have changed the weights since they were loaded, save the model and "
+            "give its folder."
+        )
+        return None
+    return copy.deepcopy(model)
 
 
 def _fits(example: dict[str, Any], max_length: int) -> bool:

@@ -43,7 +43,8 @@ def write(path: Path, rows) -> str:
 
 
 def counts_add_up(counts):
-    rows = counts.rows_used + sum(counts.skipped.values()) + sum(counts.unpaired.values())
+    dropped = (counts.skipped, counts.unpaired, counts.left_out_by_rule)
+    rows = counts.rows_used + sum(sum(reasons.values()) for reasons in dropped)
     pairs = counts.pairs_built - counts.pairs_left_out + counts.pairs_repeated
     return rows == counts.rows_read and pairs == counts.pairs_kept
 

@@ -44,7 +44,7 @@ def test_a_thousand_spellings_are_one_prompt(spellings, tmp_path):
     records = [{"prompt": prompt, "response": "r"} for prompt in spellings]
     assert len(set(read_columns(records).prompt.tolist())) == 1
     sets = {"train": spellings, "decide": ["another"], "certify": ["a third"]}
-    constraint = {"scorer": len, "threshold": 0.0, "clip": (-1, 1)}
+    constraint = {"scorer": len, "budget": 0.0, "bounds": (-1, 1)}
     assert RiskConstraint(prompts=sets, **constraint).split_prompts(0)["train"] == spellings[:1]
     with pytest.raises(ValueError, match="'train' and 'certify' that share 1 prompts"):
         RiskConstraint(prompts=sets | {"certify": [PROMPT]}, **constraint).split_prompts(0)

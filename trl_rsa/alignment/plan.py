@@ -54,7 +54,7 @@ class Stage:
         preferred_by (`str`, *optional*, defaults to `"better"`):
             Which label makes `chosen`: `"better"` (more helpful) or `"safer"`.
         dataset_options (`dict`, *optional*):
-            Other arguments of [`~trl_rsa.data.load_preferences`]: `format`, `split`, `revision`, `template`, `limit`…
+            Other arguments of [`~trl_rsa.data.load_preferences`]: `format`, `split`, `template`, `pair_rule`…
         beta (`float`, *optional*, defaults to 0.1):
             Temperature β of the regularisation, in units of reward.
         constraint_multiplier (`float`, *optional*, defaults to 1):

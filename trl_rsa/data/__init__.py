@@ -11,6 +11,7 @@ _MODULE_OF = {
     "DataReport": "report",
     "DatasetSpec": "spec",
     "FORMATS": "formats",
+    "PAIR_RULES": "pair_rules",
     "PreferenceData": "load",
     "TEMPLATES": "templates",
     "fingerprint": "report",
@@ -21,6 +22,7 @@ _MODULE_OF = {
 
 __all__ = [
     "FORMATS",
+    "PAIR_RULES",
     "TEMPLATES",
     "DataReport",
     "DatasetSpec",

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 
 from trl_rsa.data import beavertails, hh, pku, preference
 from trl_rsa.data.files import PlacedRow
+from trl_rsa.data.pair_rules import LeftOut
 from trl_rsa.data.schema import Pair, Row, RowError, check_pair
 from trl_rsa.data.templates import render
 
 
 @dataclass
 class Tally:
-    """Counts rows as they pass; with `strict`, the first one that has to be skipped is an error."""
+    """Counts rows as they pass; with `strict`, the first one that has to be skipped is an error. A row that the pair
+    rule leaves out is sound, and never one."""
 
     source: str
     strict: bool
@@ -20,8 +22,12 @@ class Tally:
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     unpaired: Counter[str] = field(default_factory=Counter)
+    by_rule: Counter[str] = field(default_factory=Counter)
 
     def skip(self, place: str, error: RowError) -> None:
+        if isinstance(error, LeftOut):
+            self.by_rule[str(error)] += 1
+            return
         if self.strict:
             raise ValueError(
                 f"You set strict=True, but {place} of {self.source} cannot be used: {error}. Repair the row, or set "
@@ -30,9 +36,11 @@ class Tally:
         self.skipped[str(error)] += 1
 
 
-def choose_adapter(format: str, preferred_by: str, template: str | None) -> Callable[[Row], Pair]:
+def choose_adapter(
+    format: str, preferred_by: str, template: str | None, rule: str | None = None
+) -> Callable[[Row], Pair]:
     adapters: dict[str, Callable[[Row], Pair]] = {
-        "pku-safe-rlhf": lambda row: pku.adapt(row, preferred_by),
+        "pku-safe-rlhf": lambda row: pku.adapt(row, preferred_by, rule),
         "hh-rlhf": hh.adapt,
         "preference": lambda row: preference.adapt(row, template),
     }

@@ -41,6 +41,7 @@ def load_preferences(
     seed: int = 42,
     max_pairs_per_prompt: int | None = None,
     limit: int | None = None,
+    pair_rule: str | None = None,
 ) -> PreferenceData:
     """Reads preference pairs into TRL's `prompt`, `chosen`, `rejected`; a row that cannot be used is counted.
 
@@ -69,6 +70,10 @@ def load_preferences(
             BeaverTails only: at most so many pairs of one prompt, 4 if not given.
         limit (`int`, *optional*):
             Keep only the first so many pairs.
+        pair_rule (`str`, *optional*):
+            PKU-SafeRLHF only, by the safety labels of both answers: "one-safe" keeps the pairs of which exactly one is
+            safe; "safe-better" those of which the preferred one is; "safedpo" drops pairs of two unsafe answers and
+            prefers the safe answer where only one is.
 
     Returns:
         [`PreferenceData`]: `dataset`, in the order of the file (BeaverTails: of the prompts in it), with the columns
@@ -82,14 +87,18 @@ def load_preferences(
     sample = sample_rows(rows)
     format = format or (spec.format if spec else None) or (detect_format(sample, rows.name) if sample else "unknown")
     if sample:
-        check_settings(format, preferred_by, template, eos_token, max_pairs_per_prompt, limit, columns_of(sample))
+        check_settings(
+            format, preferred_by, template, eos_token, max_pairs_per_prompt, limit, pair_rule, columns_of(sample)
+        )
     if template is None and format != "preference":
         template = "chat"
     tally = Tally(rows.name, strict)
     if format == "beavertails":
         built = build_from_answers(rows, tally, template, eos_token, max_pairs_per_prompt, seed)
     else:
-        built = build_from_pairs(rows, tally, choose_adapter(format, preferred_by, template), template, eos_token)
+        built = build_from_pairs(
+            rows, tally, choose_adapter(format, preferred_by, template, pair_rule), template, eos_token
+        )
     if not built:
         raise ValueError(_nothing_left(rows.name, format, tally, sample))
     kept = _draw(built, spec, seed)[:limit]
@@ -103,6 +112,9 @@ def load_preferences(
         rows_used=tally.used,
         skipped=_sorted(tally.skipped),
         unpaired=_sorted(tally.unpaired),
+        left_out_by_rule=_sorted(tally.by_rule),
+        pair_rule=pair_rule,
+        pairs_swapped=sum(pair.swapped for pair in built),
         pairs_built=len(built),
         pairs_left_out=max(0, len(built) - len(kept)),
         pairs_repeated=max(0, len(kept) - len(built)),
@@ -128,7 +140,9 @@ def _decided_by(format: str, preferred_by: str) -> str:
 
 
 def _nothing_left(source: str, format: str, tally: Tally, sample: list[Row]) -> str:
-    reasons = "; ".join(f"{count:,} × {reason}" for reason, count in (tally.skipped + tally.unpaired).most_common())
+    reasons = "; ".join(
+        f"{count:,} × {reason}" for reason, count in (tally.skipped + tally.unpaired + tally.by_rule).most_common()
+    )
     columns = f" Its columns are {', '.join(columns_of(sample))}." if sample else ""
     if not tally.read:
         return f"{source} has no rows. Give a source with at least one pair."

@@ -18,7 +18,7 @@ def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Counts of one load. Always `rows_read = rows_used + Σ skipped + Σ unpaired` and
+    """Counts of one load. Always `rows_read = rows_used + Σ skipped + Σ unpaired + Σ left_out_by_rule` and
     `pairs_kept = pairs_built − pairs_left_out + pairs_repeated`.
 
     Args:
@@ -34,6 +34,12 @@ class DataReport:
             Rows that contradict themselves or cannot be read, by reason.
         unpaired (`dict[str, int]`):
             Sound single answers that found no partner, by reason (BeaverTails only).
+        left_out_by_rule (`dict[str, int]`):
+            Sound pairs that `pair_rule` left out, by reason.
+        pair_rule (`str`, *optional*):
+            The rule.
+        pairs_swapped (`int`):
+            Pairs, among those built, of which the rule chose the answer that the judgement did not prefer.
         pairs_built (`int`):
             Pairs before a proportion or a limit was applied.
         pairs_left_out (`int`):
@@ -59,9 +65,15 @@ class DataReport:
     unpaired: dict[str, int] = field(default_factory=dict)
     pairs_left_out: int = 0
     pairs_repeated: int = 0
+    left_out_by_rule: dict[str, int] = field(default_factory=dict)
+    pair_rule: str | None = None
+    pairs_swapped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON takes it. What a pair rule has counted is left out where there is none, so that the manifests of
+        runs without one stay as they were."""
+        own = ("left_out_by_rule", "pair_rule", "pairs_swapped")
+        return {name: value for name, value in asdict(self).items() if self.pair_rule is not None or name not in own}
 
     def __str__(self) -> str:
         lines = [
@@ -73,7 +85,12 @@ class DataReport:
             lines.append(f"{self.pairs_left_out:>9,}  pairs left out by the proportion or the limit")
         if self.pairs_repeated:
             lines.append(f"{self.pairs_repeated:>9,}  of the kept pairs are repetitions")
-        for what, counts in (("skipped", self.skipped), ("unpaired", self.unpaired)):
+        if self.pairs_swapped:
+            lines.append(f"{self.pairs_swapped:>9,}  pairs in which the rule chose the other answer")
+        dropped = {"skipped": self.skipped, "unpaired": self.unpaired}
+        if self.pair_rule is not None:
+            dropped[f"left out by the rule {self.pair_rule}"] = self.left_out_by_rule
+        for what, counts in dropped.items():
             lines.append(f"{sum(counts.values()):>9,}  rows {what}")
             lines += [f"{count:>15,}  {reason}" for reason, count in counts.items()]
         return "\n".join([*lines, f"fingerprint {self.fingerprint}"])

@@ -20,13 +20,15 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair, as messages or as plain text. `weight` and `label` are None where the row has none."""
+    """One preference pair, as messages or as plain text. `weight` and `label` are None where the row has none;
+    `swapped` says that a pair rule chose against the judgement."""
 
     prompt: Text
     chosen: Text
     rejected: Text
     weight: float | None = None
     label: float | None = None
+    swapped: bool = False
 
 
 def read_text(row: Row, field: str) -> str:
@@ -58,7 +60,7 @@ def read_flag(row: Row, field: str) -> bool:
     return bool(value)
 
 
-def read_pair_columns(row: Row) -> dict[str, float | None]:
+def read_pair_columns(row: Row) -> dict[str, Any]:
     """`weight` and `label` of a row, from the optional columns `pair_weight` (≥ 0) and `pair_label` (in [0, 1])."""
     weight, label = (row.get(column) for column in PAIR_COLUMNS)
     if weight is not None and not (_is_number(weight) and weight >= 0):

@@ -1,6 +1,7 @@
 """Settings of `load_preferences` that cannot work are refused before the rows are gone through."""
 
 from trl_rsa.data.formats import FORMATS
+from trl_rsa.data.pair_rules import PAIR_RULES
 from trl_rsa.data.pku import ID_SUFFIX
 from trl_rsa.data.templates import TEMPLATES
 
@@ -12,6 +13,7 @@ def check_settings(
     eos_token: str | None,
     max_pairs_per_prompt: int | None,
     limit: int | None,
+    pair_rule: str | None,
     columns: list[str],
 ) -> None:
     if format not in FORMATS:
@@ -31,9 +33,25 @@ def check_settings(
             f"You set max_pairs_per_prompt to {max_pairs_per_prompt}, but only single answers (beavertails) are "
             f"paired here, and the rows are of format {format}. Remove it."
         )
+    if pair_rule is not None:
+        _check_rule(pair_rule, format, columns)
     judgements = [column.removesuffix(ID_SUFFIX) for column in columns if column.endswith(ID_SUFFIX)]
     if format == "pku-safe-rlhf" and judgements and preferred_by not in judgements:
         raise ValueError(
             f"You set preferred_by to {preferred_by!r}, but the rows have no column {preferred_by}{ID_SUFFIX}. "
             f"Set it to one of {', '.join(judgements)}."
+        )
+
+
+def _check_rule(pair_rule: str, format: str, columns: list[str]) -> None:
+    if pair_rule not in PAIR_RULES:
+        raise ValueError(
+            f"You set pair_rule to {pair_rule!r}, but the known rules are {', '.join(PAIR_RULES)}. Set one."
+        )
+    missing = [f for f in ("is_response_0_safe", "is_response_1_safe") if f not in columns]
+    if format != "pku-safe-rlhf" or missing:
+        lack = f"have no column {missing[0]}" if format == "pku-safe-rlhf" else f"are of format {format}"
+        raise ValueError(
+            f"You set pair_rule to {pair_rule!r}, but it needs a safety label of each answer, as PKU-SafeRLHF has "
+            f"them, and the rows {lack}. Remove it, or give rows with is_response_0_safe and is_response_1_safe."
         )

@@ -75,27 +75,33 @@ def parse_dataset_spec(spec: str) -> DatasetSpec:
     100
     ```
     """
-    name, _, rest = spec.partition(":")
-    proportion, has_path, path = rest.partition(":")
+    name, share, count, path = split_spec(spec)
     if name not in KNOWN_SPECS:
         raise ValueError(
             f"You set the dataset to {spec!r}, but {name!r} is not a name that Safe RLHF knows. Use one of "
             f"{', '.join(sorted(known for known in KNOWN_SPECS if not known.startswith('PKU-Alignment/')))}."
         )
-    if has_path and not path:
-        raise ValueError(
-            f"You set the dataset to {spec!r}, but nothing follows its second colon. Give a path, or drop the colon."
-        )
     known = KNOWN_SPECS[name]
-    share, count = _parse_proportion(proportion.strip(), spec)
     return DatasetSpec(
-        source=os.path.expanduser(path) if path else known.source,
+        source=known.source if path is None else path,
         format=known.format,
         split=known.split,
         data_dir=known.data_dir,
         proportion=share,
         num_samples=count,
     )
+
+
+def split_spec(spec: str) -> tuple[str, float, int | None, str | None]:
+    """Name, share, number of pairs and path of `NAME[:PROPORTION[:PATH]]`, whatever the name; `~` is written out."""
+    name, _, rest = spec.partition(":")
+    proportion, has_path, path = rest.partition(":")
+    if has_path and not path:
+        raise ValueError(
+            f"You set the dataset to {spec!r}, but nothing follows its second colon. Give a path, or drop the colon."
+        )
+    share, count = _parse_proportion(proportion.strip(), spec)
+    return name, share, count, os.path.expanduser(path) if has_path else None
 
 
 def _parse_proportion(text: str, spec: str) -> tuple[float, int | None]:

@@ -4,7 +4,7 @@ Their folder holds a backbone, a linear `score_head` with a bias, and possibly a
 longer imports on current transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from trl_rsa.scoring.weights import (
     read_tensors,
     short_name,
     weight_names,
+    weights_folder,
 )
 
 
+EPSILON = 1e-8  # Safe RLHF's, added to the standard deviation
 _HEAD = ("score_head.", "normalizer.")
-_EPSILON = 1e-8  # Safe RLHF's, added to the standard deviation
 
 
 class BeaverScorer(Scorer):
@@ -132,14 +133,18 @@ def _read_head(folder: Path, config: dict[str, Any]) -> tuple[Any, float]:
             f"You set the scorer beaver:{folder}, but its score head has the shape {list(weight.shape)} and not "
             "[1, hidden size]: it gives several scores. Give a model with one."
         )
-    declared = config.get("score_bias")
-    if declared is not None and bool(declared) != (bias is not None):
+    check_bias(folder, config.get("score_bias"), bias is not None)
+    return weight[0].float(), 0.0 if bias is None else float(bias.float().item())
+
+
+def check_bias(folder: Path, declared: bool | None, found: bool) -> None:
+    """Raises `ValueError` if the weights have a bias (`found`) against what is `declared` of them."""
+    if declared is not None and bool(declared) != found:
         raise ValueError(
             f"You set the scorer beaver:{folder}, but its config.json says score_bias={declared} and its weights have "
-            f"{'one' if bias is not None else 'none'}. A wrong bias would move the zero of a cost: restore the file "
-            "that is wrong."
+            f"{'one' if found else 'none'}. A wrong bias would move the zero of a cost: restore the file that is "
+            "wrong."
         )
-    return weight[0].float(), 0.0 if bias is None else float(bias.float().item())
 
 
 def _normalizer(folder: Path, config: dict[str, Any], kind: Kind) -> tuple[float, float]:
@@ -153,23 +158,40 @@ def _normalizer(folder: Path, config: dict[str, Any], kind: Kind) -> tuple[float
             "normalizer.mean and normalizer.var. Restore the weights, or set do_normalize to false."
         )
     mean, var = (float(tensors[f"normalizer.{name}"].double().item()) for name in ("mean", "var"))
-    return (mean if kind == "reward" else 0.0), var**0.5 + _EPSILON
+    return (mean if kind == "reward" else 0.0), var**0.5 + EPSILON
 
 
 def _load_backbone(folder: Path, dtype: Any) -> Any:
     """The model without its head. Whatever prefix its weights stand under (`model.`, `gpt_neox.`) is taken off."""
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
-    prefixes = {name.split(".")[0] for name in weight_names(folder) if not name.startswith((*_HEAD, "lm_head."))}
-    mapping = {rf"^{prefix}\.": "" for prefix in prefixes} if len(prefixes) == 1 else None
+    prefix = backbone_prefix(weight_names(folder))
     with quiet_loading():
         model, report = AutoModel.from_pretrained(
-            folder, dtype=dtype, key_mapping=mapping, output_loading_info=True, local_files_only=True
+            weights_folder(folder),
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            dtype=dtype,
+            key_mapping=None if prefix is None else {rf"^{prefix}\.": ""},
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
+            local_files_only=True,
         )
-    missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    check_complete(folder, type(model).__name__, report)
+    return model
+
+
+def backbone_prefix(names: Collection[str]) -> str | None:
+    """The one word that the names of all weights but the head's begin with; None if there are several."""
+    prefixes = {name.split(".")[0] for name in names if not name.startswith((*_HEAD, "lm_head."))}
+    return prefixes.pop() if len(prefixes) == 1 else None
+
+
+def check_complete(folder: Path, model: str, report: Mapping[str, Any]) -> None:
+    """Raises `ValueError` if weights of the backbone have not been found: they would be random."""
+    missing = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    missing = sorted(name for name in missing if not name.startswith(_HEAD))
     if missing:
         raise ValueError(
-            f"You set the scorer beaver:{folder}, but {len(missing)} weights of its {type(model).__name__} are "
-            f"missing or of another shape (such as {missing[0]}). Download or save the model again."
+            f"You set the scorer beaver:{folder}, but {len(missing)} weights of its {model} are missing or of another "
+            f"shape (such as {missing[0]}). Download or save the model again."
         )
-    return model

@@ -16,7 +16,15 @@ from trl_rsa.scoring.batches import (
 )
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
 from trl_rsa.scoring.text import chat_text, plain_text, safe_rlhf_text
-from trl_rsa.scoring.weights import folder_digest, model_folder, model_format, quiet_loading, read_tensors, short_name
+from trl_rsa.scoring.weights import (
+    folder_digest,
+    model_folder,
+    model_format,
+    quiet_loading,
+    read_tensors,
+    short_name,
+    weights_folder,
+)
 
 
 Output = Literal["logit", "probability"]
@@ -152,13 +160,17 @@ def _load_classifier(folder: Path, dtype: Any) -> Any:
         raise ValueError(
             f"You set the scorer hf:{folder}, but that is a *ForScore model of Safe RLHF. Use beaver:{folder}."
         )
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if (folder / "adapter_config.json").is_file():
         return _load_adapter(folder, dtype)
     with quiet_loading():
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, local_files_only=True
+            weights_folder(folder),
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=True,
         )
     missing = sorted(report["missing_keys"])
     if missing:

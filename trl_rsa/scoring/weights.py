@@ -18,8 +18,16 @@ _NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack"]
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
 
 
-def model_folder(path: str, revision: str | None = None) -> Path:
+def model_folder(path: str, revision: str | None = None, **download: Any) -> Path:
     """The local folder of a model: `path` itself, or the snapshot of a Hub repository.
+
+    Args:
+        path (`str`):
+            Folder, or repository on the Hub.
+        revision (`str`, *optional*):
+            Of the repository.
+        download:
+            Further arguments of `huggingface_hub.snapshot_download`, such as `cache_dir` and `token`.
 
     Raises:
         FileNotFoundError: if there is neither.
@@ -36,9 +44,9 @@ def model_folder(path: str, revision: str | None = None) -> Path:
 
     try:
         # Many repositories hold the weights twice; the pickled ones are fetched only where there are no others.
-        found = Path(snapshot_download(path, revision=revision, ignore_patterns=[*_NOT_READ, "*.bin"]))
+        found = Path(snapshot_download(path, revision=revision, ignore_patterns=[*_NOT_READ, "*.bin"], **download))
         if not any(found.glob("*.safetensors")):
-            found = Path(snapshot_download(path, revision=revision, ignore_patterns=_NOT_READ))
+            found = Path(snapshot_download(path, revision=revision, ignore_patterns=_NOT_READ, **download))
         return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
@@ -52,20 +60,34 @@ def short_name(path: str) -> str:
     return Path(path).name or Path(path).resolve().name
 
 
+def weights_folder(folder: Path) -> Path:
+    """Where the weights of the model in `folder` lie: there, or in a folder in it that is called like a file of them.
+    `zero_to_fp32.py` of current DeepSpeed makes such a folder, `pytorch_model.bin/`.
+    """
+    places = [folder, *(path for path in sorted(folder.glob("*.bin")) if path.is_dir())]
+    return next((place for place in places if _files_of_weights(place)), folder)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights: the safetensors if there are any, else the pickled ones.
 
     Raises:
         FileNotFoundError: if there are none.
     """
-    for pattern in ("*.safetensors", "*.bin"):
-        files = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(_NOT_WEIGHTS)]
-        if files:
-            return files
+    if files := _files_of_weights(weights_folder(folder)):
+        return files
     raise FileNotFoundError(
         f"You set the scorer to the folder {str(folder)!r}, but it holds no weights (*.safetensors or "
         "pytorch_model*.bin). Give the folder of a saved model."
     )
+
+
+def _files_of_weights(folder: Path) -> list[Path]:
+    for pattern in ("*.safetensors", "*.bin"):
+        paths = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
+        if files := [path for path in paths if not path.name.startswith(_NOT_WEIGHTS)]:
+            return files
+    return []
 
 
 def read_config(folder: Path) -> dict[str, Any]:

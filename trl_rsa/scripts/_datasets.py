@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
-from trl_rsa.data import FORMATS, TEMPLATES, load_preferences, split_by_prompt
+from trl_rsa.data import FORMATS, PAIR_RULES, TEMPLATES, load_preferences, split_by_prompt
 from trl_rsa.data.files import is_data_file, read_file
 from trl_rsa.data.spec import is_dataset_spec
 
@@ -30,6 +30,8 @@ class PreferenceScriptArguments(ScriptArguments):
             Published format of the dataset; seen from its columns if only one of the others is set.
         preferred_by (`str`, *optional*):
             The judgement that makes an answer of PKU-SafeRLHF the chosen one; "better" if not set.
+        pair_rule (`str`, *optional*):
+            Which pairs of PKU-SafeRLHF are kept, and which answer is chosen, by their safety labels.
         dataset_template (`str`, *optional*):
             How the pairs are written down.
     """
@@ -40,6 +42,13 @@ class PreferenceScriptArguments(ScriptArguments):
     preferred_by: str | None = field(
         default=None,
         metadata={"help": "PKU-SafeRLHF: the judgement that makes an answer chosen, 'better' or 'safer'."},
+    )
+    pair_rule: str | None = field(
+        default=None,
+        metadata={
+            "help": "PKU-SafeRLHF: which pairs are kept, and which answer is chosen, by their safety labels.",
+            "choices": list(PAIR_RULES),
+        },
     )
     dataset_template: str | None = field(
         default=None,
@@ -72,7 +81,7 @@ def load_pairs(
             splits = get_dataset(dataset_args)
     elif not source:
         raise ValueError("You gave no dataset. Set dataset_name to a Hub id, a file or a folder, or set `datasets`.")
-    elif script_args.dataset_format or script_args.preferred_by or script_args.dataset_template:
+    elif _is_adapted(script_args):
         splits = _adapt(script_args, with_test and dataset_args.test_split_size is None, seed, eos_token)
     else:
         splits = _load(script_args)
@@ -87,6 +96,10 @@ def load_pairs(
             )
         return split_by_prompt(train, dataset_args.test_split_size, seed)
     return train, _take(splits, "dataset_test_split", script_args.dataset_test_split, source)
+
+
+def _is_adapted(args: PreferenceScriptArguments) -> bool:
+    return bool(args.dataset_format or args.preferred_by or args.pair_rule or args.dataset_template)
 
 
 def _load(script_args: PreferenceScriptArguments) -> Mapping[str, Any]:
@@ -143,6 +156,7 @@ def _adapt(
             source,
             format=script_args.dataset_format,
             preferred_by=script_args.preferred_by or "better",
+            pair_rule=script_args.pair_rule,
             split=name if has_splits else None,
             name=script_args.dataset_config,
             template=script_args.dataset_template,

@@ -15,7 +15,7 @@ SOURCE is a .jsonl, .jsonl.gz, .json or .parquet file, a folder, a Hub id, or Sa
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from trl_rsa.data import FORMATS, TEMPLATES
+    from trl_rsa.data import FORMATS, PAIR_RULES, TEMPLATES
 
     parser = argparse.ArgumentParser(
         prog="trl-rsa data",
@@ -29,6 +29,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--preferred_by",
         default="better",
         help="PKU-SafeRLHF: the judgement that makes a response chosen, better or safer (default: better)",
+    )
+    parser.add_argument(
+        "--pair_rule",
+        choices=[*PAIR_RULES],
+        help="PKU-SafeRLHF: keep and choose by the safety labels; "
+        + "; ".join(f"{k}: {v}" for k, v in PAIR_RULES.items()),
     )
     parser.add_argument("--template", choices=TEMPLATES, help="messages, or text in Safe RLHF's template")
     parser.add_argument("--eos_token", help="the tokenizer's end-of-sequence token, for --template safe-rlhf")
@@ -54,6 +60,7 @@ def main(args: argparse.Namespace) -> int:
         args.source,
         format=args.format,
         preferred_by=args.preferred_by,
+        pair_rule=args.pair_rule,
         split=args.split,
         revision=args.revision,
         name=args.name,

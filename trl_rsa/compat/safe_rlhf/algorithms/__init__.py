@@ -1,0 +1,1 @@
+"""`safe_rlhf.algorithms`: modules that a launcher starts."""
