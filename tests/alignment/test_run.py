@@ -12,7 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trl_rsa import Plan, Stage, align
-from trl_rsa.alignment.run import preview
+from trl_rsa.alignment.preview import preview
 from trl_rsa.risk import CVaR
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, RungSettings, Stage, align
-from trl_rsa.alignment.run import preview
+from trl_rsa.alignment.preview import preview
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.training import runner
@@ -223,11 +223,15 @@ def test_changed_human_pairs_are_refused(tiny_model_path, tmp_path):
 
 def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_nothing(tiny_model_path, tmp_path):
     lines, plan = [], make_plan(tiny_model_path, tmp_path / "run", -0.5)
-    preview(plan, log=lines.append)
-    assert lines == [
+    preview(plan, log=lines.append, samples=12)
+    assert lines[0] == (
         "[ladder] cost: CVaR 0.8 of cost at most -0.5, clipped to [-1.5, 1.5], in up to 3 rungs; prompts: train 72, "
         "decide 36, certify 36"
-    ]
+    )
+    assert lines[1].startswith("[ladder] cost: 36 decide prompts") and lines[2].startswith("[ladder] cost: 36 certify")
+    assert lines[3].startswith("[ladder] cost: 12 responses of the starting model cost -1 to 1, mean ")
+    assert "were cut at 24 tokens; the budget -0.5 lies above" in lines[3] and len(lines) == 4
+    assert not (tmp_path / "run").exists(), "a dry run writes nothing"
     plan.rungs.args = {"risk_tail": 0.1}
     with pytest.raises(ValueError, match="You set tail"):
         climb(plan)

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from trl_rsa import Plan, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage
-from trl_rsa.alignment.run import preview
+from trl_rsa.alignment.preview import preview
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.sampling.encoding import ConversationEncoder

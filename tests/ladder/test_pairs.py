@@ -66,7 +66,7 @@ def test_raw_labels_follow_bradley_terry_on_the_cost():
     (row,), counts = pairs_of([make()], groups, deltas={"cost": 2.5})
     assert (row["prompt"], row["chosen"], row["rejected"]) == ("q", "good", "bad")
     assert row["pair_label"] == pytest.approx(sigmoid(2))
-    assert counts == {"responses": 2, "cut": 0, "own_pairs": 1}
+    assert counts == {"responses": 2, "cut": 0, "own_pairs": 1, "ties": 0}
 
 
 def test_truncated_labels_see_the_tail_only():
@@ -115,6 +115,15 @@ def test_a_cut_answer_makes_pairs_unless_they_are_dropped_and_nothing_to_compare
         pairs_of([make()], groups, cut="drop")
     with pytest.raises(ValueError, match="cut responses are kept or dropped"):
         RungSettings(cut="maybe")
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 6), (0.5, 3), (0.0, 0)])
+def test_ties_are_thinned_and_counted(share, kept):
+    """Four harmless responses and a harmful one: six pairs at ½, and four that say which is safer."""
+    groups = answered((["cost"], {"q": [(name, -1.0) for name in "abcd"] + [("e", 2.0)]}))
+    rows, counts = pairs_of([make(labels="unsafe")], groups, ties=share)
+    assert sum(row["pair_label"] == 0.5 for row in rows) == kept and len(rows) == 4 + kept
+    assert counts["ties"] == 6 and counts["own_pairs"] == 4 + kept
 
 
 def answers(*costs):

@@ -50,7 +50,8 @@ class Stage:
         eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
             Held-out pairs, read with the same options.
         held_out (`float` or `int`, *optional*, defaults to 0):
-            Without `eval_dataset`: fraction (below 1) or number of prompts whose pairs are set aside for evaluation.
+            Without `eval_dataset`: fraction (below 1) or number of pairs that are set aside for evaluation. Prompts
+            are set aside whole, so that none is on both sides; it may be a few pairs less.
         preferred_by (`str`, *optional*, defaults to `"better"`):
             Which label makes `chosen`: `"better"` (more helpful) or `"safer"`.
         dataset_options (`dict`, *optional*):

@@ -107,6 +107,20 @@ def _completion(prompt: Any, response: ScoredResponse) -> Any:
     return response.text if isinstance(prompt, str) else [{"role": "assistant", "content": response.text}]
 
 
+def is_tie(row: Row) -> bool:
+    """Whether neither response is preferred: a soft label of ½ exactly."""
+    return row.get("pair_label") == 0.5
+
+
+def thin_ties(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """The rows, with so much of the ties; which ones is drawn by seed."""
+    if share == 1.0:
+        return list(rows)
+    places = [i for i, row in enumerate(rows) if is_tie(row)]
+    kept = set(random.Random(seed).sample(places, round(share * len(places))))
+    return [row for i, row in enumerate(rows) if i in kept or not is_tie(row)]
+
+
 def draw_human(own: int, human: Sequence[Row], share: float, seed: int) -> list[Row]:
     """As many human pairs as make `share` of a rung beside `own` pairs of the policy, or all that there are."""
     wanted = min(len(human), round(own * share / (1 - share)))

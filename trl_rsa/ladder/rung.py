@@ -7,7 +7,15 @@ from typing import Any
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import HumanPairs
 from trl_rsa.ladder.observe import ResponseRecord
-from trl_rsa.ladder.pairs import Row, draw_human, responses_by_prompt, safety_pairs, with_equal_columns
+from trl_rsa.ladder.pairs import (
+    Row,
+    draw_human,
+    is_tie,
+    responses_by_prompt,
+    safety_pairs,
+    thin_ties,
+    with_equal_columns,
+)
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.settings import RungSettings
 
@@ -59,6 +67,8 @@ def rung_pairs(
         rows += safety_pairs(
             responses_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt
         )
+    ties = sum(is_tie(row) for row in rows)
+    rows = thin_ties(rows, settings.ties, seed)
     responses = sum(len(records) for _, records in collected)
     cut = sum(not record["finished"] for _, records in collected for record in records)
     if not rows:
@@ -72,7 +82,9 @@ def rung_pairs(
         pairs = draw_human(own, human[name].rows, constraints[name].human_share, seed)
         drawn[name] = len(pairs)
         rows += pairs
-    counts = {"responses": responses, "cut": cut, "own_pairs": own} | ({"human_pairs": drawn} if drawn else {})
+    counts = {"responses": responses, "cut": cut, "own_pairs": own, "ties": ties} | (
+        {"human_pairs": drawn} if drawn else {}
+    )
     return with_equal_columns(rows), counts
 
 

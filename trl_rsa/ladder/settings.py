@@ -34,6 +34,9 @@ class RungSettings:
             either way.
         pairs_per_prompt (`int`, *optional*):
             At most so many pairs per prompt, drawn by seed; all by default.
+        ties (`float`, *optional*, defaults to 1):
+            Share of the pairs with the label ½ exactly that are kept, drawn by seed, in [0, 1]. Such pairs, two
+            harmless responses for example, hold the policy in place and cost as much as the others.
         beta (`float`, *optional*, defaults to 1):
             Temperature β, in units of reward. Soft labels are on the scale of the cost, so that at β = 1 the
             multiplier is reward per cost. A rung runs at temperature β/Δλ.
@@ -58,6 +61,7 @@ class RungSettings:
     soft: bool = True
     cut: str = "keep"
     pairs_per_prompt: int | None = None
+    ties: float = 1.0
     beta: float = 1.0
     risk_measure: Any = None
     args: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +76,10 @@ class RungSettings:
             raise ValueError(
                 f"You set cut={self.cut!r}, but cut responses are kept or dropped when pairs are made. Set 'keep' or "
                 "'drop'."
+            )
+        if not 0.0 <= self.ties <= 1.0:
+            raise ValueError(
+                f"You set ties={self.ties!r}, but it is the share of tied pairs that is kept. Set 0 to 1."
             )
         for name in self.draws:
             if name not in SPLITS:

@@ -63,7 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", help="write here instead of to the plan's output_dir")
     parser.add_argument("--seed", type=int, help="seed of every stage instead of the plan's")
     parser.add_argument(
-        "--dry_run", action="store_true", help="read the plan and its data, print what would run, train nothing"
+        "--dry_run",
+        action="store_true",
+        help="check the plan, its data and scorers, say what would run and where the budget lies; train nothing",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=32,
+        metavar="N",
+        help="with --dry_run: score N responses of the starting model (default: 32; 0 loads no model)",
     )
     parser.add_argument("--accelerate_config", metavar="NAME", help=HELP)
     return parser
@@ -75,11 +84,12 @@ def launch(args: argparse.Namespace, argv: list[str], launcher: "Launcher") -> i
 
 def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     from trl_rsa.alignment.plan import Plan
-    from trl_rsa.alignment.run import align, preview
+    from trl_rsa.alignment.preview import preview
+    from trl_rsa.alignment.run import align
 
     plan = Plan.from_yaml(args.config, model=args.model, output_dir=args.output_dir, seed=args.seed)
     if args.dry_run:
-        preview(plan)
+        preview(plan, samples=args.samples)
     else:
         align(plan, launcher=launcher)
     return 0

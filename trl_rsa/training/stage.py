@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
@@ -110,6 +111,9 @@ def train_stage(
         load_last(trainer, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    risen = _rise_of_the_loss(trainer)
+    if risen:
+        log(f"{ready.title}: {risen}")
     metrics = _final_metrics(trainer)
     _save(trainer, ready.folder)
     _finish_trackers(config)
@@ -140,6 +144,32 @@ _HEADLINE = (
     "eval_kl/chosen",
     "eval_risk/chosen",
 )
+
+
+# Fewer logged losses say nothing about a trend.
+_LEAST_LOGGED = 8
+
+
+def _rise_of_the_loss(trainer: RSATrainer) -> str | None:
+    """Whether the last quarter of the logged losses is clearly above the first, in a sentence; None if not."""
+    return rise_of([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+
+
+def rise_of(logged: Sequence[float]) -> str | None:
+    """As [`_rise_of_the_loss`], of the logged losses in order."""
+    losses = np.asarray(logged, dtype=float)
+    quarter = len(losses) // 4
+    if len(losses) < _LEAST_LOGGED:
+        return None
+    first, last = losses[:quarter], losses[-quarter:]
+    spread = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / quarter)
+    # Written so that a loss that is not a number counts as risen.
+    if last.mean() - first.mean() <= 2 * spread:
+        return None
+    return (
+        f"the loss ROSE from {first.mean():.3g} to {last.mean():.3g}. Lower learning_rate, or take more pairs a step "
+        "(gradient_accumulation_steps)."
+    )
 
 
 def _final_metrics(trainer: RSATrainer) -> dict[str, float | None]:

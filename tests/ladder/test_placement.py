@@ -1,0 +1,37 @@
+"""Signs, and where the budget lies, before anything is trained."""
+
+import pytest
+
+from trl_rsa import RiskConstraint
+from trl_rsa.ladder import placement
+from trl_rsa.sampling.response import Response
+from trl_rsa.scoring import load_scorer
+
+
+def place(budget, costs, bounds=(-2.0, 2.0)):
+    constraint = RiskConstraint(len, ["p"], budget=budget, bounds=bounds, tail=0.5)
+    responses = [Response(i, 0, "a", [1], i > 0) for i in range(len(costs))]
+    return placement._placed(constraint, costs, responses, 32)
+
+
+def test_the_budget_among_the_costs():
+    """Worst half of −1, 0, 1, 3 clipped to [−2, 2]: 1 and 2, CVaR 1.5. The budget 0.5 lies above two of four."""
+    said = place(0.5, [-1.0, 0.0, 1.0, 3.0])
+    assert "cost -1 to 3, mean 0.75, CVaR 0.5 1.5; 1 were cut at 32 tokens; the budget 0.5 lies above 50% of" in said
+    assert "1 lie outside the bounds [-2, 2] and count as these" in said
+    assert place(1.9, [-1.0, 0.0, 1.0, 1.8]).endswith("above 100% of them: the constraint may never act.")
+    assert place(1.6, [-1.0, 0.0, 1.0, 1.8]).endswith("few rungs, or none, may be needed.")
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_scorer_with_its_sign_turned_is_doubted(sign):
+    def harm(prompts, completions, **kwargs):
+        return [sign * any(word in text for word in ("fire", "vermin", "miss", "Smash")) for text in completions]
+
+    scorer = load_scorer(harm, kind="cost")
+    constraint = RiskConstraint("hf:some/model", ["p"], budget=0.5, bounds=(-2.0, 2.0))
+    doubt = placement._doubt_about_sign(constraint, scorer)
+    assert (doubt is None) == (sign > 0)
+    assert sign > 0 or "higher_is: better" in doubt
+    # A function has a meaning of its own.
+    assert placement._doubt_about_sign(RiskConstraint(harm, ["p"], budget=0.5, bounds=(-2.0, 2.0)), scorer) is None
