@@ -49,8 +49,9 @@ RULES = {
     "metrics": Rule(others=("torch",)),
     "kernels": Rule(ours=("kernels", "risk"), others=("torch", "triton")),
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
+    "_device": Rule(others=("torch",)),
     "_trl": Rule(others=("packaging", "trl")),
-    "config": Rule(ours=("losses", "risk"), others=("trl",)),
+    "config": Rule(ours=("_device", "losses", "risk"), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),
     "refusals": Rule(ours=("collator", "config", "risk"), others=HEAVY),
     "trainer": Rule(

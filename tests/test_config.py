@@ -255,3 +255,8 @@ def test_what_is_refused_exists_in_dpo_config_with_a_plain_default():
     plain = {f.name for f in fields(DPOConfig) if f.default is not MISSING}
     assert set(_NOT_HONOURED) <= plain
     assert set(_NOT_HONOURED) == set(CHANGED)
+
+
+def test_without_an_accelerator_it_is_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_rsa.config.has_accelerator", lambda: False)
+    assert RSAConfig(output_dir=str(tmp_path)).use_cpu

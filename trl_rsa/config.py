@@ -5,6 +5,7 @@ from typing import Any
 
 from trl import DPOConfig
 
+from trl_rsa._device import has_accelerator
 from trl_rsa.losses import LINKS
 from trl_rsa.risk import RISK_MEASURES, RiskMeasure, make_risk_measure
 
@@ -160,6 +161,9 @@ class RSAConfig(DPOConfig):
         if self.drop_truncated is None:
             self.drop_truncated = self.is_risk_aware
         self.make_risk_measure()
+        if not self.use_cpu and not has_accelerator():
+            # transformers refuses to begin without it, and a first run on a laptop should not have to know.
+            self.use_cpu = True
         super().__post_init__()
 
     @property
