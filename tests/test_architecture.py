@@ -57,6 +57,8 @@ RULES = {
     ),
     "data": Rule(ours=("data",), others=ANY, never_others=("peft", "trl")),
     "scoring": Rule(ours=("scoring", "data"), others=ANY),
+    "score_models": Rule(ours=("score_models", "scoring", "data"), others=ANY),
+    "compat": Rule(ours=ANY, never=("cli", "__main__"), others=ANY),
     "evaluation": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report", "sandbox"), others=ANY),
     "report": Rule(ours=("report",), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),

@@ -1,8 +1,9 @@
 """Held-out pairs that share no prompt with the training pairs."""
 
-import json
 import random
+import unicodedata
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 
@@ -30,7 +31,7 @@ def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42
             f"The dataset has the columns {', '.join(dataset.column_names)}, but a split by prompt needs `prompt`. "
             "Load it with trl_rsa.data.load_preferences, which makes the prompt explicit."
         )
-    prompts = [_key(prompt) for prompt in dataset["prompt"]]
+    prompts = [prompt_key(prompt) for prompt in dataset["prompt"]]
     held_out_prompts = _draw_prompts(Counter(prompts), _target(fraction_or_count, len(prompts)), seed)
     held_out = [i for i, prompt in enumerate(prompts) if prompt in held_out_prompts]
     train = [i for i, prompt in enumerate(prompts) if prompt not in held_out_prompts]
@@ -43,8 +44,19 @@ def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42
     return dataset.select(train), dataset.select(held_out)
 
 
-def _key(prompt: object) -> str:
-    return prompt.strip() if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+def prompt_key(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    """What two spellings of one prompt share: case, spaces and Unicode's variants of a letter are folded, and text is
+    the same as one message of the user."""
+    if isinstance(prompt, str):
+        return _fold(prompt)
+    turns = [(message["role"], _fold(message["content"])) for message in prompt]
+    if [role for role, _ in turns] == ["user"]:
+        return turns[0][1]
+    return "\n".join(f"{role}: {content}" for role, content in turns)
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _target(fraction_or_count: float, pairs: int) -> int:
