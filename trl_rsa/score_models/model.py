@@ -101,11 +101,9 @@ def _add_bias(model: Any, bias: Any, path: str) -> None:
             f"You set layout=beaver, but the {type(model).__name__} of {path!r} has no head called `score`, as "
             "decoders have it. Set layout=hf."
         )
-    new = torch.nn.Linear(old.in_features, old.out_features, bias=True, dtype=old.weight.dtype)
-    with torch.no_grad():
-        new.weight.copy_(old.weight)
-        new.bias.copy_(torch.zeros_like(new.bias) if bias is None else bias)
-    model.score = new.to(old.weight.device)
+    # The weight is left alone: ZeRO-3 has taken it apart already.
+    start = torch.zeros(old.out_features) if bias is None else bias
+    old.bias = torch.nn.Parameter(start.to(old.weight.device, old.weight.dtype))
 
 
 def as_reward_model(model: Any) -> None:
@@ -115,7 +113,7 @@ def as_reward_model(model: Any) -> None:
 
 
 def describe(config: Any, readout: Readout, settings: Mapping[str, Any]) -> None:
-    """Writes into the configuration what the logits are: their names for transformers, the way to a score for `hf:`."""
+    """Writes what the logits are into the configuration: names for transformers, the way to a score for `hf:`."""
     if readout.scale is None:
         names = [readout.objective]
     else:
