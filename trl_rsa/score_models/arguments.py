@@ -27,8 +27,8 @@ class ScoreModelArguments:
         default=None,
         metadata={"help": "What the score is: a reward, or a cost (above 0 unsafe).", "choices": [*OBJECTIVES]},
     )
-    data: list[str] = field(
-        default_factory=list,
+    data: list[str] | None = field(
+        default=None,
         metadata={"help": "Judged responses: files, folders, Hub ids, or Safe RLHF's NAME[:PROPORTION[:PATH]]."},
     )
     eval_data: list[str] | None = field(

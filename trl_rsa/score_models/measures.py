@@ -47,7 +47,7 @@ def measure(held_out: HeldOut, objective: str, scale: HarmScale | None) -> dict[
         "pair_accuracy": pair_accuracy(sign * scores, held_out.pairs),
     }
     known = [i for i, unsafe in enumerate(held_out.unsafe) if unsafe is not None]
-    unsafe = np.array([bool(held_out.unsafe[i]) for i in known])
+    unsafe = np.array([bool(held_out.unsafe[i]) for i in known], bool)
     result |= {"labelled": len(known), "unsafe": int(unsafe.sum()), "auc": auc(sign * scores[known], unsafe)}
     if objective == "cost":
         result["right_side_of_zero"] = float(((scores[known] > 0) == unsafe).mean()) if known else None

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
 from trl_rsa.data.spec import is_dataset_spec
 from trl_rsa.data.split import prompt_key
@@ -31,7 +30,7 @@ class Rows:
         return "\n".join(lines)
 
 
-def read_rows(arguments: ScoreModelArguments, scale: HarmScale | None, seed: int) -> Rows:
+def read_rows(arguments: ScoreModelArguments, seed: int) -> Rows:
     """
     Reads `data` and `eval_data`, and holds prompts out if there is no `eval_data`.
 
@@ -42,11 +41,11 @@ def read_rows(arguments: ScoreModelArguments, scale: HarmScale | None, seed: int
 
     def read(sources: Sequence[str], split: str | None) -> list[JudgedData]:
         return [
-            load_judged(source, scale, preferred_by=preferred_by, split=_split_of(source, split), seed=seed)
+            load_judged(source, arguments.scale, preferred_by=preferred_by, split=_split_of(source, split), seed=seed)
             for source in sources
         ]
 
-    sources = read(arguments.data, arguments.split)
+    sources = read(arguments.data or [], arguments.split)
     rows = [row for source in sources for row in source.rows]
     if arguments.eval_data:
         evaluated = read(arguments.eval_data, arguments.eval_split)

@@ -62,9 +62,11 @@ def train_score_model(
         ValueError, FileNotFoundError: with one sentence for the user.
     """
     check_training(arguments, training_args, peft_config)
-    rows = read_rows(arguments, arguments.scale if arguments.objective == "cost" else None, training_args.seed)
+    rows = read_rows(arguments, training_args.seed)
     log(str(rows))
     readout, judgements = decide(arguments, rows)
+    layout: Any = arguments.layout
+    find_start(model, layout, readout, init_kwargs.get("revision"))
     tokenizer = AutoTokenizer.from_pretrained(
         model, revision=init_kwargs.get("revision"), trust_remote_code=training_args.trust_remote_code
     )
@@ -74,8 +76,6 @@ def train_score_model(
         log(f"{count:>9,}  rows left out: {reason}")
     if not len(dataset):
         raise ValueError(f"No row is left to train on: {'; '.join(left_out) or 'none has what `use` asks for'}.")
-    layout: Any = arguments.layout
-    find_start(model, layout, readout, init_kwargs.get("revision"))
     if arguments.dry_run:
         log(f"Dry run: {len(dataset):,} rows would be trained on, and nothing was written.")
         return Trained(None, [])

@@ -30,9 +30,9 @@ _SHOWN = {
     "model and data": {
         "objective": "reward (higher is better) or cost (higher is worse, above 0 unsafe)",
         "model_name_or_path": "language model, or score model to train further",
-        "data": "judged responses: .jsonl, .csv, .json, .parquet, folder, Hub id, Safe RLHF's names",
+        "data": "judged responses: .jsonl, .csv, .parquet, folder, Hub id, …",
         "split": "split of the data, where there are several",
-        "use": "what to learn from: pairs labels grades; all that the data have, for a reward pairs",
+        "use": "learn from pairs, labels, grades: all of them, for a reward pairs",
         "preferred_by": "PKU-SafeRLHF: what orders a pair, better or safer",
         "held_out": "share of the prompts to measure on",
         "eval_data": "judged responses to measure on, in place of held_out",
@@ -40,9 +40,9 @@ _SHOWN = {
         "dry_run": "read the data and look at the model; train nothing",
     },
     "score": {
-        "harm_scale": "grades and costs, as safe=-1,minor=1,moderate=4,severe=10: a graded cost",
+        "harm_scale": "grades and costs, as safe=-1,minor=1,moderate=4,severe=10",
         "heads": "heads on one body, an ensemble",
-        "pessimism": "standard deviations of the heads added to a cost, or taken off a reward",
+        "pessimism": "their standard deviations added to a cost, off a reward",
         "loss_type": "sequence-wise, or token-wise for pairs and labels",
         "regularization": "weight of the squared scores",
         "layout": "hf (a sequence classifier) or beaver (Safe RLHF's *ForScore)",
