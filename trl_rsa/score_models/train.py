@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import RewardConfig
 
 from trl_rsa.score_models.arguments import ScoreModelArguments
@@ -101,6 +102,8 @@ def train_score_model(
         "left_out": left_out,
     }
     result = Trained(None, [])
+    # ZeRO-3 would take the scorer's model apart too, and wait for processes that do not load it.
+    unset_hf_deepspeed_config()
     if trainer.accelerator.is_main_process:
         result = _measure(arguments, training_args, readout, rows, folder)
         write_card(folder, arguments, readout, rows, model, trained, result.measures, result.warnings)
