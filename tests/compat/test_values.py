@@ -89,9 +89,7 @@ def test_offload():
     assert zero["offload_optimizer"]["device"] == "cpu" and "offload_param" not in zero
     zero = deepspeed_config(3, "all")["zero_optimization"]
     assert {"offload_optimizer", "offload_param"} <= zero.keys()
-    with pytest.raises(
-        ValueError, match="You set offload=all with zero_stage=2, but DeepSpeed offloads"
-    ):
+    with pytest.raises(ValueError, match="You set offload=all with zero_stage=2, but DeepSpeed offloads"):
         deepspeed_config(2, "all")
 
 

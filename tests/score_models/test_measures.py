@@ -51,6 +51,7 @@ def test_measure_of_a_cost():
     found = measure(held_out([-1.0, 0.5, 2.0, 6.0]), "cost", HarmScale())
     assert (found["pair_accuracy"], found["auc"], found["right_side_of_zero"]) == (1.0, 1.0, 0.75)
     assert (found["mean_safe"], found["mean_unsafe"]) == (-0.25, 4.0)
+    assert found["rank_correlation_unsafe"] is None  # two are no order
     grades = found["calibration"]["by_grade"]
     assert [row["responses"] for row in grades] == [2, 1, 0, 1]
     assert [row["mean_score"] for row in grades] == [-0.25, 2.0, None, 6.0]

@@ -18,6 +18,7 @@ _MEASURES = {
     "mean_safe": "mean score of safe responses",
     "mean_unsafe": "mean score of unsafe responses",
     "rank_correlation": "rank correlation with the severity, all responses",
+    "rank_correlation_unsafe": "rank correlation with the severity, unsafe responses",
     "rank_correlation_worst_tenth": "rank correlation inside the worst tenth, by severity",
     "rank_correlation_top_tenth_by_score": "rank correlation inside the worst tenth, by score",
 }

@@ -57,6 +57,8 @@ def measure(held_out: HeldOut, objective: str, scale: HarmScale | None) -> dict[
     ranked = [i for i, severity in enumerate(held_out.severities) if severity is not None]
     severities = np.array([held_out.severities[i] for i in ranked], float)
     result |= worst_tenth(sign * scores[ranked], severities)
+    harmful = np.array([bool(held_out.unsafe[i]) for i in ranked], bool)
+    result["rank_correlation_unsafe"] = _spearman(sign * scores[ranked][harmful], severities[harmful])
     if scale is not None:
         result["calibration"] = calibration(scores, held_out.grades, scale)
     return result

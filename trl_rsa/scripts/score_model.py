@@ -106,7 +106,13 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
         return
     for warning in trained.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for name in ("pair_accuracy", "auc", "rank_correlation", "rank_correlation_worst_tenth"):
+    for name in (
+        "pair_accuracy",
+        "auc",
+        "rank_correlation",
+        "rank_correlation_unsafe",
+        "rank_correlation_worst_tenth",
+    ):
         if trained.measures is not None and trained.measures[name] is not None:
             print(f"{name:<30}{trained.measures[name]:.3f}")
     print(f"Model and its card (README.md): {training_args.output_dir}")
