@@ -105,7 +105,7 @@ def test_cost_through_runpy(tiny_model_path, tmp_path):
     )
     flags = f"""
     --train_datasets PKU-SafeRLHF/train:1.0:{data} --eval_datasets PKU-SafeRLHF/test:20/-1:{data}
-    --model_name_or_path {tiny_model_path} --output_dir={folder} --max_length 64 --trust_remote_code False --epochs 8
+    --model_name_or_path {tiny_model_path} --output_dir={folder} --max_length 64 --trust_remote_code False --epochs 6
     --per_device_train_batch_size 16 --lr 1e-2 --need_eval --eval_strategy epoch --regularization 0.001
     --normalize_score_during_training False --log_type tensorboard --zero_stage 0 --offload none --bf16 False
     --tf32 True
