@@ -150,7 +150,7 @@ def test_frozen_backbone_and_adapter(train, tiny_model_path, training, tmp_path)
 
 def test_training_reads_the_tokens_that_scoring_reads(tiny_tokenizer, tmp_path):
     rows = load_judged(write_jsonl(tmp_path / "p.jsonl", pku_rows(3)), preferred_by="safer").rows
-    dataset, left_out = encode(rows, Encoder(tiny_tokenizer, "chat"), 1, 0, ("pairs", "labels"))
+    dataset, left_out = encode(rows, Encoder(tiny_tokenizer, "chat"), 1, 0, ("pairs", "labels"), True)
     assert left_out == {} and learned_from(dataset) == {"pairs": 3, "labels": 6, "grades": 0}
     text = tiny_tokenizer.decode(dataset[0]["chosen_ids"])
     prompt, response = rows[0].prompt[0]["content"], rows[0].verdicts[0].response[0]["content"]

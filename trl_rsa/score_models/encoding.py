@@ -57,7 +57,12 @@ class Encoder:
 
 
 def encode(
-    rows: Sequence[JudgedRow], encoder: Encoder, heads: int, seed: int, judgements: Sequence[str]
+    rows: Sequence[JudgedRow],
+    encoder: Encoder,
+    heads: int,
+    seed: int,
+    judgements: Sequence[str],
+    with_starts: bool = False,
 ) -> tuple[Dataset, dict[str, int]]:
     """
     Tokenizes the rows.
@@ -69,6 +74,8 @@ def encode(
             (Owen and Eckles, 2012), so that they differ where the data leave it open.
         seed (`int`): Of these halves.
         judgements (`Sequence[str]`): What is learned from: some of "pairs", "labels" and "grades".
+        with_starts (`bool`, *optional*, defaults to `False`): Whether to look for the first token that a score depends
+            on, which a token-wise loss needs; 0 otherwise.
 
     Returns:
         The dataset, and how many rows were left out, by reason.
@@ -89,7 +96,7 @@ def encode(
             unsafe = [None if grade is not None else label for grade, label in zip(grades, labels, strict=True)]
             columns["chosen_ids"].append(ids[0])
             columns["rejected_ids"].append(ids[1] if len(ids) == 2 else [])
-            columns["starts"].append(_starts(ids, encoder, row))
+            columns["starts"].append(_starts(ids, encoder, row) if with_starts else [0] * len(ids))
             columns["grades"].append([NONE if grade is None else grade for grade in grades])
             columns["unsafe"].append([NONE if label is None else int(label) for label in unsafe])
             columns["head_weights"].append(_head_weights(row, heads, seed))

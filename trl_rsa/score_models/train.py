@@ -72,7 +72,8 @@ def train_score_model(
         model, revision=init_kwargs.get("revision"), trust_remote_code=training_args.trust_remote_code
     )
     encoder = make_encoder(arguments, training_args, tokenizer, model)
-    dataset, left_out = encode(rows.train, encoder, readout.heads, training_args.seed, judgements)
+    token_wise = arguments.loss_type == "token-wise"
+    dataset, left_out = encode(rows.train, encoder, readout.heads, training_args.seed, judgements, token_wise)
     for reason, count in left_out.items():
         log(f"{count:>9,}  rows left out: {reason}")
     if not len(dataset):
@@ -86,7 +87,7 @@ def train_score_model(
         settings |= {"truncation": encoder.truncation, "max_length": training_args.max_length}
     describe(trainer.model.config, readout, settings)
     if training_args.eval_strategy != "no":
-        held_out, _ = encode(rows.held_out, encoder, readout.heads, training_args.seed, judgements)
+        held_out, _ = encode(rows.held_out, encoder, readout.heads, training_args.seed, judgements, token_wise)
         if not len(held_out):
             raise ValueError("You set eval_strategy, but no row is held out. Set held_out or eval_data.")
         trainer.eval_dataset = held_out
