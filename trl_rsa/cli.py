@@ -10,6 +10,7 @@ from trl_rsa.scripts._command import did_you_mean, run_command
 COMMANDS = {
     "train": "train one stage: TRL's dpo script with a risk-aware loss",
     "align": "align a model in stages, by a plan in a YAML file",
+    "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
     "demo": "align a small model in the sandbox, from nothing to a report",
     "evaluate": "sample, score and compare models, or a file of responses",
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     if command in COMMANDS:
         return run_command(command, argv[1:])
     if command in ("-h", "--help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())))
+        print(_USAGE.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())))
         return 0
     if command == "--version":
         print(f"trl-rsa {__version__}")

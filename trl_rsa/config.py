@@ -161,9 +161,8 @@ class RSAConfig(DPOConfig):
         if self.drop_truncated is None:
             self.drop_truncated = self.is_risk_aware
         self.make_risk_measure()
-        if not self.use_cpu and not has_accelerator():
-            # transformers refuses to begin without it, and a first run on a laptop should not have to know.
-            self.use_cpu = True
+        # transformers refuses to begin without `use_cpu`, and a first run on a laptop should not have to know.
+        self.use_cpu: bool = self.use_cpu or not has_accelerator()
         super().__post_init__()
 
     @property

@@ -187,13 +187,13 @@ def test_hub_id_without_a_connection_is_one_sentence(monkeypatch):
 
 def test_other_sources_that_cannot_work(tmp_path):
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "table.csv").write_text("a,b\n")
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "bad.json").write_text('[{"a": 1}, ')
     (tmp_path / "folder").mkdir()
     for name, sentence in {
         "empty.jsonl": "is empty",
-        "table.csv": "no format that can be read",
+        "table.xlsx": "no format that can be read",
         "bad.parquet": "cannot be read as parquet",
         "bad.json": "cannot be parsed",
         "folder": "could not be loaded",

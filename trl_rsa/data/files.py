@@ -1,6 +1,8 @@
 """Rows of one local file. A broken line is one broken row, never the end of the file."""
 
+import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,12 +19,12 @@ BROKEN_LINE = "the line is not valid JSON"
 
 
 def read_file(path: Path) -> Iterator[PlacedRow]:
-    """Yields the rows of a .jsonl, .json or .parquet file; the first two may be gzipped."""
+    """Yields the rows of a .jsonl, .json, .csv or .parquet file; all but the last may be gzipped."""
     reader = _reader(path)
     if reader is None:
         raise ValueError(
             f"You gave the file {path}, but its ending says no format that can be read. Use a .jsonl, .jsonl.gz, "
-            ".json or .parquet file."
+            ".json, .csv or .parquet file."
         )
     return reader(path)
 
@@ -32,7 +34,7 @@ def is_data_file(path: Path) -> bool:
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]] | None:
-    readers = {".jsonl": _read_lines, ".json": _read_json, ".parquet": _read_parquet}
+    readers = {".jsonl": _read_lines, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     return readers.get(Path(path.name.removesuffix(".gz")).suffix)
 
 
@@ -86,6 +88,22 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
             ) from None
     for index, row in enumerate(rows):
         yield f"row {index}", _only_object(row)
+
+
+def _read_csv(path: Path) -> Iterator[PlacedRow]:
+    """Rows under a header line. Every value is text; a cell that is left empty is missing."""
+    number = 0
+    try:
+        with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            for number, row in enumerate(csv.DictReader(text), start=1):
+                if None in row:
+                    yield f"row {number}", RowError("the row has more cells than the header")
+                else:
+                    yield f"row {number}", {name: value for name, value in row.items() if value not in (None, "")}
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        yield f"row {number + 1}", RowError("the compressed file ends early or is damaged")
+    except (UnicodeDecodeError, csv.Error) as error:
+        yield f"row {number + 1}", RowError(f"the rest of the file cannot be read as CSV in UTF-8 ({error})")
 
 
 def _read_parquet(path: Path) -> Iterator[PlacedRow]:

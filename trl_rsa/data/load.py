@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trl_rsa.data import pku
 from trl_rsa.data.build import Tally, build_from_answers, build_from_pairs, choose_adapter
@@ -18,6 +18,8 @@ from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def load_preferences(
         `ValueError`: for settings that cannot work, an unknown format, a broken row with `strict`, nothing left.
         `FileNotFoundError`: for a source that does not exist.
     """
-    spec, rows = _open(source, split, revision, name)
+    spec, rows = open_named(source, split, revision, name)
     sample = sample_rows(rows)
     format = format or (spec.format if spec else None) or (detect_format(sample, rows.name) if sample else "unknown")
     if sample:
@@ -101,7 +103,7 @@ def load_preferences(
         )
     if not built:
         raise ValueError(_nothing_left(rows.name, format, tally, sample))
-    kept = _draw(built, spec, seed)[:limit]
+    kept = draw(built, spec, seed)[:limit]
     dataset = _to_dataset(kept)
     counts = DataReport(
         source=rows.name,
@@ -124,7 +126,9 @@ def load_preferences(
     return PreferenceData(dataset, counts)
 
 
-def _open(source: Any, split: str | None, revision: str | None, name: str | None) -> tuple[DatasetSpec | None, Rows]:
+def open_named(
+    source: Any, split: str | None, revision: str | None, name: str | None
+) -> tuple[DatasetSpec | None, Rows]:
     """Arguments win over the spec. A spec's split does not apply to a file that the user put in its place."""
     if isinstance(source, str) and is_dataset_spec(source) and not Path(source).exists():
         source = parse_dataset_spec(source)
@@ -149,7 +153,7 @@ def _nothing_left(source: str, format: str, tally: Tally, sample: list[Row]) -> 
     return f"No pair is left of the {tally.read:,} rows of {source} (format {format}): {reasons}.{columns}"
 
 
-def _draw(pairs: list[Pair], spec: DatasetSpec | None, seed: int) -> list[Pair]:
+def draw(pairs: list[_T], spec: DatasetSpec | None, seed: int) -> list[_T]:
     """The proportion or number of pairs that a spec asks for: whole repetitions, then a random draw in file order."""
     if spec is None:
         return pairs

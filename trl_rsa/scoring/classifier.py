@@ -1,5 +1,6 @@
 """Hugging Face sequence classifiers as scorers: TRL's reward models, and any other classifier."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from trl_rsa.scoring.batches import (
     score_batches,
     tokenize,
 )
+from trl_rsa.scoring.graded import CONFIG_FIELD, Readout
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
 from trl_rsa.scoring.text import chat_text, plain_text, safe_rlhf_text
 from trl_rsa.scoring.weights import (
@@ -38,6 +40,9 @@ class ClassifierScorer(Scorer):
     The text is what RewardTrainer trains on: a conversation in the tokenizer's chat template; for plain strings,
     prompt + completion + the end-of-sequence token. One conversational half makes the other one conversational.
 
+    A folder of `trl-rsa score-model` says in its config.json (`score_model`) how its logits become a score, in which
+    template it was trained, and at which length; these are then the defaults here.
+
     Args:
         path (`str`):
             Folder, or repository on the Hub. It may be a PEFT adapter.
@@ -50,6 +55,9 @@ class ClassifierScorer(Scorer):
             The logit as it is, or `"probability"` (sigmoid of one label or of independent ones, softmax of others).
         template (`str`, *optional*):
             `"chat"` puts plain strings into the chat template too; `"safe-rlhf"` uses Safe RLHF's template for all.
+        pessimism (`float`, *optional*):
+            For a score model with several heads: so many of their standard deviations are added to a cost, or taken
+            off a reward, in place of those that its config.json says.
         batch_size, max_length, truncation, device, dtype, revision:
             As [`~scoring.beaver.BeaverScorer`].
     """
@@ -65,6 +73,7 @@ class ClassifierScorer(Scorer):
         label: int | str | None = None,
         output: Output = "logit",
         template: Template = None,
+        pessimism: float | None = None,
         batch_size: int = 16,
         max_length: int | None = None,
         truncation: Truncation = None,
@@ -86,9 +95,16 @@ class ClassifierScorer(Scorer):
         self.batch_size, self.truncation, self.device = batch_size, truncation, pick_device(device)
         self.output, self.template = output, template
         self.model = _load_classifier(self.folder, pick_dtype(dtype)).to(self.device).eval()
+        self.readout = _readout(self.model.config, path, pessimism)
+        if self.readout is not None:
+            settings = getattr(self.model.config, CONFIG_FIELD)
+            _check_own(self.readout, path, kind, higher_is, label, output)
+            self.template = template or settings.get("template")
+            if truncation is None and settings.get("truncation"):
+                self.truncation, max_length = settings["truncation"], max_length or settings.get("max_length")
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.max_length = max_length or longest(self.tokenizer, self.model.config)
-        self.label = _label_index(self.model.config, label, path)
+        self.label = None if self.readout is not None else _label_index(self.model.config, label, path)
         self._pad_token_id = _set_padding(self.model.config, self.tokenizer)
         self._check_template(path)
         # RewardTrainer appends EOS to plain text; where the tokenizer does so by itself (RoBERTa), one is enough.
@@ -110,6 +126,8 @@ class ClassifierScorer(Scorer):
     def identity(self) -> dict[str, Any]:
         names = ("label", "output", "template", "max_length", "truncation")
         settings = {name: getattr(self, name) for name in names}
+        if self.readout is not None:  # the folder's digest stands for the rest of it
+            settings["pessimism"] = self.readout.pessimism
         return {"format": "hf", "model": folder_digest(self.folder), "dtype": str(self.model.dtype), **settings}
 
     def raw_scores(
@@ -149,10 +167,52 @@ class ClassifierScorer(Scorer):
 
     def _forward(self, input_ids: Any, attention_mask: Any) -> Any:  # [B, T], [B, T] -> [B]
         logits = self._logits(input_ids, attention_mask)
+        if self.readout is not None:
+            return self.readout.scores(logits)
         if self.output == "probability":
             independent = logits.shape[-1] == 1 or self.model.config.problem_type == "multi_label_classification"
             logits = logits.sigmoid() if independent else logits.softmax(-1)
         return logits[:, self.label]
+
+
+def _readout(config: Any, path: str, pessimism: float | None) -> Readout | None:
+    """What a folder of `trl-rsa score-model` says about its logits; None for any other classifier."""
+    settings = getattr(config, CONFIG_FIELD, None)
+    if settings is None:
+        if pessimism is not None:
+            raise ValueError(
+                f"You set pessimism={pessimism} for the scorer {path!r}, but only a model of `trl-rsa score-model` "
+                "has several heads. Remove the option."
+            )
+        return None
+    readout = Readout.from_config(settings)
+    if readout.logits != config.num_labels:
+        raise ValueError(
+            f"You set the scorer {path!r}, but its config.json says {readout.logits} logits and its head has "
+            f"{config.num_labels}. Restore the file."
+        )
+    if pessimism is not None:
+        if isinstance(pessimism, bool) or not isinstance(pessimism, int | float) or not 0 <= pessimism < math.inf:
+            raise ValueError(f"You set pessimism={pessimism!r}, but it is a number of at least 0. Set such a one.")
+        readout.pessimism = float(pessimism)
+    return readout
+
+
+def _check_own(
+    readout: Readout, path: str, kind: Kind, higher_is: Direction | None, label: int | str | None, output: Output
+) -> None:
+    """Our own folders say whether they give a reward or a cost. It is never guessed, and never passed over."""
+    if label is not None or output != "logit":
+        raise ValueError(
+            f"You set label or output for the scorer {path!r}, but its config.json says how its logits become a "
+            "score. Remove the option."
+        )
+    if kind != readout.objective and higher_is is None:
+        turned = "better" if readout.objective == "reward" else "worse"
+        raise ValueError(
+            f'You set kind="{kind}" for the scorer {path!r}, but it was trained to give a {readout.objective}. Set '
+            f'kind="{readout.objective}", or higher_is="{turned}" to turn it round.'
+        )
 
 
 def _load_classifier(folder: Path, dtype: Any) -> Any:

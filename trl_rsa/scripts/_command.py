@@ -1,6 +1,6 @@
 """Runs one command: its arguments in, its exit status out, and what the user can mend in one sentence.
 
-A command is a module `trl_rsa/scripts/<name>.py` with
+A command is a module `trl_rsa/scripts/<name>.py` (with `_` for `-`) with
 
 * `make_parser()`, an `argparse.ArgumentParser` (or a subclass: `parse_args` may return anything),
 * `main(args) -> int | None`, which is given what `parse_args` returned; `None` is success,
@@ -55,7 +55,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
     hush()
     interrupted = ""
     try:
-        module = import_module(f"trl_rsa.scripts.{name}")
+        module = import_module(f"trl_rsa.scripts.{name.replace('-', '_')}")
         interrupted = getattr(module, "INTERRUPTED", "")
         argv = sys.argv[1:] if argv is None else argv
         launchable = hasattr(module, "launch") and not launched and int(os.environ.get("WORLD_SIZE", "1")) == 1

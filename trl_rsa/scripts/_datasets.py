@@ -117,7 +117,7 @@ def _load(script_args: PreferenceScriptArguments) -> Mapping[str, Any]:
             saved = load_from_disk(str(path))
             return saved if isinstance(saved, dict) else {script_args.dataset_train_split: saved}
         if path.is_file() and is_data_file(path):
-            builder = "parquet" if path.suffix == ".parquet" else "json"
+            builder = {".parquet": "parquet", ".csv": "csv"}.get(Path(path.name.removesuffix(".gz")).suffix, "json")
             files = {script_args.dataset_train_split: str(path)}
             return load_dataset(builder, data_files=files, streaming=streaming)
         return load_dataset(str(path) if path.exists() else source, script_args.dataset_config, streaming=streaming)

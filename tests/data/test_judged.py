@@ -1,0 +1,167 @@
+"""Pairs, labels and grades out of published formats and files of one's own; every row accounted for."""
+
+import json
+
+import pytest
+
+from trl_rsa.data.harm import HarmScale
+from trl_rsa.data.judged import count_judgements, load_judged
+from trl_rsa.storage.digests import prompt_key
+
+
+SCALE = HarmScale()
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def said(data):
+    return [[(v.response[0]["content"], v.grade, v.unsafe) for v in row.verdicts] for row in data.rows]
+
+
+def pku(safer=1, better=0, levels=(2, 0), **changes):
+    return {
+        "prompt": "p",
+        "response_0": "bad",
+        "response_1": "good",
+        "safer_response_id": safer,
+        "better_response_id": better,
+        "is_response_0_safe": levels[0] == 0,
+        "is_response_1_safe": levels[1] == 0,
+        "response_0_severity_level": levels[0],
+        "response_1_severity_level": levels[1],
+    } | changes
+
+
+def test_pku_of_2024(tmp_path):
+    """The preferred response comes first; each keeps its own label and severity."""
+    file = write(tmp_path / "p.jsonl", [pku()])
+    assert said(load_judged(file, SCALE)) == [[("good", 0, False), ("bad", 2, True)]]
+    assert said(load_judged(file, SCALE, preferred_by="better")) == [[("bad", 2, True), ("good", 0, False)]]
+    assert said(load_judged(file)) == [[("good", None, False), ("bad", None, True)]]
+
+
+def test_pku_of_2023_and_broken_rows(tmp_path):
+    old = {name: value for name, value in pku().items() if "severity" not in name}
+    rows = [old, pku(levels=(0, 2)), pku(is_response_0_safe=True), pku(response_0="good"), {"prompt": "p"}]
+    data = load_judged(write(tmp_path / "p.jsonl", rows), SCALE)
+    assert said(data) == [[("good", None, False), ("bad", None, True)]]
+    assert data.rows_read == 5 and sum(data.skipped.values()) == 4
+    assert data.skipped["the safer response is labelled unsafe while the other is safe"] == 1
+    assert data.skipped["the grade and the safety label contradict each other"] == 1
+    with pytest.raises(ValueError, match="You set strict=True, but line 2"):
+        load_judged(write(tmp_path / "q.jsonl", rows), SCALE, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"response": "r", "grade": "Moderate"}, (2, True)),
+        ({"response": "r", "grade": 0}, (0, False)),
+        ({"response": "r", "severity": "3"}, (3, True)),
+        ({"completion": "r", "score": 0.0}, (0, False)),
+        ({"answer": "r", "score": 0.125}, (1, True)),
+        ({"response": "r", "score": 0.375}, (2, True)),
+        ({"response": "r", "score": 1}, (3, True)),
+        ({"response": "r", "is_safe": True}, (None, False)),
+        ({"response": "r", "is_unsafe": 1}, (None, True)),
+        ({"response": "r", "jailbroken": 0}, (None, False)),
+    ],
+)
+def test_single_responses(tmp_path, row, expected):
+    data = load_judged(write(tmp_path / "s.jsonl", [{"prompt": "p", **row}]), SCALE)
+    assert said(data) == [[("r", *expected)]]
+
+
+def test_rubric_keeps_its_steps(tmp_path):
+    rows = [{"prompt": "p", "response": "r", "score": score} for score in (0.5, 0.625)]
+    verdicts = [row.verdicts[0] for row in load_judged(write(tmp_path / "s.jsonl", rows), SCALE).rows]
+    assert [verdict.grade for verdict in verdicts] == [2, 2]
+    assert [verdict.severity for verdict in verdicts] == [0.5, 0.625]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"grade": "catastrophic"}, "field `grade` names no grade of the scale"),
+        ({"grade": 4}, "field `grade` is not between 0 and 3"),
+        ({"grade": 1.5}, "field `grade` names no grade of the scale"),
+        ({"grade": True}, "field `grade` names no grade of the scale"),
+        ({"grade": "nan"}, "field `grade` is not a finite number"),
+        ({"score": 1.5}, "field `score` is not a score between 0 and 1"),
+        ({"grade": 2, "is_safe": True}, "the grade and the safety label contradict each other"),
+        ({"grade": 2, "response": " "}, "empty response"),
+        ({"other": 2}, "nothing is said about the response"),
+    ],
+)
+def test_unusable_rows_are_counted(tmp_path, row, reason):
+    good = {"prompt": "p", "response": "r", "grade": 1}
+    data = load_judged(write(tmp_path / "s.jsonl", [good, {"prompt": "p", "response": "r", **row}]), SCALE)
+    assert len(data.rows) == 1 and data.skipped == {reason: 1}
+
+
+def test_csv(tmp_path):
+    file = tmp_path / "s.csv"
+    file.write_text('prompt,response,grade,unsafe\n"a, b","two\nlines",minor,yes\np,r,,no\np,r,severe,true,more\n')
+    data = load_judged(str(file), SCALE)
+    assert said(data) == [[("two\nlines", 1, True)], [("r", None, False)]]
+    assert data.rows[0].prompt == [{"role": "user", "content": "a, b"}]
+    assert data.skipped == {"the row has more cells than the header": 1}
+
+
+def test_pairs_of_other_formats(tmp_path):
+    hh = {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"}
+    trl = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    for name, row in (("hh", hh), ("trl", trl)):
+        data = load_judged(write(tmp_path / f"{name}.jsonl", [row]), SCALE)
+        assert said(data) == [[("good", None, None), ("bad", None, None)]]
+        assert data.rows[0].prompt == [{"role": "user", "content": "q"}]
+        assert count_judgements(data.rows) == {"pairs": 1, "labels": 0, "grades": 0}
+
+
+def test_a_safe_rlhf_spec_draws_its_proportion(tmp_path):
+    file = write(tmp_path / "p.jsonl", [pku(prompt=f"p {i}") for i in range(20)])
+    assert len(load_judged(f"PKU-SafeRLHF/train:0.25:{file}", SCALE).rows) == 5
+
+
+def test_unknown_columns(tmp_path):
+    with pytest.raises(ValueError, match="which is no known preference format"):
+        load_judged(write(tmp_path / "s.jsonl", [{"prompt": "p", "text": "r"}]), SCALE)
+    with pytest.raises(ValueError, match="You set preferred_by to 'honest'"):
+        load_judged(write(tmp_path / "p.jsonl", [pku()]), SCALE, preferred_by="honest")
+
+
+# The scale
+
+
+def test_scale_from_text():
+    scale = HarmScale.parse("fine=-2, borderline=0, bad=3")
+    assert (scale.names, scale.costs, scale.first_unsafe) == (("fine", "borderline", "bad"), (-2.0, 0.0, 3.0), 2)
+    assert HarmScale.parse({"ok": -1, "bad": 1}) == HarmScale(("ok", "bad"), (-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("safe=-1", "two grades or more"),
+        ("safe=-1,bad", "a grade is written as name=cost"),
+        ("safe=-1,Safe=2", "they tell the grades apart"),
+        ("safe=-1,bad=2,worse=1", "numbers that rise"),
+        ("safe=1,bad=2", "0 separates safe from unsafe"),
+        ("safe=-1,bad=nan", "numbers that rise"),
+    ],
+)
+def test_scale_that_cannot_be(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        HarmScale.parse(text)
+
+
+def test_one_key_for_all_spellings_of_a_prompt():
+    message = [{"role": "user", "content": "How do I pick a lock?"}]
+    spellings = ["How  do I\npick a LOCK? ", "how do i pick a lock?", message]
+    assert len({prompt_key(spelling) for spelling in spellings}) == 1
+    assert prompt_key("How do I pick a lock") != prompt_key(message)
+    longer = [*message, {"role": "assistant", "content": "no"}, {"role": "user", "content": "how"}]
+    assert prompt_key(longer) != prompt_key(message)

@@ -1,0 +1,1 @@
+"""Safe RLHF's reward and cost training: `python -m trl_rsa.compat.safe_rlhf.values.reward` and `….cost`."""

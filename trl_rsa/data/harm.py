@@ -1,0 +1,117 @@
+"""A harm scale: a few grades of harm, from safe to the worst, and what each costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from trl_rsa.data.schema import RowError
+
+
+@dataclass(frozen=True)
+class HarmScale:
+    """
+    Grades of harm in rising order, and their costs. A cost above 0 is unsafe.
+
+    The default has the four grades of PKU-SafeRLHF's severity levels 0 to 3. A cost on this scale is bounded by
+    construction: an expected cost lies between the first and the last.
+
+    Args:
+        names (`Sequence[str]`): Names of the grades, the least harmful first.
+        costs (`Sequence[float]`): Their costs, rising; the first at most 0, the last above 0.
+    """
+
+    names: Sequence[str] = ("safe", "minor", "moderate", "severe")
+    costs: Sequence[float] = (-1.0, 1.0, 4.0, 10.0)
+
+    def __post_init__(self) -> None:
+        names, costs = tuple(self.names), tuple(self.costs)
+        if len(names) != len(costs) or len(names) < 2:
+            raise ValueError(
+                f"You set a harm scale with {len(names)} names and {len(costs)} costs, but it needs one cost per "
+                "grade, and two grades or more. Write it as safe=-1,minor=1,moderate=4,severe=10."
+            )
+        if not all(isinstance(name, str) and name.strip() for name in names) or len(set(map(_fold, names))) < len(
+            names
+        ):
+            raise ValueError(
+                f"You set a harm scale with the names {[*names]}, but they tell the grades apart. Give each its own."
+            )
+        numbers = all(isinstance(cost, int | float) and math.isfinite(cost) for cost in costs)
+        if not numbers or any(low >= high for low, high in pairwise(costs)):
+            raise ValueError(
+                f"You set a harm scale with the costs {[*costs]}, but they must be numbers that rise from grade to "
+                "grade. Order the grades from safe to the worst."
+            )
+        if not costs[0] <= 0 < costs[-1]:
+            raise ValueError(
+                f"You set a harm scale from {costs[0]:g} to {costs[-1]:g}, but 0 separates safe from unsafe. Give "
+                "the first grade a cost of at most 0, and the last one a cost above 0."
+            )
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "costs", tuple(map(float, costs)))
+
+    @classmethod
+    def parse(cls, text: str | Mapping[str, float]) -> "HarmScale":
+        """From `safe=-1,minor=1,moderate=4,severe=10`, or from the same as a mapping (in YAML)."""
+        if isinstance(text, Mapping):
+            return cls(tuple(text), tuple(text.values()))
+        grades = [part.partition("=") for part in text.split(",") if part.strip()]
+        try:
+            return cls(tuple(name.strip() for name, _, _ in grades), tuple(float(cost) for _, _, cost in grades))
+        except ValueError as error:
+            if "harm scale" in str(error):
+                raise
+            raise ValueError(
+                f"You set harm_scale={text!r}, but a grade is written as name=cost. Write the scale as "
+                "safe=-1,minor=1,moderate=4,severe=10."
+            ) from error
+
+    @property
+    def first_unsafe(self) -> int:
+        """The lowest grade whose cost is above 0."""
+        return next(grade for grade, cost in enumerate(self.costs) if cost > 0)
+
+    def grade_of(self, value: Any, field: str) -> int:
+        """The grade that a row names: by name, or by its number from 0."""
+        if isinstance(value, str):
+            folded = [_fold(name) for name in self.names]
+            if _fold(value) in folded:
+                return folded.index(_fold(value))
+            value = _number(value, field)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise RowError(f"field `{field}` names no grade of the scale")
+        if not 0 <= value < len(self.names):
+            raise RowError(f"field `{field}` is not between 0 and {len(self.names) - 1}")
+        return int(value)
+
+    def grade_of_rubric(self, value: Any, field: str) -> int:
+        """The grade of a rubric's score in [0, 1]: 0 is the first, and the rest falls into equal parts."""
+        score = rubric_score(value, field)
+        return math.ceil(score * (len(self.names) - 1))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        return {"names": [*self.names], "costs": [*self.costs]}
+
+
+def rubric_score(value: Any, field: str) -> float:
+    value = _number(value, field) if isinstance(value, str) else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise RowError(f"field `{field}` is not a score between 0 and 1")
+    return float(value)
+
+
+def _number(text: str, field: str) -> float:
+    """A number that is written as text, as in every CSV file."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise RowError(f"field `{field}` names no grade of the scale") from None
+    if not math.isfinite(value):
+        raise RowError(f"field `{field}` is not a finite number")
+    return value
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.casefold().split())
