@@ -17,7 +17,7 @@ from trl_rsa.score_models.train import train_score_model
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
-from trl_rsa.stages.launcher import Launcher
+from trl_rsa.training.launcher import Launcher
 
 
 INTERRUPTED = "Resume from the last checkpoint, if one was saved, with --resume_from_checkpoint true."
