@@ -137,7 +137,7 @@ def test_no_records():
 
 def test_imports_neither_torch_nor_transformers():
     code = (
-        "import sys, trl_rsa.evaluation.metrics, trl_rsa.evaluation.certify, trl_rsa.scripts.certify\n"
+        "import sys, trl_rsa.evaluation.metrics, trl_rsa.evaluation.certificate, trl_rsa.scripts.certify\n"
         "print([name for name in ('torch', 'transformers', 'trl', 'datasets') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -7,8 +7,7 @@ from typing import Any
 
 from trl_rsa.demo.methods import METHODS
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.divergence import sequential_kl
-from trl_rsa.evaluation.drift import drift_summary
+from trl_rsa.evaluation.drift import drift_summary, sequential_kl
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.storage.records import RecordWriter, read_records
 

@@ -1,7 +1,7 @@
 """Upper confidence bounds on a mean and on CVaR: arrays and numbers in, one number out.
 
 All hold with probability at least 1 − δ over the draw of independent values; none says anything about how the values
-were gathered. [`~evaluation.certificates.cvar_upper_bound`] is the careful way to use them.
+were gathered. [`~evaluation.cvar_bound.cvar_upper_bound`] is the careful way to use them.
 """
 
 import math

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.divergence import sequential_kl
-from trl_rsa.evaluation.drift import drift_summary
+from trl_rsa.evaluation.drift import drift_summary, sequential_kl
 from trl_rsa.evaluation.request import Evaluation, Progress
 from trl_rsa.evaluation.scores import StoredScores
 from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces

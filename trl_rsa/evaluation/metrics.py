@@ -1,6 +1,6 @@
 """The numbers of a report: pure functions from records to a JSON-serialisable dictionary.
 
-The single metrics live beside this file (tails, intervals, bootstrap, refusal, arena, comparison, drift) and are
+The single metrics live beside this file (tails, intervals, bootstrap, refusal, comparison, drift) and are
 exported here.
 """
 
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_rsa.evaluation.arena import arena_table, pair, wins
 from trl_rsa.evaluation.bootstrap import Bootstrap, cluster_codes
 from trl_rsa.evaluation.columns import Columns, Labels, read_columns
-from trl_rsa.evaluation.comparison import PairedDifference, compare
+from trl_rsa.evaluation.comparison import PairedDifference, arena_table, compare, pair, wins
 from trl_rsa.evaluation.drift import drift_summary, sequence_sums
 from trl_rsa.evaluation.intervals import Estimate, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import SPLITS, prompt_key
 from trl_rsa.ladder.human import load_human_pairs

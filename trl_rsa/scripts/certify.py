@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.storage.records import ReadReport, digest, read_records
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import attempt_delta, prompt_sketch
 from trl_rsa.scripts._command import run_command
 from trl_rsa.storage.records import RecordWriter

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_rsa.evaluation.certificates import CVaRBound, Method, cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import CVaRBound, Method, cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.ledger import attempt_delta, earlier_looks, prompt_sketch, read_attempts, write_certificate
 from trl_rsa.storage.records import digest

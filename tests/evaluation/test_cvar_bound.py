@@ -12,7 +12,7 @@ from trl_rsa.evaluation.bounds import (
     brown_cvar_upper_bound,
     dkw_cvar_upper_bound,
 )
-from trl_rsa.evaluation.certificates import cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.tails import cvar
 
 
