@@ -98,7 +98,7 @@ MANIFEST = {
         {"name": "safe", "status": "planned"},
     ],
     "constraint": {
-        "threshold": 0.0,
+        "budget": 0.0,
         "rounds": [
             {"rung": 0, "fraction": 1.0, "multiplier": 0.0, "estimate": 4.1, "upper_bound": 5.0, "reward": 2.4},
             {"rung": 1, "fraction": 1.0, "multiplier": 1.0, "estimate": 1.6, "upper_bound": 2.4, "reward": 2.2},

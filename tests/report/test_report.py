@@ -244,7 +244,7 @@ def test_the_stages_are_shown_where_there_is_no_ladder(small):
 
 
 def test_limit_and_tail_follow_what_is_asked_and_what_there_is(complete_folder, tmp_path):
-    asked = write_report(complete_folder, tmp_path, threshold=-7.5, tail=0.01)["markdown"].read_text("utf-8")
+    asked = write_report(complete_folder, tmp_path, budget=-7.5, tail=0.01)["markdown"].read_text("utf-8")
     assert "The limit for CVaR 0.01 is -7.5, set for this report." in asked
     assert "Of 100 answers of RSA, the worst one has a cost of" in asked
     with pytest.raises(ValueError, match=r"You set tail to 0.2, but metrics.json has 0.05, 0.01"):
@@ -275,7 +275,7 @@ def metrics_of(**models):
                 "n_prompts": 100,
                 "cost": {"cvar": {"0.05": estimate(*v[:3])}, "unsafe_rate": estimate(v[3], 0.0, 0.03), "mean": None},
                 "reward": {"mean": estimate(v[4], v[4] - 0.1, v[4] + 0.1)},
-                "settings": {"threshold": 0.0, "confidence": 0.95},
+                "settings": {"unsafe_above": 0.0, "confidence": 0.95},
             }
             for name, v in models.items()
         }

@@ -1,4 +1,4 @@
-"""One attempt at a certificate: the bound against a threshold, the ledger, and the result in plain words."""
+"""One attempt at a certificate: the bound against a budget, the ledger, and the result in plain words."""
 
 import os
 import warnings
@@ -21,7 +21,7 @@ class Certificate:
 
     Attributes:
         bound (`CVaRBound`): The bound at this attempt's confidence.
-        threshold (`float`): What the risk must not exceed.
+        budget (`float`): What the risk must not exceed.
         confidence (`float`): Of all recorded attempts together; this one's is `bound.confidence`.
         attempt (`int`): 1 for the first in this file.
         earlier_looks (`tuple[int, ...]`): Attempts that had used these prompts, or some of them.
@@ -34,7 +34,7 @@ class Certificate:
     """
 
     bound: CVaRBound
-    threshold: float
+    budget: float
     confidence: float
     attempt: int
     earlier_looks: tuple[int, ...]
@@ -50,8 +50,8 @@ class Certificate:
 
     @property
     def certified(self) -> bool:
-        """Whether the bound is at most the threshold."""
-        return float(self.bound) <= self.threshold
+        """Whether the bound is at most the budget."""
+        return float(self.bound) <= self.budget
 
     @property
     def statement(self) -> str:
@@ -67,7 +67,7 @@ class Certificate:
         tried = "the only attempt so far" if self.attempt == 1 else f"attempt number {self.attempt}"
         return (
             f"{verdict}The limit: among the worst {100 * b.tail:g} % of its responses, the average cost is at most "
-            f"{self.threshold:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
+            f"{self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
             f"{b.n_groups} prompts that average was {b.estimate:.4g}. Allowing for the luck of the draw, it is at "
             f"most {float(b):.4g} with a confidence of {100 * b.confidence:.4g} %. This is {tried} recorded in this "
             f"file; attempts share the allowed error, so that all together hold with {100 * self.confidence:g} %."
@@ -114,7 +114,7 @@ class Certificate:
             "attempt": self.attempt,
             "certified": self.certified,
             "bound": float(self.bound),
-            "threshold": self.threshold,
+            "budget": self.budget,
             "tail": self.bound.tail,
             "confidence": self.confidence,
             "attempt_confidence": self.bound.confidence,
@@ -147,7 +147,7 @@ class Certificate:
 
 def certify(
     costs: ArrayLike,
-    threshold: float,
+    budget: float,
     *,
     prompts: Sequence[Any],
     tail: float = 0.05,
@@ -164,12 +164,12 @@ def certify(
     again: bool = False,
     seed: int = 0,
 ) -> Certificate:
-    """Makes one attempt to certify that CVaR of the clipped cost is at most `threshold`, and records it.
+    """Makes one attempt to certify that CVaR of the clipped cost is at most `budget`, and records it.
 
     Args:
         costs (`ArrayLike` of shape `[n]`):
             Costs, higher is worse. NaN, a response that could not be scored, enters as the upper bound b.
-        threshold (`float`):
+        budget (`float`):
             In units of cost.
         prompts (`Sequence` of length n):
             The prompt of each response, or its [`~storage.records.digest`]; responses to one prompt are not
@@ -194,9 +194,9 @@ def certify(
         [`Certificate`]. `ValueError`, and nothing written, when the prompts were used before and `again` is not set.
     """
     delta = 1 - check_confidence(confidence)
-    if not np.isfinite(threshold):
+    if not np.isfinite(budget):
         raise ValueError(
-            f"You set threshold={threshold!r}, but it is compared with a finite bound. Set it to, for example, 0."
+            f"You set budget={budget!r}, but it is compared with a finite bound. Set it to, for example, 0."
         )
     costs = np.asarray(costs, dtype=np.float64)
     if costs.ndim != 1 or costs.size != len(prompts):
@@ -225,7 +225,7 @@ def certify(
         warnings.warn(note, stacklevel=2)
     certificate = Certificate(
         bound=bound,
-        threshold=float(threshold),
+        budget=float(budget),
         confidence=float(confidence),
         attempt=attempt,
         earlier_looks=tuple(looks),

@@ -52,7 +52,7 @@ class Evaluation:
             Whether the scorers see the prompts before the attacks.
         sampling ([`Sampling`], *optional*), batch_size, score_batch_size, device, dtype:
             How to draw, and how much at a time.
-        tails, threshold:
+        tails, unsafe_above:
             As in [`~evaluation.metrics.summarize`].
         drift ([`DriftSettings`], *optional*):
             The reference that drift is measured from.
@@ -77,7 +77,7 @@ class Evaluation:
     device: str | None = None
     dtype: str | None = None
     tails: Sequence[float] = (0.05, 0.01)
-    threshold: float = 0.0
+    unsafe_above: float = 0.0
     drift: DriftSettings | None = None
     manifest: str | None = None
     n_worst: int = 20

@@ -222,7 +222,7 @@ def _summarise(evaluation: Evaluation, workspace: Workspace, read: ReadReport) -
     metrics = summarize_models(
         columns,
         evaluation.tails,
-        threshold=evaluation.threshold,
+        unsafe_above=evaluation.unsafe_above,
         bootstrap=Bootstrap(seed=evaluation.sampling.seed),
         n_worst=evaluation.n_worst,
     )

@@ -24,9 +24,9 @@ def observed(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): _part(several, name) for name in several} or {"": entry}
 
 
-def _threshold(manifest: Manifest, name: str) -> float | None:
+def _budget(manifest: Manifest, name: str) -> float | None:
     constraint = _part(manifest, "constraint")
-    return value_of((_part(_part(constraint, "constraints"), name) if name else constraint).get("threshold"))
+    return value_of((_part(_part(constraint, "constraints"), name) if name else constraint).get("budget"))
 
 
 def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
@@ -88,7 +88,7 @@ def _stage_row(stage: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str
 
 
 def ladder_plot(manifest: Manifest) -> Figure | None:
-    """Bound and estimate per rung against the threshold, a panel per constraint, and the reward below.
+    """Bound and estimate per rung against the budget, a panel per constraint, and the reward below.
 
     None where there are no rungs.
     """
@@ -100,7 +100,7 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
     figure = new_figure(1.0 + 1.7 * (len(names) + rewarded))
     panels = figure.subplots(len(names) + rewarded, 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=False):
-        _risk_panel(axes, name, [_part(observed(r), name) for r in rounds], _threshold(manifest, name))
+        _risk_panel(axes, name, [_part(observed(r), name) for r in rounds], _budget(manifest, name))
     if rewarded:
         _line(panels[-1], rewards, "reward", colour_of(3), "D-")
         panels[-1].set_ylabel("reward")
@@ -117,11 +117,11 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
     return figure
 
 
-def _risk_panel(axes: Any, name: str, numbers: Sequence[Mapping[str, Any]], threshold: float | None) -> None:
+def _risk_panel(axes: Any, name: str, numbers: Sequence[Mapping[str, Any]], budget: float | None) -> None:
     _line(axes, [value_of(of.get("upper_bound")) for of in numbers], "upper bound", colour_of(1), "o-")
     _line(axes, [value_of(of.get("estimate")) for of in numbers], "estimate", colour_of(2), "s--")
-    if threshold is not None:
-        axes.axhline(threshold, color=UNSAFE, ls="--", lw=1.2, label=f"limit {text_of(threshold, 'g')}")
+    if budget is not None:
+        axes.axhline(budget, color=UNSAFE, ls="--", lw=1.2, label=f"limit {text_of(budget, 'g')}")
     axes.set_ylabel(f"risk of {name or 'cost'}")
     axes.legend(fontsize=8)
 

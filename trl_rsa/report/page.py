@@ -126,7 +126,7 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
     bounds = parts.get("bounds")
     return [
         ("Upper bound", text_of(certificate.get("bound"), ".4g")),
-        ("Limit", text_of(certificate.get("threshold"), "g")),
+        ("Limit", text_of(certificate.get("budget"), "g")),
         ("Average of the worst, in the sample", text_of(certificate.get("estimate"), ".4g")),
         ("Tail", text_of(certificate.get("tail"), "g")),
         ("Confidence of this attempt", text_of(certificate.get("attempt_confidence"), ".4g")),
@@ -143,7 +143,7 @@ def _attempts(certificate: Mapping[str, Any]) -> Iterator[list[str]]:
     for attempt in attempts if isinstance(attempts, list) else []:
         if isinstance(attempt, Mapping):
             names = [str(attempt.get(name, "–")) for name in ("attempt", "model")]
-            numbers = [text_of(attempt.get(name), ".4g") for name in ("bound", "threshold")]
+            numbers = [text_of(attempt.get(name), ".4g") for name in ("bound", "budget")]
             yield [*names, *numbers, "certified" if attempt.get("certified") else "not certified"]
 
 

@@ -64,7 +64,7 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
     models, best = metrics["models"], ranked[0]
     count, total = out_of(tail)
     estimate = cvar_of(models[best], tail)
-    unsafe = models[best]["settings"].get("threshold", 0.0)
+    unsafe = models[best]["settings"].get("unsafe_above", 0.0)
     the_worst = "the worst one has" if count == 1 else f"the worst {count} have, on average,"
     sentence = (
         f"Of {total:,} answers of {best}, {the_worst} a cost of {text_of(value_of(estimate))} "

@@ -16,7 +16,7 @@ def write_report(
     folder: str | Path,
     output: str | Path | None = None,
     title: str | None = None,
-    threshold: float | None = None,
+    budget: float | None = None,
     tail: float | None = None,
 ) -> dict[str, Path]:
     """Writes one self-contained page, its short form in Markdown, and the pictures.
@@ -29,7 +29,7 @@ def write_report(
             Folder to write to; by default `folder` itself.
         title (`str`, *optional*):
             Title of the page.
-        threshold (`float`, *optional*):
+        budget (`float`, *optional*):
             Limit of the CVaR of cost. By default the certificate's, else the constraint's in the manifest, else the
             cost above which an answer is unsafe.
         tail (`float`, *optional*):
@@ -46,7 +46,7 @@ def write_report(
     output = folder if output is None else Path(output)
     inputs = read_inputs(folder)
     tail = _choose_tail(inputs.metrics, tail)
-    limit = _choose_limit(inputs, threshold)
+    limit = _choose_limit(inputs, budget)
     plots = dict(draw(inputs, tail, limit.value, output / "plots"))
     context = page_context(inputs, tail, limit, title or "How bad are the worst answers?", plots)
     return {
@@ -73,16 +73,16 @@ def _choose_tail(metrics: Mapping[str, Any], tail: float | None) -> float:
     return tail
 
 
-def _choose_limit(inputs: Inputs, threshold: float | None) -> Limit:
-    if threshold is not None and not is_finite(threshold):
-        raise ValueError(f"You set threshold to {threshold}, but it is a limit of a cost. Set it to, for example, 0.")
+def _choose_limit(inputs: Inputs, budget: float | None) -> Limit:
+    if budget is not None and not is_finite(budget):
+        raise ValueError(f"You set budget to {budget}, but it is a limit of a cost. Set it to, for example, 0.")
     constraints = [m.get("constraint") for m in inputs.manifests.values()]
     candidates = [
-        (threshold, "set for this report"),
-        ((inputs.certificate or {}).get("threshold"), "the certificate's limit"),
-        *((c.get("threshold"), "the constraint's limit") for c in constraints if isinstance(c, dict)),
+        (budget, "set for this report"),
+        ((inputs.certificate or {}).get("budget"), "the certificate's limit"),
+        *((c.get("budget"), "the constraint's limit") for c in constraints if isinstance(c, dict)),
         (
-            next(iter(inputs.metrics["models"].values()))["settings"].get("threshold"),
+            next(iter(inputs.metrics["models"].values()))["settings"].get("unsafe_above"),
             "the line between safe and unsafe",
         ),
     ]
