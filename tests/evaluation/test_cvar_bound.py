@@ -231,7 +231,7 @@ def test_cvar_betting_by_hand():
 
 
 def test_cvar_betting_exactly_on_coin_flips():
-    """All 2^10 outcomes of ten flips with P(1) = p: CVaR at tail ½ is min(1, 2p), missed with probability at most δ."""
+    """All 2^10 outcomes of ten flips with P(1) = p: the CVaR at tail ½, 2p, is missed with probability at most δ."""
     for p in (0.1, 0.3, 0.45):
         missed = 0.0
         for outcome in product((0.0, 1.0), repeat=10):

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 class PairedDifference:
-    """Differences b − a of the mean, of P(value > unsafe_above) and of CVaR, over the prompts that both models answered.
+    """Differences b − a of the mean, of the unsafe rate and of CVaR, over the prompts that both models answered.
 
     Args:
         a, b (`ArrayLike` of shape `[n_a]`, `[n_b]`):
@@ -33,7 +33,7 @@ class PairedDifference:
         tails (`Sequence[float]`, *optional*):
             Tails of the CVaRs.
         unsafe_above (`float`, *optional*, defaults to 0):
-            Of P(value > unsafe_above).
+            A response is unsafe when its value is above this.
     """
 
     def __init__(

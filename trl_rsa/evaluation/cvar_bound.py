@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +45,27 @@ _BY_MEANS = "Each prompt enters with the mean excess over η of its responses."
 _BY_DRAW = "Each prompt enters with one of its responses, drawn by the seed."
 
 
+class BoundParts(TypedDict):
+    """A [`CVaRBound`] in JSON: `parts` of certificate.json."""
+
+    bound: float
+    estimate: float
+    tail: float
+    confidence: float
+    method: str
+    bounds: list[float]
+    n: int
+    n_groups: int
+    n_eta: int
+    n_bound: int
+    eta: float | None
+    excess_bound: float | None
+    n_clipped_above: int
+    n_clipped_below: int
+    seed: int
+    assumptions: list[str]
+
+
 @dataclass(frozen=True)
 class CVaRBound:
     """An upper confidence bound on CVaR. `float(bound)` is the bound; the rest is what it is made of.
@@ -58,7 +79,7 @@ class CVaRBound:
         n_groups (`int`): Prompts; the sample size that counts.
         n_eta, n_bound (`int`): Prompts on which η was chosen (0 if there is no η), and on which the bound rests.
         eta (`float` or `None`): The place from which the excess is counted; with "betting" the last of them.
-        excess_bound (`float` or `None`): "betting-split": upper bound on E(C − η)₊; `bound` is η + excess_bound / tail.
+        excess_bound (`float` or `None`): "betting-split": bounds E(C − η)₊; `bound` is η + excess_bound / tail.
         n_clipped_above, n_clipped_below (`int`): Records whose cost was clipped at either bound.
         assumptions (`tuple[str, ...]`): In words.
     """
@@ -88,8 +109,9 @@ class CVaRBound:
         """Records whose cost was clipped. Above the upper bound is where it matters."""
         return self.n_clipped_above + self.n_clipped_below
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"bounds": list(self.bounds), "assumptions": list(self.assumptions)}
+    def to_dict(self) -> BoundParts:
+        found = asdict(self) | {"bounds": list(self.bounds), "assumptions": list(self.assumptions)}
+        return cast(BoundParts, found)
 
 
 def cvar_upper_bound(
@@ -127,7 +149,7 @@ def cvar_upper_bound(
         [`CVaRBound`].
     """
     tail, confidence = check_tail(tail), check_confidence(confidence)
-    low, high = _check_bounds(bounds)
+    low, high = check_bounds(bounds)
     if method not in get_args(Method):
         raise ValueError(
             f"You set method={method!r}, but the methods are {', '.join(get_args(Method))}. Set one of them."
@@ -236,7 +258,8 @@ def _labels(sample: _Sample, low: float, high: float) -> int:
     return int((sample.one_per_group() == high).sum())
 
 
-def _check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Returns the clipping bounds, or raises `ValueError` when they are not finite a < b."""
     low, high = (float(bound) for bound in bounds)
     if not -np.inf < low < high < np.inf:
         raise ValueError(
