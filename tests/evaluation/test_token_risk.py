@@ -120,6 +120,7 @@ def test_stages_that_do_not_say(tmp_path):
 
 def write_ladder(folder, *stages, final="rung-02", rung=2, fraction=1.0):
     """The manifest of a plan with a budget: two rungs, Δλ = 1 and 2 + 1 (of two constraints), at β = 0.1."""
+    (folder / "manifest.json").unlink(missing_ok=True)
     write_manifest(folder, *(stages or ({},)))
     content = json.loads((folder / "manifest.json").read_text())
     for part in (content, content["plan"]):
