@@ -125,7 +125,7 @@ def test_the_ladders_own_records_are_refused(tmp_path, capsys, name):
             split = {"split": "decide"} if name == "renamed.jsonl" else {}
             writer.write({"prompt": f"p{i}", "response": "r", "cost": -0.9, "model": "m"} | split)
     assert run(tmp_path / name) == 2
-    assert "records on which the ladder chose the model" in capsys.readouterr().err
+    assert "records on which the ladder chose or trained the model" in capsys.readouterr().err
     assert run(tmp_path / name, "--decide_records") == 0
     assert any("on which the model was chosen" in limit for limit in ledger(tmp_path / name)["limits"])
 

@@ -40,6 +40,7 @@ class Columns:
     prompt: NDArray[np.uint64]
     group: NDArray[np.uint64]
     refused: NDArray[np.bool_]
+    has_text: NDArray[np.bool_]
     benign: NDArray[np.int8]
     order: NDArray[np.int64]
     model: Labels
@@ -52,9 +53,8 @@ class Columns:
     def take(self, indices: NDArray[Any]) -> "Columns":
         """The records at `indices`, which may be an index array or a mask."""
         labels = [Labels(column.names, column.codes[indices]) for column in (self.model, self.category, self.attack)]
-        columns = (self.cost, self.reward, self.prompt, self.group, self.refused, self.benign, self.order)
-        cost, reward, prompt, group, refused, benign, order = (column[indices] for column in columns)
-        return Columns(cost, reward, prompt, group, refused, benign, order, *labels)
+        columns = (self.cost, self.reward, self.prompt, self.group, self.refused, self.has_text)
+        return Columns(*(column[indices] for column in (*columns, self.benign, self.order)), *labels)
 
 
 class _Codes:
@@ -82,7 +82,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
             The rule that decides whether a response refuses.
     """
     cost, reward, prompts, groups = array("d"), array("d"), bytearray(), bytearray()
-    refused, benign = bytearray(), array("b")
+    refused, has_text, benign = bytearray(), bytearray(), array("b")
     model, category, attack = _Codes(), _Codes(), _Codes()
     for record in records:
         for column, name in ((cost, "cost"), (reward, "reward")):
@@ -91,7 +91,9 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         prompt, base = digest(record["prompt"]), record.get("base_prompt")
         prompts += prompt
         groups += prompt if base is None else digest(base)
-        refused.append(refusal(text_of(record["response"])))
+        response = text_of(record["response"])
+        refused.append(refusal(response))
+        has_text.append(bool(response))
         known = record.get("benign")
         benign.append(-1 if known is None else bool(known))
         model.append(record.get("model"))
@@ -103,6 +105,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         prompt=np.frombuffer(bytes(prompts), dtype=">u8").astype(np.uint64),
         group=np.frombuffer(bytes(groups), dtype=">u8").astype(np.uint64),
         refused=np.frombuffer(bytes(refused), dtype=np.bool_),
+        has_text=np.frombuffer(bytes(has_text), dtype=np.bool_),
         benign=np.frombuffer(benign, dtype=np.int8),
         order=np.arange(len(cost)),
         model=model.labels(),

@@ -8,7 +8,7 @@ model whether a response is safe.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 
 from trl_rsa.evaluation.bootstrap import Bootstrap, Statistic, chunk_rows
 from trl_rsa.evaluation.columns import Columns
+from trl_rsa.evaluation.metrics_file import ComparisonMetrics, PairedEstimate, PairedMetrics
 from trl_rsa.evaluation.tails import check_tail, finite, sorted_cvar
 
 
@@ -107,12 +108,14 @@ class PairedDifference:
         up, down = int((self.by_prompt > 0).sum()), int((self.by_prompt < 0).sum())
         return float(binomtest(up, up + down).pvalue) if up + down else 1.0
 
-    def summary(self, bootstrap: Bootstrap) -> dict[str, Any]:
+    def summary(self, bootstrap: Bootstrap) -> PairedMetrics:
         """The differences with paired intervals and p-values, JSON-serialisable."""
         estimates = bootstrap.estimates(self.resampled, self.n_prompts, width=self._pool.values.size)
         p_values = self.p_values(bootstrap.n_resamples, bootstrap.seed)
         rows = zip(self.names, estimates, p_values, strict=True)
-        differences = {name: e.to_dict() | {"permutation_p": float(p)} for name, e, p in rows}
+        differences: dict[str, PairedEstimate] = {
+            name: {**e.to_dict(), "permutation_p": float(p)} for name, e, p in rows
+        }
         return {"n_prompts": self.n_prompts, "difference": differences, "sign_test_p": self.sign_test()}
 
 
@@ -156,7 +159,7 @@ def compare(
     tails: Sequence[float] = (0.05, 0.01),
     unsafe_above: float = 0.0,
     bootstrap: Bootstrap | None = None,
-) -> dict[str, Any]:
+) -> ComparisonMetrics:
     """Compares model b with model a on the prompts that both answered. Differences are b − a.
 
     Returns:
@@ -176,7 +179,7 @@ def compare(
     if result["reward"] is not None:
         del result["reward"]["difference"]["unsafe_rate"]
         result |= _arena(a, b, unsafe_above, bootstrap)
-    return result
+    return cast(ComparisonMetrics, result)
 
 
 def _arena(a: Columns, b: Columns, unsafe_above: float, bootstrap: Bootstrap) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
+from trl_rsa.evaluation.metrics_file import Metrics
 from trl_rsa.evaluation.request import Evaluation, Progress
 from trl_rsa.evaluation.scores import StoredScores
 from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
@@ -25,7 +26,7 @@ from trl_rsa.storage.records import Record, digest, read_records, text_of
 _CHUNK = 64
 
 
-def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: dict[str, Any], progress: Progress) -> None:
+def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, progress: Progress) -> None:
     """Adds `kl` (sequential KL of the model from the reference) and `drift` (ρ summed over the tokens) per model."""
     settings = evaluation.drift
     assert settings is not None
@@ -128,9 +129,7 @@ def _encode_with_pieces(encoder: ConversationEncoder, record: Record) -> tuple[l
     return prompt, *encode_response(encoder.tokenizer, response, finished, encoder.end)
 
 
-def write_tokens(
-    evaluation: Evaluation, workspace: Workspace, metrics: dict[str, Any], harm: HarmModels | None
-) -> None:
+def write_tokens(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, harm: HarmModels | None) -> None:
     """Writes tokens.jsonl: the worst responses of every model, with drift risk and token harm per token (or null)."""
     wanted = {entry["index"]: name for name, m in metrics["models"].items() for entry in m["cost"]["worst"]}
     lines = {i: _line(i, r) for i, r in enumerate(read_records(workspace.records, scores=())) if i in wanted}

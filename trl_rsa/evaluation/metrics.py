@@ -5,7 +5,7 @@ exported here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,14 @@ from trl_rsa.evaluation.bootstrap import Bootstrap, cluster_codes
 from trl_rsa.evaluation.columns import Columns, Labels, read_columns
 from trl_rsa.evaluation.comparison import PairedDifference, arena_table, compare, pair, wins
 from trl_rsa.evaluation.drift import drift_summary, sequence_sums
-from trl_rsa.evaluation.intervals import Estimate, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
+from trl_rsa.evaluation.intervals import (
+    Estimate,
+    EstimateJSON,
+    clopper_pearson,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+)
+from trl_rsa.evaluation.metrics_file import ComparisonMetrics, GroupMetrics, Metrics, ModelMetrics
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
 from trl_rsa.evaluation.tails import (
     check_tail,
@@ -67,7 +74,7 @@ def summarize(
     n_worst: int = 10,
     bootstrap: Bootstrap | None = None,
     refusal: RefusalRule = is_refusal,
-) -> dict[str, Any]:
+) -> ModelMetrics:
     """Summarises the responses of one model.
 
     Args:
@@ -90,9 +97,10 @@ def summarize(
             What counts as a refusal.
 
     Returns:
-        `dict`: `n`, `n_prompts`, `settings`; `cost` (`n`, `mean`, `unsafe_rate`, `quantile`, `var`, `cvar`, `worst`),
-        `reward` (`n`, `mean`), `refusal` (`rate`, `harmful` on prompts known not to be benign, `over_refusal` on
-        benign ones), each estimate a dict of value, low, high and method, or None where nothing was scored; and `by`.
+        [`~evaluation.metrics_file.ModelMetrics`]: `n`, `n_prompts`, `settings`; `cost` (`n`, `mean`, `unsafe_rate`,
+        `quantile`, `var`, `cvar`, `worst`), `reward` (`n`, `mean`), `refusal` (`rate`, `harmful` on prompts known not
+        to be benign, `over_refusal` on benign ones), each estimate a dict of value, low, high and method, or None
+        where nothing was scored; and `by`.
     """
     columns = data if isinstance(data, Columns) else read_columns(data, refusal)
     if not len(columns):
@@ -100,7 +108,7 @@ def summarize(
     bootstrap = Bootstrap() if bootstrap is None else bootstrap
     tails = [check_tail(tail) for tail in tails]
     levels = [check_tail(1 - q, "1 - quantile") for q in quantiles]
-    result = _measures(columns, tails, levels, unsafe_above, bootstrap)
+    result = cast(ModelMetrics, _measures(columns, tails, levels, unsafe_above, bootstrap))
     result["cost"]["worst"] = [
         {"index": int(columns.order[i]), "cost": float(columns.cost[i])} for i in worst(columns.cost, n_worst)
     ]
@@ -131,14 +139,14 @@ def summarize_models(
     bootstrap: Bootstrap | None = None,
     refusal: RefusalRule = is_refusal,
     **options: Any,
-) -> dict[str, Any]:
+) -> Metrics:
     """Summarises every model in the records, and compares each with the first.
 
     Arguments as in [`summarize`].
 
     Returns:
-        `dict`: `models`, the summary per model in order of appearance (a null model is called "unnamed"), and
-        `comparisons`, a list of [`compare`]'s results with the keys `baseline` and `model` added.
+        [`~evaluation.metrics_file.Metrics`]: `models`, the summary per model in order of appearance (a null model is
+        called "unnamed"), and `comparisons`, a list of [`compare`]'s results with `baseline` and `model` added.
     """
     columns = data if isinstance(data, Columns) else read_columns(data, refusal)
     parts = {name or "unnamed": columns.take(indices) for name, indices in columns.model}
@@ -147,8 +155,8 @@ def summarize_models(
         for name, part in parts.items()
     }
     (baseline, first), *others = parts.items() if parts else [("", columns)]
-    comparisons = [
-        {"baseline": baseline, "model": name} | compare(first, part, tails, unsafe_above, bootstrap)
+    comparisons: list[ComparisonMetrics] = [
+        {"baseline": baseline, "model": name, **compare(first, part, tails, unsafe_above, bootstrap)}
         for name, part in others
     ]
     return {"models": models, "comparisons": comparisons}
@@ -156,7 +164,7 @@ def summarize_models(
 
 def _measures(
     columns: Columns, tails: Sequence[float], levels: Sequence[float], unsafe_above: float, bootstrap: Bootstrap
-) -> dict[str, Any]:
+) -> GroupMetrics:
     """The estimates of one set of records; all of them see the same resamples."""
     columns = columns.take(np.argsort(-columns.cost, kind="stable"))  # NaN last
     n_cost = int(np.isfinite(columns.cost).sum())
@@ -188,7 +196,11 @@ def _measures(
             "cvar": {f"{tail:g}": e for tail, e in zip(tails, tail_estimates[len(every_tail) :], strict=False)},
         },
         "reward": {"n": int(np.isfinite(columns.reward).sum()), "mean": means["reward"]},
-        "refusal": {name: means[name] for name in ("rate", "harmful", "over_refusal")},
+        "refusal": {
+            "rate": means["rate"],
+            "harmful": means["harmful"],
+            "over_refusal": means["over_refusal"],
+        },
     }
 
 
@@ -199,15 +211,16 @@ class _Ratios:
 
     def __init__(self, columns: Columns, unsafe_above: float, clusters: NDArray[np.intp] | None) -> None:
         scored = np.isfinite(columns.cost)
-        everything = np.ones(len(columns), dtype=bool)
+        # A file of costs has no responses at all, and says nothing about refusals. An empty response is no refusal.
+        answered = np.full(len(columns), bool(columns.has_text.any()))
         self.clusters = clusters
         self.values = {
             "cost": (columns.cost, scored),
             "reward": (columns.reward, np.isfinite(columns.reward)),
             "unsafe": (columns.cost > unsafe_above, scored),
-            "rate": (columns.refused, everything),
-            "harmful": (columns.refused, columns.benign == 0),
-            "over_refusal": (columns.refused, columns.benign == 1),
+            "rate": (columns.refused, answered),
+            "harmful": (columns.refused, answered & (columns.benign == 0)),
+            "over_refusal": (columns.refused, answered & (columns.benign == 1)),
         }
         # Independent trials have an exact interval and need no bootstrap.
         exact = self.proportions if clusters is None else ()
@@ -223,10 +236,10 @@ class _Ratios:
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any record that has the value
             return sums / totals
 
-    def estimates(self, bootstrapped: Sequence[Estimate], confidence: float) -> dict[str, dict[str, Any] | None]:
+    def estimates(self, bootstrapped: Sequence[Estimate], confidence: float) -> dict[str, EstimateJSON | None]:
         """The estimates by name; None where no record has the value."""
         found = dict(zip(self.names, bootstrapped, strict=False))
-        result: dict[str, dict[str, Any] | None] = {}
+        result: dict[str, EstimateJSON | None] = {}
         for name, (value, has) in self.values.items():
             estimate = found.get(name)
             if name in self.proportions and has.any():

@@ -29,6 +29,15 @@ class ScorerSpec:
     zero: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        taken = [name for name in ("kind", "higher_is", "zero") if name in self.options]
+        if taken:
+            raise ValueError(
+                f"You set the option {taken[0]} of the {self.kind} model, but what a score means is not an option of "
+                f"its model: it is a {self.kind}. Leave it out; {self.kind}_higher_is and {self.kind}_zero say how "
+                "the raw score is read."
+            )
+
     def load(self) -> Scorer:
         return load_scorer(self.spec, self.kind, self.higher_is, self.zero, **self.options)
 

@@ -2,16 +2,14 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from trl_rsa.evaluation.certificate import certify
-from trl_rsa.evaluation.tables import UNNAMED, read_responses
-from trl_rsa.storage.records import ReadReport, Record, digest
+from trl_rsa.evaluation.costs import costs_of_model
+from trl_rsa.evaluation.tables import read_responses
+from trl_rsa.storage.records import ReadReport
 
 
 if TYPE_CHECKING:
@@ -86,7 +84,8 @@ def main(arguments: tuple[CertifyArguments]) -> int:
         )
     path = Path(args.records).parent / "certificate.json" if args.output is None else Path(args.output)
     report = ReadReport()
-    found = _Found.of(args, read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts))
+    records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
+    found = costs_of_model(records, args.records, args.model, args.decide_records)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         certificate = certify(
@@ -115,75 +114,3 @@ def main(arguments: tuple[CertifyArguments]) -> int:
         print(f"- {line}")
     print(f"\nWritten to {path}.")
     return 0 if certificate.certified else NOT_CERTIFIED
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One model's costs (NaN where there is none), its prompts before any attack, and what limits the claim."""
-
-    costs: list[float]
-    prompts: list[bytes]
-    model: str | None
-    notes: list[str]
-
-    @classmethod
-    def of(cls, args: CertifyArguments, records: Iterable[Record]) -> "_Found":
-        costs: dict[str | None, list[float]] = {}
-        prompts: dict[str | None, list[bytes]] = {}
-        chosen_on = Path(args.records).name.endswith("-decide.jsonl")
-        unnamed = False
-        for record in records:
-            chosen_on = chosen_on or record.get("split") in ("train", "decide")
-            unnamed = unnamed or bool(record.get(UNNAMED))
-            name, cost, base = record["model"], record["cost"], record.get("base_prompt")
-            costs.setdefault(name, []).append(np.nan if cost is None else cost)
-            prompts.setdefault(name, []).append(digest(record["prompt"] if base is None else base))
-        if chosen_on and not args.decide_records:
-            raise ValueError(
-                f"You certify on {args.records}, but these are records on which the ladder chose the model, so that "
-                "their costs look better than fresh ones. Take responses to untouched prompts; with --decide_records "
-                "you get a bound that says so."
-            )
-        model = _model(args, {name: len(several) for name, several in costs.items()})
-        if np.isnan(costs[model]).all():
-            raise ValueError(
-                f"You certify on {args.records}, but none of its {len(costs[model])} responses has a cost. Score them "
-                "first: trl-rsa evaluate --responses FILE --cost SPEC."
-            )
-        notes = [_CHOSEN_ON] if chosen_on else []
-        if not unnamed:
-            return cls(costs[model], prompts[model], model, notes)
-        # Numbered in the order of their costs, so that another order of the rows is not another shuffle.
-        ordered = sorted(costs[model], key=lambda cost: (np.isnan(cost), cost))
-        return cls(ordered, [digest(f"row {i}") for i in range(len(ordered))], model, [*notes, _UNNAMED])
-
-
-_CHOSEN_ON = (
-    "These are records on which the model was chosen or trained: it may do worse on fresh prompts, and the confidence "
-    "is not what it says."
-)
-_UNNAMED = (
-    "The file names no prompts. Each row was taken for the response to a prompt of its own; if several answer one "
-    "prompt, the bound is too low. Whether prompts were used before cannot be seen: any such file counts as the same."
-)
-
-
-def _model(args: CertifyArguments, counts: dict[str | None, int]) -> str | None:
-    """The model that is judged, by its name in the records."""
-    if not counts:
-        raise ValueError(f"You certify on {args.records}, but there is no record in it. Give another file.")
-    if args.model is None and len(counts) == 1:
-        return next(iter(counts))
-    names = ", ".join(sorted(str(name) for name in counts if name is not None)) or "none"
-    if None in counts:
-        asked = "no model" if args.model is None else f"the model {args.model!r}"
-        raise ValueError(
-            f"You ask for {asked}, but {counts[None]} of the {sum(counts.values())} records in {args.records} name no "
-            f"model (the others name: {names}), and any of them may be among its worst. Name the model in each."
-        )
-    if args.model not in counts:
-        asked = "no model" if args.model is None else f"the model {args.model!r}"
-        raise ValueError(
-            f"You ask for {asked}, but the models in {args.records} are: {names}. Set --model to one of them."
-        )
-    return args.model
