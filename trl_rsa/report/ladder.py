@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trl_rsa.report.numbers import cell, text_of, value_of
-from trl_rsa.report.style import MUTED, UNSAFE, colour_of, new_figure
+from trl_rsa.report.style import MUTED, UNSAFE, colour_of, fill, new_figure
 
 
 Manifest = Mapping[str, Any]
@@ -106,10 +106,10 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
         panels[-1].set_ylabel("reward")
     if len(names) == 1:
         labels = [text_of(value_of(r.get("multiplier")), ".3g") for r in rounds]
-        panels[-1].set_xlabel("multiplier λ of each model, in the order in which they were tried")
+        panels[-1].set_xlabel(fill("multiplier λ of each model, in the order in which they were tried"))
     else:
         labels = [_round_row(i, r, [], False)[0] for i, r in enumerate(rounds)]
-        panels[-1].set_xlabel("rung of each model, in the order in which they were tried")
+        panels[-1].set_xlabel(fill("rung of each model, in the order in which they were tried"))
     panels[-1].set_xticks(range(len(rounds)), labels)
     for axes in panels:
         axes.margins(x=0.08, y=0.2)
