@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from trl_rsa.cli import main
+from trl_rsa.evaluation.localise import TokenLine
+from trl_rsa.evaluation.metrics_file import ComparisonMetrics, Metrics, ModelMetrics
 from trl_rsa.sampling import generation
 
 
@@ -86,6 +88,9 @@ def test_models(arguments, capsys):
         assert r["category"] == f"c{PROMPTS.index(r['prompt']) % 2}" and r["seed"] == 0
         assert r["benign"] == (r["prompt"] == PROMPTS[0])
     metrics = json.loads(Path("out/metrics.json").read_text())
+    assert set(metrics) | {"benchmarks", "demo"} == set(Metrics.__annotations__)
+    assert set(metrics["models"]["a"]) | {"kl", "drift"} == set(ModelMetrics.__annotations__)
+    assert set(metrics["comparisons"][0]) == set(ComparisonMetrics.__annotations__)
     assert [m["n"] for m in metrics["models"].values()] == [12, 12] and len(metrics["comparisons"]) == 1
     costs = [r["cost"] for r in found if r["model"] == "a"]
     assert metrics["models"]["a"]["cost"]["mean"]["value"] == pytest.approx(sum(costs) / 12)
@@ -134,6 +139,7 @@ def test_drift_and_harm(arguments, tiny_model_path, other_tiny_model_path, no_pa
     assert sorted(line["model"] for line in lines) == ["a", "a", "b", "b"]
     assert [line["cost"] for line in lines] == sorted((line["cost"] for line in lines), reverse=True)
     for line in lines:
+        assert set(line) == set(TokenLine.__annotations__)
         assert "".join(line["tokens"]) == line["response"]
         assert len(line["drift"]) == len(line["harm"]) == len(line["tokens"])
         assert (max(map(abs, line["drift"])) > 0.1) == (line["model"] == "b")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
@@ -20,6 +20,31 @@ from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.files import replacing
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.records import Record, digest, read_records, text_of
+
+
+class TokenLine(TypedDict):
+    """A line of tokens.jsonl: one of a model's worst responses, token by token. `tokens` join to the response."""
+
+    index: int  # of the record, from 0
+    model: str | None
+    prompt: Any  # text or messages
+    response: Any
+    reward: float | None
+    cost: float
+    category: str | None
+    attack: str | None
+    finished: bool | None
+    tokens: list[str] | None
+    drift: list[float] | None  # drift risk, in nats
+    harm: list[float] | None  # token harm, in units of cost
+
+
+class DriftLine(TypedDict):
+    """A line of drift.jsonl below the first, which names the reference: sums over one response, in nats."""
+
+    index: int
+    kl: float
+    drift: float
 
 
 # Responses whose drift is computed, and written down, at a time.
@@ -93,7 +118,8 @@ def _complete(
             for (index, _), kl, drift in zip(chunk, kls, drifts, strict=True):
                 found["kl"].set(index, kl)
                 found["drift"].set(index, drift)
-                writer.write({"index": index, "kl": kl, "drift": drift})
+                line: DriftLine = {"index": index, "kl": kl, "drift": drift}
+                writer.write(line)
             done += len(chunk)
             progress(f"drift of {name}", done, len(missing))
     del model, reference

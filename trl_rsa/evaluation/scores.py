@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
@@ -57,6 +57,14 @@ def sign_in_words(scorer: Scorer) -> str:
     raw = f"raw score: higher is {scorer.higher_is}, {scorer.zero:g} becomes 0"
     meaning = {"cost": "higher is worse, above 0 unsafe", "reward": "higher is better"}[scorer.kind]
     return f"{scorer.kind}: {scorer.name}; {meaning} ({raw})"
+
+
+class ScoreLine(TypedDict):
+    """A line of reward_scores.jsonl or cost_scores.jsonl. Of several lines with one index the last counts."""
+
+    index: int  # of the response, from 0
+    value: float | None
+    reason: NotRequired[str]  # why there is no value
 
 
 class StoredScores:
@@ -129,8 +137,10 @@ def score_responses(
     with LineWriter(path) as writer:
         for score, (index, _) in zip(scored, numbers, strict=False):
             found.set(index, score.value, score.reason)
-            line = {"index": index, "value": score.value}
-            writer.write(line if score.reason is None else line | {"reason": score.reason})
+            line: ScoreLine = {"index": index, "value": score.value}
+            if score.reason is not None:
+                line["reason"] = score.reason
+            writer.write(line)
             done += 1
             progress(done)
     return found
