@@ -107,19 +107,29 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Collection[str], 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
     """The rows below the header, by the number of their last line."""
     csv.field_size_limit(10**9)  # responses may be long
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        delimiter = _delimiter(file.readline())
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=delimiter)
-        try:
-            reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
+            reader.fieldnames = _header(path, reader.fieldnames or ())
             for row in reader:
-                # Too many fields stand under None: a delimiter in a text that is not quoted has moved all after it.
-                yield reader.line_num, RowError("too many fields") if None in row else row
-        except csv.Error as error:
-            raise ValueError(
-                f"{path} cannot be read as CSV (line {reader.line_num}: {error}). Write it again."
-            ) from error
+                line = reader.line_num
+                # Too many fields stand under None: a delimiter in a text without quotes has moved all after it.
+                yield line, RowError("too many fields") if None in row else row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (after line {line}: {error}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as CSV (after line {line}: {error}). Write it again.") from error
+
+
+def _header(path: Path, given: Sequence[Any]) -> list[str]:
+    names = [_column(name) for name in given]
+    twice = [name for i, name in enumerate(names) if name in COLUMNS and name in names[:i]]
+    if twice:
+        raise ValueError(f"You gave the file {str(path)!r}, but it has two columns {twice[0]}. Rename or remove one.")
+    return names
 
 
 def _delimiter(header: str) -> str:
@@ -137,7 +147,9 @@ def _column(name: Any) -> str:
 
 def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
     for number, (_, row) in enumerate(read_file(path), start=1):
-        yield number, row if isinstance(row, RowError) else {_column(name): value for name, value in row.items()}
+        if not isinstance(row, RowError):
+            row = dict(zip(_header(path, list(row)), row.values(), strict=True))
+        yield number, row
 
 
 def _record(
@@ -156,6 +168,9 @@ def _record(
     if not isinstance(record["prompt"], (str, list)) or not isinstance(record["response"], (str, list)):
         report.add(number, "no prompt" if not isinstance(record["prompt"], (str, list)) else "no response")
         return None
+    for name in ("model", "category", "attack"):
+        if record[name] is not None:
+            record[name] = str(record[name])
     for name in ("benign", "finished"):
         if isinstance(record.get(name), str):
             record[name] = _TRUTH.get(record[name].strip().lower())
