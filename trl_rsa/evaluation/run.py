@@ -32,33 +32,18 @@ from trl_rsa.storage.records import ReadReport, Record, RecordWriter, digest, re
 Log = Callable[[str], None]
 
 
-def evaluate(
-    evaluation: Evaluation,
-    log: Log = print,
-    progress: Progress = lambda phase, done, total: None,
-    write_page: Callable[[Path], Any] | None = None,
-) -> Metrics:
-    """Runs an evaluation, or what is left of it: [`EvaluationRun`] from its first phase to its last.
-
-    Killed and started again with the same settings it goes on; the records end up the same, byte by byte.
-
-    Returns:
-        [`~evaluation.metrics_file.Metrics`]: what metrics.json holds.
-
-    Raises:
-        ValueError, FileNotFoundError: if something cannot be done as it was asked for; before anything is sampled
-            wherever possible.
-    """
-    return EvaluationRun(evaluation, log, progress, write_page).run()
-
-
 class EvaluationRun:
     """
     An evaluation in its folder. The methods stand in the order in which [`run`] calls them; each does what is left of
-    its phase and writes it down.
+    its phase and writes it down. Killed and started again with the same settings, it goes on; the records end up the
+    same, byte by byte.
 
     Making the object checks all that can be checked before anything is sampled, loads every scorer once, and pins the
     settings in the folder.
+
+    ```python
+    metrics = EvaluationRun(Evaluation("runs/evaluation", responses="responses.jsonl", cost=spec)).run()
+    ```
 
     Args:
         evaluation ([`Evaluation`]):
@@ -74,6 +59,10 @@ class EvaluationRun:
         workspace ([`Workspace`]): The folder.
         metrics ([`~evaluation.metrics_file.Metrics`]): What metrics.json holds, as far as it is known.
         page (`Any`): What `write_page` returned.
+
+    Raises:
+        ValueError, FileNotFoundError: if something cannot be done as it was asked for; before anything is sampled
+            wherever possible.
     """
 
     def __init__(
