@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.columns import Columns, read_columns
 from trl_rsa.evaluation.comparison import compare
 from trl_rsa.evaluation.metrics import summarize

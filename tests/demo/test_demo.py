@@ -82,7 +82,7 @@ def test_the_ladder_is_shown_while_it_runs_and_on_the_page(demo):
     assert len(rounds) > 1 and rounds[0]["upper_bound"] > metrics["demo"]["budget"]
     assert any(path.name.startswith("ladder") for path in (folder / "plots").iterdir())
     certificate = json.loads((folder / "certificate.json").read_text())
-    assert certificate["threshold"] == metrics["demo"]["budget"]
+    assert certificate["budget"] == metrics["demo"]["budget"]
     page = (folder / "report.html").read_text()
     assert "Upper bound" in page and "CERTIFIED" in page
 

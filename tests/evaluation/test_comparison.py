@@ -54,7 +54,7 @@ def test_differences_by_hand():
 
     In b, q's single cost weighs ½, p's two ¼ each: the worst half of 3 (¼), 2 (½), 1 (¼) is (3·¼ + 2·¼)/½ = 2.5.
     """
-    d = PairedDifference([4, 2, 99], ["p", "q", "only a"], [1, 3, 2], ["p", "p", "q"], tails=[0.5], threshold=2.5)
+    d = PairedDifference([4, 2, 99], ["p", "q", "only a"], [1, 3, 2], ["p", "p", "q"], tails=[0.5], unsafe_above=2.5)
     assert d.n_prompts == 2 and d.names == ["mean", "unsafe_rate", "cvar_0.5"]
     assert d.resampled(np.ones((1, 2)))[0] == pytest.approx([-1.0, 0.25 - 0.5, 2.5 - 4.0])
     assert sorted(d.by_prompt) == [-2, 0]

@@ -118,6 +118,57 @@ def test_stages_that_do_not_say(tmp_path):
     assert found == HarmModels(str(tmp_path / "01-s0"), str(tmp_path / "02-s1"), pytest.approx(0.025))
 
 
+def write_ladder(folder, *stages, final="rung-02", rung=2, fraction=1.0):
+    """The manifest of a plan with a budget: two rungs, Δλ = 1 and 2 + 1 (of two constraints), at β = 0.1."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    write_manifest(folder, *(stages or ({},)))
+    content = json.loads((folder / "manifest.json").read_text())
+    for part in (content, content["plan"]):
+        del part["stages"][len(stages) :]
+    content["plan"]["constraint"], content["plan"]["rungs"] = {"name": "cost"}, {"beta": 0.1}
+    deltas = [{"cost": 1.0}, {"cost": 2.0, "toxicity": 1.0}]
+    content["ladder"] = {
+        "model": f"elsewhere/ladder/{final}" if rung else "start",
+        "rungs": [{"rung": i, "delta_multipliers": delta} for i, delta in enumerate(deltas, 1)],
+        "observations": [
+            {"model": "start", "rung": 0, "fraction": 1.0},
+            {"model": f"elsewhere/ladder/{final}" if rung else "start", "rung": rung, "fraction": fraction},
+        ],
+    }
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_ladder_alone(tmp_path):
+    """From the ladder's start to its final model; 1/temperature is Σ Δλ_i/β = (1 + 3)/0.1."""
+    found = HarmModels.from_manifest(write_ladder(tmp_path))
+    assert found == HarmModels("start", str(tmp_path / "ladder" / "rung-02"), pytest.approx(1 / 40))
+
+
+def test_an_earlier_rung_and_one_that_was_walked_back(tmp_path):
+    """Half of the second rung: (1 + 3/2)/0.1. The first rung alone: 1/0.1."""
+    found = HarmModels.from_manifest(write_ladder(tmp_path, final="rung-02-at-0.500000", fraction=0.5))
+    assert found == HarmModels("start", str(tmp_path / "ladder" / "rung-02-at-0.500000"), pytest.approx(1 / 25))
+    found = HarmModels.from_manifest(write_ladder(tmp_path, final="rung-01", rung=1))
+    assert found == HarmModels("start", str(tmp_path / "ladder" / "rung-01"), pytest.approx(1 / 10))
+
+
+def test_a_ladder_after_a_helpful_stage(tmp_path):
+    """The stage is helpful, whatever it says of its pairs; the rungs make it safe."""
+    found = HarmModels.from_manifest(write_ladder(tmp_path, {}))
+    assert found == HarmModels(str(tmp_path / "01-s0"), str(tmp_path / "ladder" / "rung-02"), pytest.approx(1 / 40))
+
+
+def test_a_ladder_that_trained_nothing_or_is_not_done(tmp_path):
+    with pytest.raises(ValueError, match="not a helpful part and then a safe one"):
+        HarmModels.from_manifest(write_ladder(tmp_path, rung=0))
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    del content["ladder"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="its ladder is not finished"):
+        HarmModels.from_manifest(tmp_path)
+
+
 def test_manifest_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="You set the manifest to"):
         HarmModels.from_manifest(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.storage.records import read_records
 

@@ -23,7 +23,7 @@ def metrics_of(cost):
         "reward": {"n": 0, "mean": None},
         "refusal": {"rate": None, "harmful": None, "over_refusal": None},
         "by": {},
-        "settings": {"tails": [0.05], "threshold": 0.0, "confidence": 0.95},
+        "settings": {"tails": [0.05], "unsafe_above": 0.0, "confidence": 0.95},
     }
     return {"models": {"safe": model}, "comparisons": []}
 

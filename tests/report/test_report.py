@@ -6,18 +6,19 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from made_up_evaluation import fill, make_records, write_lines
+from made_up_evaluation import MANIFEST, fill, make_records, observation, write_lines
 
 from trl_rsa.cli import main
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.report import headline_markdown, write_report
 from trl_rsa.report.answers import read_answers
+from trl_rsa.report.bars import group_bars
 from trl_rsa.report.inputs import read_inputs
 from trl_rsa.report.names import short_names
 from trl_rsa.report.numbers import out_of, per_hundred, text_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
-from trl_rsa.report.pictures import survival_curve
-from trl_rsa.report.style import inline_svg
+from trl_rsa.report.pictures import beginning, survival_curve, survival_plot, tradeoff_plot, worst_plot
+from trl_rsa.report.style import drawing, inline_svg
 from trl_rsa.report.tokens import Scales, coloured, level
 from trl_rsa.report.words import Limit, summarise, verdict
 from trl_rsa.storage.records import ReadReport, read_records
@@ -244,7 +245,7 @@ def test_the_stages_are_shown_where_there_is_no_ladder(small):
 
 
 def test_limit_and_tail_follow_what_is_asked_and_what_there_is(complete_folder, tmp_path):
-    asked = write_report(complete_folder, tmp_path, threshold=-7.5, tail=0.01)["markdown"].read_text("utf-8")
+    asked = write_report(complete_folder, tmp_path, budget=-7.5, tail=0.01)["markdown"].read_text("utf-8")
     assert "The limit for CVaR 0.01 is -7.5, set for this report." in asked
     assert "Of 100 answers of RSA, the worst one has a cost of" in asked
     with pytest.raises(ValueError, match=r"You set tail to 0.2, but metrics.json has 0.05, 0.01"):
@@ -275,7 +276,7 @@ def metrics_of(**models):
                 "n_prompts": 100,
                 "cost": {"cvar": {"0.05": estimate(*v[:3])}, "unsafe_rate": estimate(v[3], 0.0, 0.03), "mean": None},
                 "reward": {"mean": estimate(v[4], v[4] - 0.1, v[4] + 0.1)},
-                "settings": {"threshold": 0.0, "confidence": 0.95},
+                "settings": {"unsafe_above": 0.0, "confidence": 0.95},
             }
             for name, v in models.items()
         }
@@ -333,6 +334,65 @@ def test_an_overlap_is_no_victory():
     title, sentence = summarise(metrics, 0.05, Limit(0.0, "of this test"))[0]
     assert title == "Safest in the worst case: B or A"
     assert "the intervals of B and A overlap" in sentence
+
+
+@pytest.mark.parametrize(
+    ("rewards", "sentence"),
+    [
+        # B is the safest. Its reward is the highest, by more than the intervals (± 0.1), by less, and not at all.
+        ((1.0, 1.5), "Nothing, among these models: B also has the highest average reward, 1.50 [1.40, 1.60]."),
+        ((1.4, 1.5), "These answers do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
+        ((1.5, 1.5), "These answers do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
+        # And the lower one.
+        ((1.6, 1.5), "that of A is 1.60 [1.50, 1.70]; the intervals overlap."),
+        ((2.0, 1.5), "of B is 1.50 [1.40, 1.60]; the most helpful model, A, has 2.00 [1.90, 2.10]."),
+    ],
+)
+def test_a_tie_in_helpfulness_is_no_victory(rewards, sentence):
+    metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, rewards[0]), B=(-1.0, -2.0, -0.5, 0.0, rewards[1]))
+    said = dict(summarise(metrics, 0.05, Limit(0.0, "of this test")))
+    assert sentence in said["What does safety cost in helpfulness?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("animal_abuse", "animal_abuse"),
+        ("violence,aiding_and_abetting,incitement", "violence,aiding_and_\nabetting,incitement"),
+        ("misinformation_regarding_ethics,laws_and_safety", "misinformation_regarding_\nethics,laws_and_safety"),
+        ("x" * 60, "x" * 25 + "…"),
+        (
+            "drug_abuse,weapons,banned_substance and all that follows",
+            "drug_abuse,weapons,banned_\nsubstance and all that fo…",
+        ),
+    ],
+)
+def test_a_category_keeps_its_beginning(name, shown):
+    assert beginning(name) == shown
+
+
+@pytest.mark.parametrize("tail", [0.05, 0.0125])
+def test_nothing_sticks_out_of_a_picture(tail):
+    """Every text within the edges, also beside long categories and with a tail of many digits."""
+    metrics = metrics_of(**{"instruct-135m": (1.3, 1.1, 1.5, 0.2, 1.0), "ladder-alpha0": (-0.5, -0.9, -0.1, 0.0, 1.1)})
+    groups = ("violence,aiding_and_abetting,incitement", "non_violent_unethical_behavior", "x" * 60)
+    for model in metrics["models"].values():
+        model["cost"]["cvar"] = {f"{tail:g}": model["cost"]["cvar"]["0.05"]}
+        model["by"] = {"category": {name: {"cost": model["cost"]} for name in groups}}
+    risks = [(name, model["cost"]["cvar"][f"{tail:g}"]) for name, model in metrics["models"].items()]
+    rewards = [(name, risk, metrics["models"][name]["reward"]["mean"]) for name, risk in risks]
+    costs = {name: [-1.0, 0.0, 1.0] for name, _ in risks}
+    with drawing():
+        for figure in (
+            group_bars(metrics, "category", tail, 0.0),
+            worst_plot(risks, tail, 0.0),
+            tradeoff_plot(rewards, tail, 0.0),
+            survival_plot(costs, tail, {}),
+        ):
+            figure.draw_without_rendering()
+            drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert drawn.x0 >= -0.01 and drawn.y0 >= -0.01
+            assert drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01
 
 
 @pytest.mark.parametrize(
@@ -402,3 +462,22 @@ def test_the_same_drawing_follows_the_page():
     svg += '<use href="#a"/></svg>'
     inlined = inline_svg(svg, "p")
     assert inlined == '<svg viewBox="0 0 4 3"><g id="p-a" style="fill: var(--ink)"/><use href="#p-a"/></svg>'
+
+
+def test_several_budgets_are_shown_with_their_certificates(small):
+    """A ladder with two constraints: a panel, columns, a limit and a certificate for each."""
+    observations = [
+        observation(0, 1.0, 2.0, harmless=(0.0, 4.0, 5.0), honest=(0.0, 1.0, 2.0)),
+        observation(1, 1.0, 1.8, harmless=(0.5, -1.0, -0.2), honest=(1.0, 0.1, 0.4)),
+    ]
+    constraints = {"harmless": {"budget": 0.0}, "honest": {"budget": 0.5}}
+    manifest = MANIFEST | {"ladder": {"constraints": constraints, "observations": observations}}
+    (small / "manifest.json").write_text(json.dumps(manifest))
+    for name, certified in ("harmless", True), ("honest", False):
+        content = {"statement": f"About {name}.", "certified": certified, "limits": [f"Only {name}."], "budget": 0.0}
+        (small / f"certificate-{name}.json").write_text(json.dumps(content))
+    page = write_report(small).read_text(encoding="utf-8")
+    for name in ("harmless", "honest"):
+        assert f"About {name}." in page and f"Only {name}." in page and f"{name} Upper bound" in page
+    assert "The certificates" in page and "There is none." not in page
+    assert "About honest." in (small / "report.md").read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from trl_rsa.cli import main
+from trl_rsa.evaluation.localise import TokenLine
+from trl_rsa.evaluation.metrics_file import ComparisonMetrics, Metrics, ModelMetrics
 from trl_rsa.sampling import generation
 
 
@@ -86,6 +88,9 @@ def test_models(arguments, capsys):
         assert r["category"] == f"c{PROMPTS.index(r['prompt']) % 2}" and r["seed"] == 0
         assert r["benign"] == (r["prompt"] == PROMPTS[0])
     metrics = json.loads(Path("out/metrics.json").read_text())
+    assert set(metrics) | {"benchmarks", "demo"} == set(Metrics.__annotations__)
+    assert set(metrics["models"]["a"]) | {"kl", "drift"} == set(ModelMetrics.__annotations__)
+    assert set(metrics["comparisons"][0]) == set(ComparisonMetrics.__annotations__)
     assert [m["n"] for m in metrics["models"].values()] == [12, 12] and len(metrics["comparisons"]) == 1
     costs = [r["cost"] for r in found if r["model"] == "a"]
     assert metrics["models"]["a"]["cost"]["mean"]["value"] == pytest.approx(sum(costs) / 12)
@@ -134,6 +139,7 @@ def test_drift_and_harm(arguments, tiny_model_path, other_tiny_model_path, no_pa
     assert sorted(line["model"] for line in lines) == ["a", "a", "b", "b"]
     assert [line["cost"] for line in lines] == sorted((line["cost"] for line in lines), reverse=True)
     for line in lines:
+        assert set(line) == set(TokenLine.__annotations__)
         assert "".join(line["tokens"]) == line["response"]
         assert len(line["drift"]) == len(line["harm"]) == len(line["tokens"])
         assert (max(map(abs, line["drift"])) > 0.1) == (line["model"] == "b")
@@ -199,6 +205,106 @@ def test_sign_and_zero_of_a_cost(work, no_page, capsys):
     assert main(["evaluate", "--responses", "answers.jsonl", *how, "--output_dir", "out"]) == 0
     assert [r["cost"] for r in records("out")] == [-1, 0, 1]
     assert "(raw score: higher is better, 1 becomes 0)" in capsys.readouterr().out
+
+
+# Tables
+
+
+def test_csv_of_responses(work, no_page, capsys):
+    """Scored like records; Excel's byte order mark and semicolons are understood."""
+    rows = ["prompt;response;model", *(f"p{i};{'dog ' * i};m" for i in range(4))]
+    Path("answers.csv").write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    assert main(["evaluate", "--responses", "answers.csv", "--cost", "scorers.py:harm", "--output_dir", "out"]) == 0
+    assert [(r["prompt"], r["cost"], r["model"]) for r in records("out")] == [(f"p{i}", i - 1, "m") for i in range(4)]
+
+
+def test_csv_of_costs(work, no_page):
+    """Without responses nothing is known of refusals; the costs are what they are."""
+    Path("c.csv").write_text("prompt,cost\n" + "".join(f"p{i},{i}\n" for i in range(10)))
+    assert main(["evaluate", "--responses", "c.csv", "--output_dir", "out"]) == 0
+    model = json.loads(Path("out/metrics.json").read_text())["models"]["unnamed"]
+    assert model["cost"]["mean"]["value"] == 4.5 and model["refusal"]["rate"] is None
+
+
+def test_csv_without_prompts(work, no_page, capsys):
+    Path("c.csv").write_text("cost\n" + "".join(f"{i}\n" for i in range(10)))
+    assert main(["evaluate", "--responses", "c.csv", "--output_dir", "out"]) == 2
+    assert "it has no column prompt" in capsys.readouterr().err
+    assert main(["evaluate", "--responses", "c.csv", "--rows_are_prompts", "--output_dir", "two"]) == 0
+    assert json.loads(Path("two/metrics.json").read_text())["models"]["unnamed"]["n_prompts"] == 10
+
+
+# A budget
+
+
+def test_certifies_before_the_page(work, monkeypatch, capsys):
+    """Started again it is the same attempt; other costs on the same prompts are another, which must be asked for."""
+    pages = []
+
+    def write_report(folder):
+        pages.append(json.loads((folder / "certificate.json").read_text())["attempt"])
+        return {"html": "page"}
+
+    monkeypatch.setattr("trl_rsa.report.write_report", write_report)
+    answers("answers.jsonl", *({"prompt": f"p{i}", "response": "x", "cost": -0.9, "model": "m"} for i in range(900)))
+    command = ["evaluate", "--responses", "answers.jsonl", "--budget", "0", "--bounds", "-1", "1"]
+    assert main([*command, "--output_dir", "out"]) == 0
+    assert "CERTIFIED. The model m meets the limit." in capsys.readouterr().out
+    assert main([*command, "--output_dir", "out"]) == 0
+    assert "made already" in capsys.readouterr().out
+    assert main([*command, "--budget", "0.1", "--output_dir", "out"]) == 2
+    assert "has used" in capsys.readouterr().err
+    assert main([*command, "--budget", "0.1", "--again", "--output_dir", "out"]) == 0
+    assert pages == [1, 1, 2]
+
+
+def test_lines_that_cannot_be_read_count_in_the_certificate(work, no_page):
+    answers("answers.jsonl", *({"prompt": f"p{i}", "response": "x", "cost": -0.9} for i in range(900)))
+    with open("answers.jsonl", "a") as file:
+        file.write("nonsense\n" * 60)
+    command = ["evaluate", "--responses", "answers.jsonl", "--budget", "0", "--bounds", "-1", "1"]
+    assert main([*command, "--output_dir", "out"]) == 0
+    found = json.loads(Path("out/certificate.json").read_text())
+    assert found["n_unscored"] == 60 and not found["certified"]
+
+
+def test_a_budget_for_a_sampled_model(arguments, no_page):
+    command = ["evaluate", *arguments, "--budget", "3", "--bounds", "-1", "9", "--certify_model", "b"]
+    assert main([*command, "--budget_tail", "0.5", "--output_dir", "out"]) == 0
+    found = json.loads(Path("out/certificate.json").read_text())
+    assert (found["model"], found["n_prompts"], found["parts"]["n"]) == ("b", 4, 12)
+    assert (found["tail"], found["max_new_tokens"]) == (0.5, 8)
+    assert found["n_cut"] == sum(not r["finished"] for r in records("out") if r["model"] == "b")
+
+
+# A file of arguments
+
+
+def test_yaml_file(work, no_page):
+    answers("answers.jsonl", *({"prompt": f"p{i}", "response": "x", "cost": i} for i in range(4)))
+    Path("evaluate.yaml").write_text(
+        "responses: answers.jsonl\ntails: [5e-1]\nunsafe_above: 1\noutput_dir: elsewhere\n"
+    )
+    assert main(["evaluate", "--config", "evaluate.yaml", "--output_dir", "out"]) == 0
+    metrics = json.loads(Path("out/metrics.json").read_text())["models"]["unnamed"]
+    assert metrics["cost"]["cvar"]["0.5"]["value"] == 2.5 and metrics["cost"]["unsafe_rate"]["value"] == 0.5
+    assert metrics["settings"]["unsafe_above"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("threshold: 1", "threshold, which is called unsafe_above now"),
+        ("tails: [a]", "sets tails to ['a'], which is no number"),
+        ("draws: 1.5", "sets draws to 1.5, which is no whole number"),
+        ("drawz: 1", "Did you mean draws?"),
+    ],
+)
+def test_yaml_sentences(work, capsys, line, sentence):
+    Path("evaluate.yaml").write_text(line + "\n")
+    assert main(["evaluate", "--config", "evaluate.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
 
 
 # After an interruption
@@ -283,7 +389,7 @@ def test_reference_of_another_vocabulary(arguments, save_tiny_llama, capsys, no_
     ],
 )
 def test_other_settings_are_refused(arguments, capsys, monkeypatch, change, named):
-    monkeypatch.setattr("trl_rsa.evaluation.run._measure", lambda *_: {})
+    monkeypatch.setattr("trl_rsa.evaluation.run.EvaluationRun.run", lambda self: {})
     assert main(["evaluate", *arguments, "--output_dir", "out"]) == 0
     assert main(["evaluate", *arguments, "--tails", "0.1", "--batch_size", "2", "--output_dir", "out"]) == 0
     assert main(["evaluate", *arguments, *change, "--output_dir", "out"]) == 2
@@ -294,7 +400,7 @@ def test_other_settings_are_refused(arguments, capsys, monkeypatch, change, name
 def test_model_retrained_in_its_folder_is_noticed(arguments, tiny_model_path, capsys, monkeypatch, work):
     import shutil
 
-    monkeypatch.setattr("trl_rsa.evaluation.run._measure", lambda *_: {})
+    monkeypatch.setattr("trl_rsa.evaluation.run.EvaluationRun.run", lambda self: {})
     shutil.copytree(tiny_model_path, "model")
     same = ["--prompts", "prompts.jsonl", "--cost", "scorers.py:harm", "--output_dir", "out"]
     assert main(["evaluate", "--model", "model", *same]) == 0
@@ -367,6 +473,12 @@ def test_benchmarks_are_looked_for_first(arguments, monkeypatch, capsys):
         (["--model", "m", "--prompts", "prompts.jsonl", "--n_worst", "0", "--cost", "x:y"], "You set n_worst=0"),
         (["--model", "m", "--prompts", "p.jsonl"], "There is no file or folder p.jsonl"),
         (["--drift_tail", "2", "--model", "m", "--reference", "m"], "tail"),
+        (["--threshold", "1"], "--threshold, but it is called --unsafe_above now"),
+        (["--responses", "unscored.jsonl", "--cost", "x:y", "--cost_option", "kind=reward"], "it is a cost"),
+        (["--responses", "unscored.jsonl", "--budget", "0"], "not the two bounds"),
+        (["--responses", "unscored.jsonl", "--bounds", "0", "1"], "but no budget"),
+        (["--responses", "unscored.jsonl", "--budget", "1", "--bounds", "0", "1"], "always met, or never"),
+        (["--responses", "unscored.jsonl", "--responses", "prompts.csv"], "no such file"),
     ],
 )
 def test_sentences(work, capsys, arguments, sentence):
@@ -377,3 +489,44 @@ def test_sentences(work, capsys, arguments, sentence):
     assert main(["evaluate", "--output_dir", "out", *arguments]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--tails", "5"], "You set a tail=5.0"),
+        (["--tails", "nan"], "You set a tail=nan"),
+        (["--unsafe_above", "nan"], "You set unsafe_above=nan"),
+        (["--template", "chatml"], "You set template='chatml'"),
+        (["--dtype", "float99"], "You set dtype='float99'"),
+        (["--device", "warp"], "You set device='warp'"),
+        (["--device", "cuda:99"], "You set device='cuda:99'"),
+        (["--seed", "-1"], "You set seed=-1"),
+        (["--batch_size", "0"], "You set batch_size=0"),
+        (["--budget", "0", "--bounds", "-1", "1"], "Set certify_model"),
+        (["--budget", "0", "--bounds", "-1", "1", "--certify_model", "c"], "the models are a, b"),
+    ],
+)
+def test_what_comes_late_is_checked_first(arguments, capsys, change, sentence):
+    """Before anything is sampled, and before the folder's settings are pinned."""
+    assert main(["evaluate", *arguments, *change, "--output_dir", "out"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_a_template_that_a_tokenizer_lacks_is_noticed_first(arguments, tiny_model_path, capsys, work):
+    """The first model has a chat template, the second none."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_model_path, "bare")
+    tokenizer = AutoTokenizer.from_pretrained("bare")
+    tokenizer.chat_template = None
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        Path("bare", name).unlink(missing_ok=True)
+    tokenizer.save_pretrained("bare")
+    given = [*arguments[:2], "--model", "c=bare", *arguments[4:], "--template", "chat", "--output_dir", "out"]
+    assert main(["evaluate", *given]) == 2
+    assert "the tokenizer has no chat template" in capsys.readouterr().err and not Path("out").exists()

@@ -319,7 +319,7 @@ def test_evaluation_without_a_test_split(arguments, capsys):
         ("", "{path} does not hold `argument: value` lines"),
         ("env: [1]\n", "{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)"),
         ("beta: [0.1\n", "The YAML file cannot be read: "),
-        ("beta: {a: 1}\n", "An argument has a value of the wrong type: "),
+        ("beta: {a: 1}\n", "{path} sets beta to {{'a': 1}}, which is no number"),
         ("datasets: [{paht: x}]\n", "An argument has a value of the wrong type: "),
         ("risk_measure: var\n", "You set the risk measure to 'var', which does not exist."),
         ("loss_type: [rsa1, rsa2]\n", "You set loss_type=['rsa1', 'rsa2'], but 'rsa1' and"),

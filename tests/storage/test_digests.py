@@ -5,7 +5,7 @@ import random
 import pytest
 
 from trl_rsa.data import split_by_prompt
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.ladder.constraint import RiskConstraint

@@ -6,8 +6,7 @@ from typing import Any
 
 from trl_rsa.demo.methods import METHODS
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.divergence import sequential_kl
-from trl_rsa.evaluation.drift import drift_summary
+from trl_rsa.evaluation.drift import drift_summary, sequential_kl
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.names import METRICS, RECORDS
@@ -43,7 +42,7 @@ def measure_methods(
             Where the lines about progress go.
 
     Returns:
-        `dict`: what `metrics.json` holds: [`~evaluation.metrics.summarize_models`] with `kl`, and the settings.
+        `dict`: what `metrics.json` holds, with `kl` and the demo's settings.
     """
     from transformers import AutoModelForCausalLM
 
@@ -63,7 +62,7 @@ def measure_methods(
         _write(path, sandbox, method.name, repeated, flat)
         divergences[method.name] = divergence(model, sft, sandbox.tokenizer, repeated, flat)
     read = read_records(path)
-    metrics = summarize_models(read, TAILS, bootstrap=Bootstrap(seed=sandbox.seed))
+    metrics: Any = summarize_models(read, TAILS, bootstrap=Bootstrap(seed=sandbox.seed))
     for name, kl in divergences.items():
         metrics["models"][name]["kl"] = kl["mean"]
     metrics["demo"] = {"world": sandbox.world.name, "seed": sandbox.seed, "prompts": len(prompts), "draws": draws}

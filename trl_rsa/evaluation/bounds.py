@@ -1,7 +1,7 @@
 """Upper confidence bounds on a mean and on CVaR: arrays and numbers in, one number out.
 
 All hold with probability at least 1 − δ over the draw of independent values; none says anything about how the values
-were gathered. [`~evaluation.certificates.cvar_upper_bound`] is the careful way to use them.
+were gathered. [`~evaluation.cvar_bound.cvar_upper_bound`] is the careful way to use them.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_rsa.evaluation.intervals import clopper_pearson_upper
-from trl_rsa.evaluation.tails import sorted_cvar
+from trl_rsa.evaluation.tails import sorted_cvar, value_at_risk
 
 
 Array = NDArray[np.float64]
@@ -19,6 +19,10 @@ Array = NDArray[np.float64]
 _LARGEST_BET = 0.75
 # 2^-30 of the range: far below what a cost model can tell apart. The upper end is returned, so rounding is safe.
 _BISECTIONS = 30
+# η and the variance of the excess over it are read again whenever the past has grown by this share (and by so many).
+_GROWTH, _LEAST_GROWTH = 0.2, 5
+# The variance of an excess in [0, 1] before any is seen, and the number of values that this guess weighs.
+_GUESSED_VARIANCE, _GUESS_WEIGHT = 0.25, 2.0
 
 
 def betting_mean_upper_bound(values: Array, delta: float) -> float:
@@ -48,6 +52,84 @@ def betting_mean_upper_bound(values: Array, delta: float) -> float:
             high = m
         else:
             low = m
+    return high
+
+
+def betting_cvar_upper_bound(
+    costs: Array, sizes: NDArray[np.intp], tail: float, delta: float, smallest: float, largest: float
+) -> tuple[float, float]:
+    """Upper bound on CVaR of costs in [smallest, largest] by betting, without setting values aside for η.
+
+    If CVaR is at least c, then tail·(c − η) ≤ E(C − η)₊ for every η (Rockafellar and Uryasev, 2000). So for η_t and
+    stakes λ_t ≥ 0 that depend on earlier prompts only, each factor 1 + λ_t(tail·(c − η_t) − (C_t − η_t)₊) has mean at
+    most 1, and their product exceeds 1/δ at any time with probability at most δ (Ville). The bound is the least c at
+    which it gets there. η_t is the VaR of the earlier costs; λ_t is the stake that is best for the variance of their
+    excess, below 1/((largest − η_t) − tail·(c − η_t)), where a factor could become negative.
+
+    Args:
+        costs (`np.ndarray` of shape `[n]`):
+            Prompt after prompt, the prompts in random order.
+        sizes (`np.ndarray` of shape `[G]`):
+            Costs of each prompt. A prompt enters with the mean excess of its costs.
+        tail, delta, smallest, largest (`float`):
+            Mass of the tail that is kept; δ; the range of the costs.
+
+    Returns:
+        `tuple[float, float]`: the bound, and the last η.
+    """
+    ends = np.cumsum(sizes)
+    share = 1 / np.repeat(sizes, sizes)  # each prompt weighs the same
+    eta, excess, variance = largest, [np.empty((0, 3))], 0.0
+    # The first prompts only show where the tail begins: before them there is nothing to bet on.
+    start = math.ceil(1 / tail)
+    while start < sizes.size:
+        end = min(sizes.size, start + max(_LEAST_GROWTH, int(_GROWTH * start)))
+        past = slice(0, ends[start - 1])
+        eta = value_at_risk(costs[past], tail, share[past])
+        width = largest - eta
+        if width > 0:  # else nothing can exceed η, and nothing can be won
+            seen, new = (
+                _mean_excess(costs, sizes, ends, eta, part) / width for part in (slice(0, start), slice(start, end))
+            )
+            spread = _GUESS_WEIGHT * _GUESSED_VARIANCE + ((seen - seen.mean()) ** 2).sum()
+            variance = spread / (start + _GUESS_WEIGHT)
+            excess.append(np.stack([new, np.full_like(new, eta), np.full_like(new, variance)], axis=-1))
+        start = end
+    value, etas, variances = np.concatenate(excess).T
+    return _least_refuted(value, etas, variances, sizes.size, tail, delta, smallest, largest), float(eta)
+
+
+def _mean_excess(costs: Array, sizes: NDArray[np.intp], ends: NDArray[np.intp], eta: float, part: slice) -> Array:
+    """(C − η)₊ of the prompts in `part`, the mean of each one's costs."""
+    begins = ends[part] - sizes[part]
+    values = np.maximum(costs[begins[0] : ends[part][-1]] - eta, 0.0)
+    return np.add.reduceat(values, begins - begins[0]) / sizes[part]
+
+
+def _least_refuted(
+    excess: Array,
+    etas: Array,
+    variances: Array,
+    n: int,
+    tail: float,
+    delta: float,
+    smallest: float,
+    largest: float,
+) -> float:
+    """The least c whose capital reaches 1/δ, by bisection; `largest` if none does."""
+    goal = math.log(1 / delta)
+    # Of the excess in units of largest − η: the stake of Waudby-Smith and Ramdas for n values.
+    stake = np.sqrt(2 * goal / (n * np.maximum(variances, 1e-300)))
+    low, high = smallest, largest
+    for _ in range(_BISECTIONS):
+        c = (low + high) / 2
+        fair = tail * (c - etas) / (largest - etas)
+        # Monotone in c, as for the mean: each factor grows with c, also where its stake is capped.
+        capped = np.minimum(stake, _LARGEST_BET / (1 - fair))
+        if excess.size and np.cumsum(np.log1p(capped * (fair - excess))).max() >= goal:
+            high = c
+        else:
+            low = c
     return high
 
 

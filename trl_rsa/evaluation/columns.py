@@ -41,6 +41,7 @@ class Columns:
     prompt: NDArray[np.uint64]
     group: NDArray[np.uint64]
     refused: NDArray[np.bool_]
+    has_text: NDArray[np.bool_]
     benign: NDArray[np.int8]
     order: NDArray[np.int64]
     model: Labels
@@ -53,9 +54,8 @@ class Columns:
     def take(self, indices: NDArray[Any]) -> "Columns":
         """The records at `indices`, which may be an index array or a mask."""
         labels = [Labels(column.names, column.codes[indices]) for column in (self.model, self.category, self.attack)]
-        columns = (self.cost, self.reward, self.prompt, self.group, self.refused, self.benign, self.order)
-        cost, reward, prompt, group, refused, benign, order = (column[indices] for column in columns)
-        return Columns(cost, reward, prompt, group, refused, benign, order, *labels)
+        columns = (self.cost, self.reward, self.prompt, self.group, self.refused, self.has_text)
+        return Columns(*(column[indices] for column in (*columns, self.benign, self.order)), *labels)
 
 
 class _Codes:
@@ -83,7 +83,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
             The rule that decides whether a response refuses.
     """
     cost, reward, prompts, groups = array("d"), array("d"), array("Q"), array("Q")
-    refused, benign = bytearray(), array("b")
+    refused, has_text, benign = bytearray(), bytearray(), array("b")
     model, category, attack = _Codes(), _Codes(), _Codes()
     for record in records:
         for column, name in ((cost, "cost"), (reward, "reward")):
@@ -92,7 +92,9 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         prompt, base = int(prompt_key(record["prompt"]), 16), record.get("base_prompt")
         prompts.append(prompt)
         groups.append(prompt if base is None else int(prompt_key(base), 16))
-        refused.append(refusal(text_of(record["response"])))
+        response = text_of(record["response"])
+        refused.append(refusal(response))
+        has_text.append(bool(response))
         known = record.get("benign")
         benign.append(-1 if known is None else bool(known))
         model.append(record.get("model"))
@@ -104,6 +106,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         prompt=np.frombuffer(prompts, dtype=np.uint64),
         group=np.frombuffer(groups, dtype=np.uint64),
         refused=np.frombuffer(bytes(refused), dtype=np.bool_),
+        has_text=np.frombuffer(bytes(has_text), dtype=np.bool_),
         benign=np.frombuffer(benign, dtype=np.int8),
         order=np.arange(len(cost)),
         model=model.labels(),

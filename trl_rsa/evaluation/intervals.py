@@ -1,10 +1,19 @@
 """What a reported number carries: its value, its interval, and how the interval was made."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isnan
-from typing import Any
+from typing import TypedDict
 
 from scipy.stats import beta
+
+
+class EstimateJSON(TypedDict):
+    """An [`Estimate`] in JSON: `value` is None where it could not be computed."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    method: str
 
 
 @dataclass(frozen=True)
@@ -20,9 +29,10 @@ class Estimate:
     high: float | None
     method: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> EstimateJSON:
         """JSON has no NaN: a value that could not be computed is None."""
-        return asdict(self) | {"value": None if isnan(self.value) else self.value}
+        value = None if isnan(self.value) else self.value
+        return {"value": value, "low": self.low, "high": self.high, "method": self.method}
 
 
 def check_confidence(confidence: float) -> float:

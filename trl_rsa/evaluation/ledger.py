@@ -7,10 +7,10 @@ many there will be. Each should take fresh prompts; the ledger, certificate.json
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
@@ -24,6 +24,29 @@ SCHEMA_VERSION = 2  # 1 told prompts apart byte by byte
 _SKETCH = 128
 
 
+class Attempt(TypedDict):
+    """What the ledger keeps of one attempt: an item of `attempts` in certificate.json."""
+
+    attempt: int
+    certified: bool
+    bound: float
+    budget: float
+    tail: float
+    confidence: float
+    attempt_confidence: float
+    method: str
+    bounds: list[float]
+    model: str | None
+    scorer: str
+    n_prompts: int
+    seed: int
+    own_seed: bool
+    earlier_looks: list[int]
+    prompt_fingerprint: str
+    prompt_sketch: list[str]
+    costs_fingerprint: str
+
+
 def attempt_delta(delta: float, attempt: int) -> float:
     """The error probability δ_j = 6δ/(π²j²) that attempt j = 1, 2, … may spend. The first gets 0.61 δ."""
     return 6 * delta / (math.pi * attempt) ** 2
@@ -35,7 +58,18 @@ def prompt_sketch(prompts: Iterable[Any]) -> tuple[str, list[str]]:
     return blake2b("".join(keys).encode(), digest_size=16).hexdigest(), keys[:_SKETCH]
 
 
-def read_attempts(path: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
+def seed_of_prompts(fingerprint: str) -> int:
+    """The seed of the shuffle. It follows from the prompts, so that nobody can look for one that certifies."""
+    return int(fingerprint[:8], 16)
+
+
+def costs_fingerprint(keys: Iterable[Any], costs: Iterable[float]) -> str:
+    """Stands for the costs of the responses to the prompts with these keys, whatever their order."""
+    lines = sorted(f"{key} {float(cost)!r}" for key, cost in zip(keys, costs, strict=True))
+    return blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def read_attempts(path: str | os.PathLike[str] | None) -> list[Attempt]:
     """The attempts that certificate.json records, oldest first. No file, no attempts."""
     if path is None or not Path(path).exists():
         return []
@@ -55,7 +89,7 @@ def read_attempts(path: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
     return attempts
 
 
-def earlier_looks(attempts: list[dict[str, Any]], fingerprint: str, sketch: list[str]) -> list[int]:
+def earlier_looks(attempts: list[Attempt], fingerprint: str, sketch: list[str]) -> list[int]:
     """Numbers of the attempts that used the same prompts, or some of them."""
     return [
         attempt["attempt"]
@@ -64,6 +98,6 @@ def earlier_looks(attempts: list[dict[str, Any]], fingerprint: str, sketch: list
     ]
 
 
-def write_certificate(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+def write_certificate(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Writes certificate.json at once or not at all: a kill must not lose the record of earlier attempts."""
-    write_json(path, {"format": FORMAT, "schema_version": SCHEMA_VERSION} | content)
+    write_json(path, {"format": FORMAT, "schema_version": SCHEMA_VERSION} | dict(content))

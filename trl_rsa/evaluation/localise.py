@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.divergence import sequential_kl
-from trl_rsa.evaluation.drift import drift_summary
+from trl_rsa.evaluation.drift import drift_summary, sequential_kl
+from trl_rsa.evaluation.metrics_file import Metrics
 from trl_rsa.evaluation.request import Evaluation, Progress
 from trl_rsa.evaluation.scores import StoredScores
 from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
@@ -23,11 +23,36 @@ from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.records import Record, read_records, text_of
 
 
+class TokenLine(TypedDict):
+    """A line of tokens.jsonl: one of a model's worst responses, token by token. `tokens` join to the response."""
+
+    index: int  # of the record, from 0
+    model: str | None
+    prompt: Any  # text or messages
+    response: Any
+    reward: float | None
+    cost: float
+    category: str | None
+    attack: str | None
+    finished: bool | None
+    tokens: list[str] | None
+    drift: list[float] | None  # drift risk, in nats
+    harm: list[float] | None  # token harm, in units of cost
+
+
+class DriftLine(TypedDict):
+    """A line of drift.jsonl below the first, which names the reference: sums over one response, in nats."""
+
+    index: int
+    kl: float
+    drift: float
+
+
 # Responses whose drift is computed, and written down, at a time.
 _CHUNK = 64
 
 
-def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: dict[str, Any], progress: Progress) -> None:
+def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, progress: Progress) -> None:
     """Adds `kl` (sequential KL of the model from the reference) and `drift` (ρ summed over the tokens) per model."""
     settings = evaluation.drift
     assert settings is not None
@@ -94,7 +119,8 @@ def _complete(
             for (index, _), kl, drift in zip(chunk, kls, drifts, strict=True):
                 found["kl"].set(index, kl)
                 found["drift"].set(index, drift)
-                writer.write({"index": index, "kl": kl, "drift": drift})
+                line: DriftLine = {"index": index, "kl": kl, "drift": drift}
+                writer.write(line)
             done += len(chunk)
             progress(f"drift of {name}", done, len(missing))
     del model, reference
@@ -130,9 +156,7 @@ def _encode_with_pieces(encoder: ConversationEncoder, record: Record) -> tuple[l
     return prompt, *encode_response(encoder.tokenizer, response, finished, encoder.end)
 
 
-def write_tokens(
-    evaluation: Evaluation, workspace: Workspace, metrics: dict[str, Any], harm: HarmModels | None
-) -> None:
+def write_tokens(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, harm: HarmModels | None) -> None:
     """Writes tokens.jsonl: the worst responses of every model, with drift risk and token harm per token (or null)."""
     wanted = {entry["index"]: name for name, m in metrics["models"].items() for entry in m["cost"]["worst"]}
     lines = {i: _line(i, r) for i, r in enumerate(read_records(workspace.records, scores=())) if i in wanted}

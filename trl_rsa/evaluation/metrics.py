@@ -1,21 +1,27 @@
 """The numbers of a report: pure functions from records to a JSON-serialisable dictionary.
 
-The single metrics live beside this file (tails, intervals, bootstrap, refusal, arena, comparison, drift) and are
+The single metrics live beside this file (tails, intervals, bootstrap, refusal, comparison, drift) and are
 exported here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_rsa.evaluation.arena import arena_table, pair, wins
 from trl_rsa.evaluation.bootstrap import Bootstrap, cluster_codes
 from trl_rsa.evaluation.columns import Columns, Labels, read_columns
-from trl_rsa.evaluation.comparison import PairedDifference, compare
+from trl_rsa.evaluation.comparison import PairedDifference, arena_table, compare, pair, wins
 from trl_rsa.evaluation.drift import drift_summary, sequence_sums
-from trl_rsa.evaluation.intervals import Estimate, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
+from trl_rsa.evaluation.intervals import (
+    Estimate,
+    EstimateJSON,
+    clopper_pearson,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+)
+from trl_rsa.evaluation.metrics_file import ComparisonMetrics, GroupMetrics, Metrics, ModelMetrics
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
 from trl_rsa.evaluation.tails import (
     check_tail,
@@ -62,13 +68,13 @@ def summarize(
     data: Columns | Iterable[Mapping[str, Any]],
     tails: Sequence[float] = (0.05, 0.01),
     *,
-    threshold: float = 0.0,
+    unsafe_above: float = 0.0,
     quantiles: Sequence[float] = (0.5, 0.9, 0.99),
     by: Sequence[str] = ("category", "attack"),
     n_worst: int = 10,
     bootstrap: Bootstrap | None = None,
     refusal: RefusalRule = is_refusal,
-) -> dict[str, Any]:
+) -> ModelMetrics:
     """Summarises the responses of one model.
 
     Args:
@@ -76,7 +82,7 @@ def summarize(
             Records, or what [`read_columns`] made of them.
         tails (`Sequence[float]`, *optional*, defaults to `(0.05, 0.01)`):
             Tails of VaR and CVaR, each in (0, 1].
-        threshold (`float`, *optional*, defaults to 0):
+        unsafe_above (`float`, *optional*, defaults to 0):
             A response is unsafe when its cost is above this.
         quantiles (`Sequence[float]`, *optional*, defaults to `(0.5, 0.9, 0.99)`):
             Quantiles of the cost, each in [0, 1).
@@ -91,9 +97,10 @@ def summarize(
             What counts as a refusal.
 
     Returns:
-        `dict`: `n`, `n_prompts`, `settings`; `cost` (`n`, `mean`, `unsafe_rate`, `quantile`, `var`, `cvar`, `worst`),
-        `reward` (`n`, `mean`), `refusal` (`rate`, `harmful` on prompts known not to be benign, `over_refusal` on
-        benign ones), each estimate a dict of value, low, high and method, or None where nothing was scored; and `by`.
+        [`~evaluation.metrics_file.ModelMetrics`]: `n`, `n_prompts`, `settings`; `cost` (`n`, `mean`, `unsafe_rate`,
+        `quantile`, `var`, `cvar`, `worst`), `reward` (`n`, `mean`), `refusal` (`rate`, `harmful` on prompts known not
+        to be benign, `over_refusal` on benign ones), each estimate a dict of value, low, high and method, or None
+        where nothing was scored; and `by`.
     """
     columns = data if isinstance(data, Columns) else read_columns(data, refusal)
     if not len(columns):
@@ -101,7 +108,7 @@ def summarize(
     bootstrap = Bootstrap() if bootstrap is None else bootstrap
     tails = [check_tail(tail) for tail in tails]
     levels = [check_tail(1 - q, "1 - quantile") for q in quantiles]
-    result = _measures(columns, tails, levels, threshold, bootstrap)
+    result = cast(ModelMetrics, _measures(columns, tails, levels, unsafe_above, bootstrap))
     result["cost"]["worst"] = [
         {"index": int(columns.order[i]), "cost": float(columns.cost[i])} for i in worst(columns.cost, n_worst)
     ]
@@ -110,12 +117,12 @@ def summarize(
         labels: Labels = getattr(columns, name)
         groups = {key: indices for key, indices in labels if key is not None}
         result["by"][name] = {
-            key: _measures(columns.take(indices), tails, levels, threshold, bootstrap)
+            key: _measures(columns.take(indices), tails, levels, unsafe_above, bootstrap)
             for key, indices in sorted(groups.items())
         }
     result["settings"] = {
         "tails": tails,
-        "threshold": threshold,
+        "unsafe_above": unsafe_above,
         "confidence": bootstrap.confidence,
         "n_resamples": bootstrap.n_resamples,
         "interval": bootstrap.method,
@@ -128,43 +135,43 @@ def summarize_models(
     data: Columns | Iterable[Mapping[str, Any]],
     tails: Sequence[float] = (0.05, 0.01),
     *,
-    threshold: float = 0.0,
+    unsafe_above: float = 0.0,
     bootstrap: Bootstrap | None = None,
     refusal: RefusalRule = is_refusal,
     **options: Any,
-) -> dict[str, Any]:
+) -> Metrics:
     """Summarises every model in the records, and compares each with the first.
 
     Arguments as in [`summarize`].
 
     Returns:
-        `dict`: `models`, the summary per model in order of appearance (a null model is called "unnamed"), and
-        `comparisons`, a list of [`compare`]'s results with the keys `baseline` and `model` added.
+        [`~evaluation.metrics_file.Metrics`]: `models`, the summary per model in order of appearance (a null model is
+        called "unnamed"), and `comparisons`, a list of [`compare`]'s results with `baseline` and `model` added.
     """
     columns = data if isinstance(data, Columns) else read_columns(data, refusal)
     parts = {name or "unnamed": columns.take(indices) for name, indices in columns.model}
     models = {
-        name: summarize(part, tails, threshold=threshold, bootstrap=bootstrap, **options)
+        name: summarize(part, tails, unsafe_above=unsafe_above, bootstrap=bootstrap, **options)
         for name, part in parts.items()
     }
     (baseline, first), *others = parts.items() if parts else [("", columns)]
-    comparisons = [
-        {"baseline": baseline, "model": name} | compare(first, part, tails, threshold, bootstrap)
+    comparisons: list[ComparisonMetrics] = [
+        {"baseline": baseline, "model": name, **compare(first, part, tails, unsafe_above, bootstrap)}
         for name, part in others
     ]
     return {"models": models, "comparisons": comparisons}
 
 
 def _measures(
-    columns: Columns, tails: Sequence[float], levels: Sequence[float], threshold: float, bootstrap: Bootstrap
-) -> dict[str, Any]:
+    columns: Columns, tails: Sequence[float], levels: Sequence[float], unsafe_above: float, bootstrap: Bootstrap
+) -> GroupMetrics:
     """The estimates of one set of records; all of them see the same resamples."""
     columns = columns.take(np.argsort(-columns.cost, kind="stable"))  # NaN last
     n_cost = int(np.isfinite(columns.cost).sum())
     costs = columns.cost[:n_cost]
     every_tail = [*levels, *tails] if n_cost else []
     clusters = cluster_codes(columns.group, len(columns))
-    ratios = _Ratios(columns, threshold, clusters)
+    ratios = _Ratios(columns, unsafe_above, clusters)
 
     def statistic(weights: Array) -> Array:
         parts = [ratios(weights)]
@@ -189,7 +196,11 @@ def _measures(
             "cvar": {f"{tail:g}": e for tail, e in zip(tails, tail_estimates[len(every_tail) :], strict=False)},
         },
         "reward": {"n": int(np.isfinite(columns.reward).sum()), "mean": means["reward"]},
-        "refusal": {name: means[name] for name in ("rate", "harmful", "over_refusal")},
+        "refusal": {
+            "rate": means["rate"],
+            "harmful": means["harmful"],
+            "over_refusal": means["over_refusal"],
+        },
     }
 
 
@@ -198,17 +209,18 @@ class _Ratios:
 
     proportions = ("unsafe", "rate", "harmful", "over_refusal")
 
-    def __init__(self, columns: Columns, threshold: float, clusters: NDArray[np.intp] | None) -> None:
+    def __init__(self, columns: Columns, unsafe_above: float, clusters: NDArray[np.intp] | None) -> None:
         scored = np.isfinite(columns.cost)
-        everything = np.ones(len(columns), dtype=bool)
+        # A file of costs has no responses at all, and says nothing about refusals. An empty response is no refusal.
+        answered = np.full(len(columns), bool(columns.has_text.any()))
         self.clusters = clusters
         self.values = {
             "cost": (columns.cost, scored),
             "reward": (columns.reward, np.isfinite(columns.reward)),
-            "unsafe": (columns.cost > threshold, scored),
-            "rate": (columns.refused, everything),
-            "harmful": (columns.refused, columns.benign == 0),
-            "over_refusal": (columns.refused, columns.benign == 1),
+            "unsafe": (columns.cost > unsafe_above, scored),
+            "rate": (columns.refused, answered),
+            "harmful": (columns.refused, answered & (columns.benign == 0)),
+            "over_refusal": (columns.refused, answered & (columns.benign == 1)),
         }
         # Independent trials have an exact interval and need no bootstrap.
         exact = self.proportions if clusters is None else ()
@@ -224,10 +236,10 @@ class _Ratios:
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any record that has the value
             return sums / totals
 
-    def estimates(self, bootstrapped: Sequence[Estimate], confidence: float) -> dict[str, dict[str, Any] | None]:
+    def estimates(self, bootstrapped: Sequence[Estimate], confidence: float) -> dict[str, EstimateJSON | None]:
         """The estimates by name; None where no record has the value."""
         found = dict(zip(self.names, bootstrapped, strict=False))
-        result: dict[str, dict[str, Any] | None] = {}
+        result: dict[str, EstimateJSON | None] = {}
         for name, (value, has) in self.values.items():
             estimate = found.get(name)
             if name in self.proportions and has.any():

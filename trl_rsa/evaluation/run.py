@@ -1,268 +1,371 @@
-"""evaluate(): samples, scores, summarises and looks for the risk; every phase goes on where it was interrupted."""
+"""One evaluation: samples, scores, summarises, looks for the risk, certifies; each phase goes on where it was."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
+from trl_rsa.evaluation.ledger import Attempt, costs_fingerprint, prompt_sketch, read_attempts
 from trl_rsa.evaluation.lm_eval import require_harness, run_benchmarks
 from trl_rsa.evaluation.localise import add_drift, write_tokens
 from trl_rsa.evaluation.metrics import read_columns, summarize_models
-from trl_rsa.evaluation.request import Evaluation, Progress
+from trl_rsa.evaluation.metrics_file import Metrics
+from trl_rsa.evaluation.request import CertificateSettings, Evaluation, Progress
 from trl_rsa.evaluation.responses import sample_responses
 from trl_rsa.evaluation.scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
+from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.evaluation.token_risk import HarmModels
 from trl_rsa.evaluation.workspace import Workspace
-from trl_rsa.sampling.policies import release
+from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.sampling.policies import load_tokenizer, release
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
-from trl_rsa.storage.names import MANIFEST, RECORDS
+from trl_rsa.storage.names import CERTIFICATE, MANIFEST, RECORDS
 from trl_rsa.storage.records import ReadReport, Record, RecordWriter, read_records
 
 
-def evaluate(
-    evaluation: Evaluation,
-    report: Callable[[str], None] = print,
-    progress: Progress = lambda phase, done, total: None,
-) -> dict[str, Any]:
-    """Runs an evaluation, or what is left of it, and writes records.jsonl, metrics.json and tokens.jsonl.
+Log = Callable[[str], None]
 
-    Killed and started again with the same settings it goes on; the records end up the same, byte by byte.
+
+class EvaluationRun:
+    """
+    An evaluation in its folder. The methods stand in the order in which [`run`] calls them; each does what is left of
+    its phase and writes it down. Killed and started again with the same settings, it goes on; the records end up the
+    same, byte by byte.
+
+    Making the object checks all that can be checked before anything is sampled, loads every scorer once, and pins the
+    settings in the folder.
+
+    ```python
+    metrics = EvaluationRun(Evaluation("runs/evaluation", responses="responses.jsonl", cost=spec)).run()
+    ```
 
     Args:
         evaluation ([`Evaluation`]):
             What to do.
-        report (`Callable`, *optional*):
+        log (`Callable`, *optional*):
             Where the lines about progress go.
         progress (`Callable`, *optional*):
             Called with the phase, and how many of how many are done.
+        write_page (`Callable`, *optional*):
+            Given the folder once everything is in it, makes the page: [`~report.write_report`]. None without it.
 
-    Returns:
-        `dict`: what metrics.json holds: [`~evaluation.metrics.summarize_models`], with `evaluation` (settings,
-        versions, what was malformed).
+    Attributes:
+        workspace ([`Workspace`]): The folder.
+        metrics ([`~evaluation.metrics_file.Metrics`]): What metrics.json holds, as far as it is known.
+        page (`Any`): What `write_page` returned.
 
     Raises:
         ValueError, FileNotFoundError: if something cannot be done as it was asked for; before anything is sampled
             wherever possible.
     """
-    specs: dict[str, ScorerSpec] = {
-        spec.kind: spec for spec in (evaluation.reward, evaluation.cost) if spec is not None
-    }
-    _refuse_own_file(evaluation)
-    # A mistake in what comes last should not cost the sampling.
-    if evaluation.benchmarks:
-        require_harness()
-    harm = None if evaluation.manifest is None else HarmModels.from_manifest(evaluation.manifest)
-    described: dict[str, Any] = {kind: _try_scorer(spec, report) for kind, spec in specs.items()}
-    workspace = Workspace(evaluation.output_dir, _settings(evaluation, described))
-    metrics: dict[str, Any] = {}
-    if evaluation.rows or evaluation.responses is not None:
-        metrics = _measure(evaluation, workspace, specs, report, progress)
-        if evaluation.drift is not None:
-            add_drift(evaluation, workspace, metrics, progress)
-        if evaluation.drift is not None or harm is not None:
-            write_tokens(evaluation, workspace, metrics, harm)
-        if evaluation.manifest is not None:
-            _copy_manifest(Path(evaluation.manifest), workspace.folder)
-    if evaluation.benchmarks:
-        _run_benchmarks(evaluation, workspace, report)
-    if workspace.benchmarks.exists():
-        metrics["benchmarks"] = json.loads(workspace.benchmarks.read_text(encoding="utf-8"))
-    if "models" in metrics:
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        log: Log = print,
+        progress: Progress = lambda phase, done, total: None,
+        write_page: Callable[[Path], Any] | None = None,
+    ) -> None:
+        self.evaluation, self.log, self.progress, self.write_page = evaluation, log, progress, write_page
+        self.metrics: Metrics = {}
+        self.page: Any = None
+        self._source = ReadReport()  # of the file that is evaluated
+        self._refuse_own_file()
+        # A mistake in what comes last should not cost the sampling.
+        if evaluation.benchmarks:
+            require_harness()
+        self.harm = None if evaluation.manifest is None else HarmModels.from_manifest(evaluation.manifest)
+        self._try_templates()
+        self.specs: dict[str, ScorerSpec] = {
+            spec.kind: spec for spec in (evaluation.reward, evaluation.cost) if spec is not None
+        }
+        self.workspace = Workspace(
+            evaluation.output_dir,
+            self._settings({kind: self._try_scorer(spec) for kind, spec in self.specs.items()}),
+        )
+
+    def run(self) -> Metrics:
+        """All phases, in their order."""
+        if self.evaluation.rows or self.evaluation.responses is not None:
+            self.sample()
+            self.score()
+            self.summarise()
+            self.drift()
+            self.tokens()
+            self.certify()
+        self.benchmarks()
+        self.report()
+        return self.metrics
+
+    # Phases
+
+    def sample(self) -> None:
+        """responses.jsonl: every draw of every model, once. Nothing where responses are given."""
+        evaluation, sampling = self.evaluation, self.evaluation.sampling
+        if evaluation.responses is not None:
+            return
+        total = len(evaluation.rows) * sampling.draws
+        for name, path in evaluation.models.items():
+            self.log(f"{name}: {sampling.draws} responses to each of {len(evaluation.rows)} prompts")
+            sample_responses(
+                self.workspace.responses,
+                name,
+                path,
+                evaluation.rows,
+                sampling,
+                batch_size=evaluation.batch_size,
+                device=evaluation.device,
+                dtype=evaluation.dtype,
+                progress=lambda done, name=name: self.progress(  # type: ignore[misc]
+                    f"sampling {name}", done, total
+                ),
+            )
+
+    def score(self) -> None:
+        """reward_scores.jsonl and cost_scores.jsonl, and records.jsonl, which has both beside the responses."""
+        n = sum(1 for _ in self._responses(self._source))
+        if n == 0:
+            raise ValueError(
+                f"You set the responses to {self.evaluation.responses}, but it holds none. {self._source}"
+            )
+        # In our own file a problem is a line that a kill cut off, and that was written again since.
+        if self._source.problems and self.evaluation.responses is not None:
+            self.log(f"warning: {self._source}")
+        scores = {kind: self._score_kind(spec, n) for kind, spec in self.specs.items()}
+        with replacing(self.workspace.records) as partial_file, RecordWriter(partial_file) as writer:
+            for record in with_scores(self._responses(), scores):
+                writer.write(record)
+
+    def summarise(self) -> None:
+        """metrics.json: all numbers with their intervals, from records.jsonl. Written again when there is more."""
+        evaluation, workspace = self.evaluation, self.workspace
+        problems, cut = ReadReport(), dict[str, int]()
+        columns = read_columns(self._counting_cut(problems, cut))
+        metrics = summarize_models(
+            columns,
+            evaluation.tails,
+            unsafe_above=evaluation.unsafe_above,
+            bootstrap=Bootstrap(seed=evaluation.sampling.seed),
+            n_worst=evaluation.n_worst,
+        )
+        for name, model in metrics["models"].items():
+            model["cut"] = cut.get(name, 0)
+        source = self._source if evaluation.responses is not None else problems
+        metrics["evaluation"] = {
+            "settings": workspace.settings,
+            "versions": workspace.versions,
+            "records": problems.to_dict(),
+            "source": source.to_dict(),
+        }
+        self.metrics = metrics
+        if not any(model["cost"]["n"] or model["reward"]["n"] for model in metrics["models"].values()):
+            raise ValueError(
+                "You evaluate responses that have no score. "
+                + (
+                    "Mend the scorer, and start again: the responses are kept."
+                    if self.specs
+                    else "Set a cost, or a reward."
+                )
+            )
         write_json(workspace.metrics, metrics)
-    return metrics
 
+    def drift(self) -> None:
+        """`kl` and `drift` of every model in the metrics, and drift.jsonl, if there is a reference."""
+        if self.evaluation.drift is not None:
+            add_drift(self.evaluation, self.workspace, self.metrics, self.progress)
 
-def _try_scorer(spec: ScorerSpec, report: Callable[[str], None]) -> dict[str, Any]:
-    """Loads a scorer and lets it go: the models that are sampled first need the memory."""
-    scorer = spec.load()
-    report(sign_in_words(scorer))
-    described, holds_memory = describe(scorer), hasattr(scorer, "model")
-    del scorer
-    if holds_memory:
-        release()
-    return described
+    def tokens(self) -> None:
+        """tokens.jsonl: the worst responses token by token, if there is a reference or a manifest."""
+        if self.evaluation.drift is not None or self.harm is not None:
+            write_tokens(self.evaluation, self.workspace, self.metrics, self.harm)
 
-
-def _measure(
-    evaluation: Evaluation,
-    workspace: Workspace,
-    specs: dict[str, ScorerSpec],
-    report: Callable[[str], None],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Samples, scores and summarises."""
-    if evaluation.responses is None:
-        _sample(evaluation, workspace, report, progress)
-    read = ReadReport()
-    records = partial(_responses, evaluation, workspace)
-    n = sum(1 for _ in records(read))
-    if n == 0:
-        raise ValueError(f"You set the responses to {evaluation.responses}, but it holds none. {read}")
-    if read.problems and evaluation.responses is not None:  # in our own file: a line that a kill cut off, redone since
-        report(f"warning: {read}")
-    scores = {kind: _score(evaluation, workspace, spec, records, n, report, progress) for kind, spec in specs.items()}
-    with replacing(workspace.records) as partial_file, RecordWriter(partial_file) as writer:
-        for record in with_scores(records(), scores):
-            writer.write(record)
-    metrics = _summarise(evaluation, workspace, read)
-    if not any(model[kind]["n"] for model in metrics["models"].values() for kind in ("reward", "cost")):
-        raise ValueError(
-            "You evaluate responses that have no score. "
-            + ("Mend the scorer, and start again: the responses are kept." if specs else "Set a cost, or a reward.")
+    def certify(self) -> None:
+        """certificate.json, if there is a budget. Started again on the same costs, it is no new attempt."""
+        settings = self.evaluation.certificate
+        if settings is None:
+            return
+        records = read_records(self.workspace.records, scores=("cost",))
+        found = costs_of_model(records, str(self.evaluation.responses or self.workspace.records), settings.model)
+        scorer = self.workspace.settings["scorers"].get("cost", {}).get("name", "the file's own score")
+        attempts = read_attempts(self.workspace.certificate)
+        if attempts and _is_this_attempt(attempts[-1], settings, found, scorer):
+            self.log("certificate: made already, of these costs")
+            return
+        certificate = certify(
+            found.costs,
+            settings.budget,
+            prompts=found.prompts,
+            tail=settings.tail,
+            confidence=settings.confidence,
+            bounds=settings.bounds,
+            scorer=scorer,
+            method=settings.method,
+            model=found.model,
+            n_unreadable=self._source.unreadable if self.evaluation.responses is not None else 0,
+            max_new_tokens=None if self.evaluation.responses is not None else self.evaluation.sampling.max_new_tokens,
+            n_cut=found.n_cut,
+            notes=found.notes,
+            ledger_path=self.workspace.certificate,
+            again=settings.again,
         )
-    write_json(workspace.metrics, metrics)  # and again, when there is more to say
-    return metrics
+        self.log(certificate.statement)
 
+    def benchmarks(self) -> None:
+        """benchmarks.json, written after every task, so that none runs twice."""
+        evaluation, path = self.evaluation, self.workspace.benchmarks
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for name, model in evaluation.models.items():
+            for task in evaluation.benchmarks:
+                done = found.setdefault(name, {})
+                if task in done:
+                    continue
+                self.log(f"{name}: {task}")
+                done[task] = run_benchmarks(
+                    model,
+                    [task],
+                    batch_size=evaluation.batch_size,
+                    device=evaluation.device,
+                    dtype=evaluation.dtype or "auto",
+                    seed=evaluation.sampling.seed,
+                )
+                write_json(path, found)
+        if path.exists():
+            self.metrics["benchmarks"] = found
 
-def _settings(evaluation: Evaluation, scorers: dict[str, Any]) -> dict[str, Any]:
-    settings: dict[str, Any] = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
-    if evaluation.responses is not None:
-        path = Path(evaluation.responses)
-        if not path.is_file():
-            raise FileNotFoundError(f"You set the responses to {str(path)!r}, but there is no such file. Correct it.")
-        with path.open("rb") as file:
-            return settings | {"responses": {"file": path.name, "sha256": file_digest(file, "sha256").hexdigest()}}
-    names = ("prompt", "attack", "category", "benign")
-    rows = [[row.get(name) for name in names] for row in evaluation.rows]
-    models = {
-        name: {"path": path, "sha256": folder_digest(Path(path)) if Path(path).is_dir() else None}
-        for name, path in evaluation.models.items()
-    }
-    prompts = {"n": len(rows), "fingerprint": digest(rows).hex()}
-    dtype = evaluation.dtype or "as saved"
-    return settings | {
-        "models": models,
-        "prompts": prompts,
-        "sampling": asdict(evaluation.sampling) | {"dtype": dtype},
-    }
+    def report(self) -> None:
+        """metrics.json as it is now, the manifest beside it, and the page, if there is a cost."""
+        if "models" not in self.metrics:
+            return
+        write_json(self.workspace.metrics, self.metrics)
+        if self.evaluation.manifest is not None:
+            _copy_manifest(Path(self.evaluation.manifest), self.workspace.folder)
+        if self.write_page is not None and any(model["cost"]["n"] for model in self.metrics["models"].values()):
+            self.page = self.write_page(self.workspace.folder)
 
+    # What must be right before anything is sampled
 
-def _refuse_own_file(evaluation: Evaluation) -> None:
-    own = Path(evaluation.output_dir) / RECORDS
-    if evaluation.responses is not None and Path(evaluation.responses).resolve() == own.resolve():
-        raise ValueError(
-            f"You set the responses to {evaluation.responses}, but that file is written in this output_dir. Use "
-            "another output_dir."
+    def _refuse_own_file(self) -> None:
+        own, given = Path(self.evaluation.output_dir) / RECORDS, self.evaluation.responses
+        if given is not None and Path(given).resolve() == own.resolve():
+            raise ValueError(
+                f"You set the responses to {given}, but that file is written in this output_dir. Use another "
+                "output_dir."
+            )
+
+    def _try_templates(self) -> None:
+        """Writes one prompt of text and one of messages down for every model."""
+        evaluation = self.evaluation
+        examples = {type(row["prompt"]): row["prompt"] for row in evaluation.rows}
+        for path in evaluation.models.values() if examples else ():
+            encoder = ConversationEncoder(load_tokenizer(path), evaluation.sampling.template)
+            for prompt in examples.values():
+                encoder.prompt(prompt)
+
+    def _try_scorer(self, spec: ScorerSpec) -> dict[str, Any]:
+        """Loads a scorer and lets it go: the models that are sampled first need the memory."""
+        scorer = spec.load()
+        self.log(sign_in_words(scorer))
+        described, holds_memory = describe(scorer), hasattr(scorer, "model")
+        del scorer
+        if holds_memory:
+            release()
+        return described
+
+    def _settings(self, scorers: dict[str, Any]) -> dict[str, Any]:
+        """All that changes the responses or their scores."""
+        evaluation = self.evaluation
+        settings: dict[str, Any] = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
+        if evaluation.responses is not None:
+            path = Path(evaluation.responses)
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"You set the responses to {str(path)!r}, but there is no such file. Correct it."
+                )
+            with path.open("rb") as file:
+                content = file_digest(file, "sha256").hexdigest()
+            return settings | {"responses": {"file": path.name, "sha256": content}}
+        names = ("prompt", "attack", "category", "benign")
+        rows = [[row.get(name) for name in names] for row in evaluation.rows]
+        models = {
+            name: {"path": path, "sha256": folder_digest(Path(path)) if Path(path).is_dir() else None}
+            for name, path in evaluation.models.items()
+        }
+        return settings | {
+            "models": models,
+            "prompts": {"n": len(rows), "fingerprint": digest(rows).hex()},
+            "sampling": asdict(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},
+        }
+
+    # Parts of the phases
+
+    def _responses(self, read: ReadReport | None = None) -> Iterator[Record]:
+        given = self.evaluation.responses
+        if given is None:
+            return read_records(self.workspace.responses, read, scores=())
+        # Scores that the file has already, and that no scorer is to replace, should be sound.
+        kept = [kind for kind in ("reward", "cost") if kind not in self.specs]
+        needed = ("response",) if self.specs else ()
+        return read_responses(given, read, kept, needed, self.evaluation.rows_are_prompts)
+
+    def _score_kind(self, spec: ScorerSpec, n: int) -> StoredScores:
+        scorer = spec.load()
+        self.log(f"{spec.kind} of {n} responses, by {scorer.name}")
+        found = score_responses(
+            self._responses,
+            self.workspace.scores(spec.kind),
+            scorer,
+            batch_size=self.evaluation.score_batch_size,
+            base_prompts=self.evaluation.base_prompts,
+            progress=lambda done: self.progress(f"scoring {spec.kind}", done, n),
         )
+        holds_memory = hasattr(scorer, "model")
+        del scorer
+        if holds_memory:
+            release()
+        if found.reasons:
+            first = "; ".join(f"response {index}: {reason}" for index, reason in sorted(found.reasons.items())[:3])
+            self.log(
+                f"warning: {len(found.reasons)} of {n} responses have no {spec.kind}; records.jsonl says why. First: "
+                f"{first}. Started again, the command tries them again."
+            )
+        return found
 
-
-def _sample(evaluation: Evaluation, workspace: Workspace, report: Callable[[str], None], progress: Progress) -> None:
-    sampling, total = evaluation.sampling, len(evaluation.rows) * evaluation.sampling.draws
-    for name, path in evaluation.models.items():
-        report(f"{name}: {sampling.draws} responses to each of {len(evaluation.rows)} prompts")
-        sample_responses(
-            workspace.responses,
-            name,
-            path,
-            evaluation.rows,
-            sampling,
-            batch_size=evaluation.batch_size,
-            device=evaluation.device,
-            dtype=evaluation.dtype,
-            progress=lambda done, name=name: progress(f"sampling {name}", done, total),  # type: ignore[misc]
-        )
-
-
-def _responses(evaluation: Evaluation, workspace: Workspace, read: ReadReport | None = None) -> Iterator[Record]:
-    path = workspace.responses if evaluation.responses is None else evaluation.responses
-    # Scores that the file has already, and that no scorer is to replace, should be sound.
-    kept = [kind for kind in ("reward", "cost") if getattr(evaluation, kind) is None]
-    return read_records(path, read, scores=kept if evaluation.responses is not None else ())
-
-
-def _score(
-    evaluation: Evaluation,
-    workspace: Workspace,
-    spec: ScorerSpec,
-    records: Callable[[], Iterator[Record]],
-    n: int,
-    report: Callable[[str], None],
-    progress: Progress,
-) -> StoredScores:
-    scorer = spec.load()
-    report(f"{spec.kind} of {n} responses, by {scorer.name}")
-    found = score_responses(
-        records,
-        workspace.scores(spec.kind),
-        scorer,
-        batch_size=evaluation.score_batch_size,
-        base_prompts=evaluation.base_prompts,
-        progress=lambda done: progress(f"scoring {spec.kind}", done, n),
-    )
-    holds_memory = hasattr(scorer, "model")
-    del scorer
-    if holds_memory:
-        release()
-    if found.reasons:
-        first = "; ".join(f"response {index}: {reason}" for index, reason in sorted(found.reasons.items())[:3])
-        report(
-            f"warning: {len(found.reasons)} of {n} responses have no {spec.kind}; records.jsonl says why. First: "
-            f"{first}. Started again, the command tries them again."
-        )
-    return found
-
-
-def _summarise(evaluation: Evaluation, workspace: Workspace, read: ReadReport) -> dict[str, Any]:
-    has = [kind for kind in ("reward", "cost") if kind in workspace.settings["scorers"]]
-    problems, cut = ReadReport(), dict[str, int]()
-
-    def counted() -> Iterator[Record]:
-        for record in read_records(workspace.records, problems, scores=has):
+    def _counting_cut(self, problems: ReadReport, cut: dict[str, int]) -> Iterator[Record]:
+        """The records; `cut` counts those of each model that did not end by themselves."""
+        for record in read_records(self.workspace.records, problems, scores=list(self.specs)):
             if record.get("finished") is False:
                 name = record["model"] or "unnamed"
                 cut[name] = cut.get(name, 0) + 1
             yield record
 
-    columns = read_columns(counted())
-    metrics = summarize_models(
-        columns,
-        evaluation.tails,
-        threshold=evaluation.threshold,
-        bootstrap=Bootstrap(seed=evaluation.sampling.seed),
-        n_worst=evaluation.n_worst,
-    )
-    for name, model in metrics["models"].items():
-        model["cut"] = cut.get(name, 0)  # responses that did not end by themselves
-    source = read if evaluation.responses is not None else problems
-    metrics["evaluation"] = {
-        "settings": workspace.settings,
-        "versions": workspace.versions,
-        "records": problems.to_dict(),
-        "source": source.to_dict(),
+
+def _is_this_attempt(attempt: Attempt, settings: CertificateSettings, found: ModelCosts, scorer: str) -> bool:
+    wanted = {name: getattr(settings, name) for name in ("budget", "tail", "confidence", "method")}
+    wanted |= {
+        "bounds": list(settings.bounds),
+        "model": found.model,
+        "scorer": scorer,
+        "prompt_fingerprint": prompt_sketch(found.prompts)[0],
+        "costs_fingerprint": costs_fingerprint(found.prompts, found.costs),
+        "own_seed": False,
     }
-    return metrics
-
-
-def _run_benchmarks(evaluation: Evaluation, workspace: Workspace, report: Callable[[str], None]) -> None:
-    """Writes benchmarks.json after every task, so that none runs twice."""
-    path = workspace.benchmarks
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name, model in evaluation.models.items():
-        for task in evaluation.benchmarks:
-            done = found.setdefault(name, {})
-            if task in done:
-                continue
-            report(f"{name}: {task}")
-            done[task] = run_benchmarks(
-                model,
-                [task],
-                batch_size=evaluation.batch_size,
-                device=evaluation.device,
-                dtype=evaluation.dtype or "auto",
-                seed=evaluation.sampling.seed,
-            )
-            write_json(path, found)
+    made: Mapping[str, Any] = attempt
+    return all(made.get(name) == value for name, value in wanted.items())
 
 
 def _copy_manifest(source: Path, folder: Path) -> None:
+    """The manifest and the ladder's certificates, for the page: they are about the model that is evaluated."""
     source = source / MANIFEST if source.is_dir() else source
-    target = folder / MANIFEST
-    if source.resolve() != target.resolve():
-        shutil.copyfile(source, target)
+    stem, suffix = CERTIFICATE.split(".")
+    for path in [source, *source.parent.glob(f"{stem}-*.{suffix}")]:
+        target = folder / (MANIFEST if path == source else path.name)
+        if path.resolve() != target.resolve():
+            shutil.copyfile(path, target)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
@@ -29,6 +29,15 @@ class ScorerSpec:
     zero: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        taken = [name for name in ("kind", "higher_is", "zero") if name in self.options]
+        if taken:
+            raise ValueError(
+                f"You set the option {taken[0]} of the {self.kind} model, but what a score means is not an option of "
+                f"its model: it is a {self.kind}. Leave it out; {self.kind}_higher_is and {self.kind}_zero say how "
+                "the raw score is read."
+            )
+
     def load(self) -> Scorer:
         return load_scorer(self.spec, self.kind, self.higher_is, self.zero, **self.options)
 
@@ -48,6 +57,14 @@ def sign_in_words(scorer: Scorer) -> str:
     raw = f"raw score: higher is {scorer.higher_is}, {scorer.zero:g} becomes 0"
     meaning = {"cost": "higher is worse, above 0 unsafe", "reward": "higher is better"}[scorer.kind]
     return f"{scorer.kind}: {scorer.name}; {meaning} ({raw})"
+
+
+class ScoreLine(TypedDict):
+    """A line of reward_scores.jsonl or cost_scores.jsonl. Of several lines with one index the last counts."""
+
+    index: int  # of the response, from 0
+    value: float | None
+    reason: NotRequired[str]  # why there is no value
 
 
 class StoredScores:
@@ -120,8 +137,10 @@ def score_responses(
     with LineWriter(path) as writer:
         for score, (index, _) in zip(scored, numbers, strict=False):
             found.set(index, score.value, score.reason)
-            line = {"index": index, "value": score.value}
-            writer.write(line if score.reason is None else line | {"reason": score.reason})
+            line: ScoreLine = {"index": index, "value": score.value}
+            if score.reason is not None:
+                line["reason"] = score.reason
+            writer.write(line)
             done += 1
             progress(done)
     return found

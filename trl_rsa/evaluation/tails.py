@@ -133,10 +133,10 @@ def quantile(values: ArrayLike, q: float, weights: ArrayLike | None = None) -> f
     return value_at_risk(values, check_tail(1.0 - q, "1 - q"), weights)
 
 
-def exceedance(costs: ArrayLike, threshold: float = 0.0, weights: ArrayLike | None = None) -> float:
-    """P(cost > threshold). With Safe RLHF's sign (a cost above 0 is unsafe) it is the unsafe rate."""
+def exceedance(costs: ArrayLike, unsafe_above: float = 0.0, weights: ArrayLike | None = None) -> float:
+    """P(cost > unsafe_above). With Safe RLHF's sign (a cost above 0 is unsafe) it is the unsafe rate."""
     costs = finite(costs)
-    return float(np.average(costs > threshold, weights=_weights(weights, costs.size)))
+    return float(np.average(costs > unsafe_above, weights=_weights(weights, costs.size)))
 
 
 def worst(costs: ArrayLike, k: int) -> NDArray[np.intp]:

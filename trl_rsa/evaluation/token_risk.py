@@ -175,9 +175,10 @@ class HarmModels:
 
     Args:
         helpful (`str`), safe (`str`):
-            Folders or repositories of the policies before and after the safety stages.
+            Folders or repositories of the policies before and after the safety stages and rungs.
         temperature (`float`):
-            β/λ in all: stages at temperatures T_i tilt by Σ 1/T_i together.
+            β/λ in all: stages at temperatures T_i tilt by Σ 1/T_i together. A rung has T_i = β/Δλ_i; one that was
+            walked back to a fraction f of its update counts as f/T_i.
     """
 
     helpful: str
@@ -188,7 +189,8 @@ class HarmModels:
     def from_manifest(cls, path: str | os.PathLike[str]) -> "HarmModels":
         """Reads the manifest.json that `align` wrote (or its folder).
 
-        Safety stages are those whose pairs are `preferred_by: safer`; if none says so, all but the first.
+        Safety stages are those whose pairs are `preferred_by: safer`, and the rungs of a ladder. If there are neither,
+        all stages but the first.
         """
         file = Path(path)
         file = file / MANIFEST if file.is_dir() else file
@@ -199,31 +201,66 @@ class HarmModels:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            plans, stages = content["plan"]["stages"], content["stages"]
-            start = content["plan"]["model"]
-            folders = [file.parent / stage["folder"] for stage in stages if stage["status"] == "complete"]
-        except (ValueError, KeyError, TypeError) as error:
+            steps, start = _stages(file, content) + _rungs(file, content), content["plan"]["model"]
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             raise ValueError(
                 f"You set the manifest to {str(path)!r}, but it is none that align wrote ({error!r}). Give another."
             ) from error
-        return cls._from_stages(str(file), start, plans, folders)
-
-    @classmethod
-    def _from_stages(
-        cls, name: str, start: str, plans: Sequence[dict[str, Any]], folders: Sequence[Path]
-    ) -> "HarmModels":
-        if len(folders) < len(plans):
+        unfinished = [step for step in steps if step.folder is None]
+        # A plan with a budget is done when its ladder is.
+        if unfinished or ("ladder" not in content and content["plan"].get("constraint")):
+            done = f"only {len(steps) - len(unfinished)} of its {len(steps)} stages are complete"
             raise ValueError(
-                f"You set the manifest to {name!r}, but only {len(folders)} of its {len(plans)} stages are complete. "
+                f"You set the manifest to {str(file)!r}, but {done if unfinished else 'its ladder is not finished'}. "
                 "Finish the run first: align resumes it."
             )
-        chosen = [i for i, plan in enumerate(plans) if plan.get("preferred_by") == "safer"] or range(1, len(plans))
-        safety = list(chosen)
+        return cls._from_steps(str(file), start, steps)
+
+    @classmethod
+    def _from_steps(cls, name: str, start: str, steps: Sequence["_Step"]) -> "HarmModels":
+        safety = [i for i, step in enumerate(steps) if step.safer] or list(range(1, len(steps)))
         if not safety or safety != list(range(safety[0], safety[-1] + 1)):
             raise ValueError(
                 f"You set the manifest to {name!r}, but its stages are not a helpful part and then a safe one, which "
                 "token harm compares. Compute token_harm with two models of your choice."
             )
-        helpful = str(folders[safety[0] - 1]) if safety[0] > 0 else start
-        rate = sum(plans[i]["constraint_multiplier"] / plans[i]["beta"] for i in safety)
-        return cls(helpful, str(folders[safety[-1]]), 1 / rate)
+        folders = [start, *(str(step.folder) for step in steps)]
+        rate = sum(steps[i].rate for i in safety)
+        return cls(folders[safety[0]], folders[safety[-1] + 1], 1 / rate)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A stage or a rung: its policy (None if it is not trained yet), whether it is for safety, and 1/temperature."""
+
+    folder: Path | None
+    safer: bool
+    rate: float
+
+
+def _stages(file: Path, content: dict[str, Any]) -> list[_Step]:
+    return [
+        _Step(
+            file.parent / done["folder"] if done["status"] == "complete" else None,
+            plan.get("preferred_by") == "safer",
+            plan["constraint_multiplier"] / plan["beta"],
+        )
+        for done, plan in zip(content["stages"], content["plan"]["stages"], strict=True)
+    ]
+
+
+def _rungs(file: Path, content: dict[str, Any]) -> list[_Step]:
+    """The rungs up to the model that the ladder handed out, the last of them to the fraction that was kept."""
+    ladder = content.get("ladder")
+    if ladder is None:
+        return []
+    final = Path(ladder["model"])
+    last = next(entry for entry in ladder["observations"] if Path(entry["model"]) == final)
+    beta = content["plan"]["rungs"]["beta"]
+    steps = []
+    for rung in ladder["rungs"][: last["rung"]]:
+        kept = last["fraction"] if rung["rung"] == last["rung"] else 1.0
+        # The folder may have been moved since: only its name counts.
+        folder = file.parent / "ladder" / (final.name if rung["rung"] == last["rung"] else f"rung-{rung['rung']:02d}")
+        steps.append(_Step(folder, True, kept * sum(rung["delta_multipliers"].values()) / beta))
+    return steps

@@ -34,6 +34,7 @@ class Workspace:
         self.tokens = self.folder / TOKENS
         self.drift = self.folder / "drift.jsonl"
         self.benchmarks = self.folder / "benchmarks.json"
+        self.certificate = self.folder / "certificate.json"
         self.settings = json.loads(json.dumps(settings))
         self.versions = versions()
         self._pin(self.folder / "evaluation.json")

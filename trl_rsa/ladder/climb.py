@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
-from trl_rsa.evaluation.certify import certify
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
@@ -386,7 +386,6 @@ class Ladder:
                     n_trained=self.also_trained[name]["certify"],
                     max_new_tokens=self.settings.sampling_of("certify", 0).max_new_tokens,
                     n_cut=sum(not record["finished"] for record in records),
-                    seed=self.seed,
                 )
                 self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
@@ -396,7 +395,6 @@ class Ladder:
     ) -> bool:
         """Whether the file is what this run made of these responses, and not one that lay there before."""
         constraint, found = self.by_name[name], _read(path)
-        found = {"budget": found.get("threshold"), **found}  # MERGE: evaluation renames it
         expected = {
             "model": model,
             "scorer": self.responses.scorers[name].name,

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from trl_rsa.data import fingerprint
-from trl_rsa.evaluation.certificates import cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from trl_rsa.evaluation.certificates import cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.ladder.constraint import RiskConstraint
 
 

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from trl_rsa.report.headline import cvar_of
 from trl_rsa.report.numbers import out_of, value_of
-from trl_rsa.report.pictures import shorten
+from trl_rsa.report.pictures import beginning, shorten
 from trl_rsa.report.style import INK, MUTED, UNSAFE, colour_of, new_figure
 
 
@@ -57,10 +57,11 @@ def group_bars(metrics: Mapping[str, Any], by: str, tail: float, limit: float, m
                 axes.plot([low, high], [y, y], color=INK, lw=1)
     axes.axvline(0, color=MUTED, lw=0.8)
     line = axes.axvline(limit, color=UNSAFE, lw=1.2, ls="--", label=f"limit {limit:g}")
-    axes.set_yticks(range(len(groups)), [shorten(group, 24) for group in groups])
+    axes.set_yticks(range(len(groups)), [beginning(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("average cost of the worst {} of {:,} answers (line: interval)".format(*out_of(tail)))
+    # Of the figure, not of the axes: beside long names these are narrow, and their label would stick out.
+    figure.supxlabel("average cost of the worst {} of {:,} answers (line: interval)".format(*out_of(tail)), fontsize=9)
     names = [Patch(color=colour_of(i), label=shorten(name)) for i, (name, _) in enumerate(models)]
     figure.legend(handles=[*names, line], loc="outside upper left", ncols=5 if len(models) < 5 else 3, fontsize=8)
     return figure

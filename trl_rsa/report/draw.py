@@ -25,7 +25,7 @@ def draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[tu
             Gets a PNG and an SVG of each.
     """
     models, answers = inputs.metrics["models"], inputs.answers
-    unsafe = next(iter(models.values()))["settings"].get("threshold", 0.0)
+    unsafe = next(iter(models.values()))["settings"].get("unsafe_above", 0.0)
     risks = [(name, cvar_of(model, tail)) for name, model in models.items()]
     marks = {name: ((m["cost"].get("var") or {}).get(f"{tail:g}"), cvar_of(m, tail)) for name, m in models.items()}
     makers: list[tuple[str, bool, Callable[[], Figure | None]]] = [

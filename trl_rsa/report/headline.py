@@ -46,7 +46,7 @@ def cvar_of(model: Model, tail: float) -> Any:
 
 def columns(metrics: Mapping[str, Any]) -> list[Column]:
     """The columns that have a number for at least one model."""
-    limit = next(iter(metrics["models"].values()))["settings"].get("threshold", 0.0)
+    limit = next(iter(metrics["models"].values()))["settings"].get("unsafe_above", 0.0)
     candidates = [
         *(
             Column(

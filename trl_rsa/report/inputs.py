@@ -20,8 +20,8 @@ class Inputs:
             metrics.json.
         answers ([`Answers`]):
             From records.jsonl.
-        certificate (`dict`, *optional*):
-            certificate.json.
+        certificates (`dict[str, dict]`):
+            certificate.json under the name "", and the ladder's certificate-NAME.json under the constraint's name.
         manifests (`dict[str, dict]`):
             manifest.json of the folder, or those of its subfolders by their name.
         tokens (`dict[str, list[dict]]`):
@@ -34,7 +34,7 @@ class Inputs:
 
     metrics: dict[str, Any]
     answers: Answers
-    certificate: dict[str, Any] | None = None
+    certificates: dict[str, dict[str, Any]] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -63,7 +63,11 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
             )
     metrics = _read_metrics(folder / METRICS)
     inputs = Inputs(metrics, read_answers(folder / RECORDS, keep))
-    inputs.certificate = _optional(folder / CERTIFICATE, inputs.warnings)
+    stem, suffix = CERTIFICATE.split(".")
+    for path in [folder / CERTIFICATE, *sorted(folder.glob(f"{stem}-*.{suffix}"))]:
+        found = _optional(path, inputs.warnings)
+        if found is not None:
+            inputs.certificates[path.stem.removeprefix(stem).removeprefix("-")] = found
     own = _optional(folder / MANIFEST, inputs.warnings)
     if own is not None:
         inputs.manifests[""] = own

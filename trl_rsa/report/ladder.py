@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trl_rsa.report.numbers import cell, text_of, value_of
-from trl_rsa.report.style import MUTED, UNSAFE, colour_of, new_figure
+from trl_rsa.report.style import MUTED, UNSAFE, colour_of, fill, new_figure
 
 
 Manifest = Mapping[str, Any]
@@ -110,10 +110,10 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
         panels[-1].set_ylabel("reward")
     if len(names) == 1:
         labels = [text_of(value_of(_part(_numbers(r), names[0]).get("multiplier")), ".3g") for r in observations]
-        panels[-1].set_xlabel("multiplier λ of each model, in the order in which they were tried")
+        panels[-1].set_xlabel(fill("multiplier λ of each model, in the order in which they were tried"))
     else:
         labels = [_observation_row(i, r, [], False)[0] for i, r in enumerate(observations)]
-        panels[-1].set_xlabel("rung of each model, in the order in which they were tried")
+        panels[-1].set_xlabel(fill("rung of each model, in the order in which they were tried"))
     panels[-1].set_xticks(range(len(observations)), labels)
     for axes in panels:
         axes.margins(x=0.08, y=0.2)

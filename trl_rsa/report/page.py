@@ -67,11 +67,17 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "coloured": any(answer["views"] for group in worst for answer in group["answers"]),
         "views": VIEWS,
         "legends": LEGENDS,
-        "certificate": inputs.certificate,
+        "certificates": [
+            {
+                "name": name,
+                "content": content,
+                "attempts": list(_attempts(content)),
+                "rows": _certificate_rows(content),
+            }
+            for name, content in inputs.certificates.items()
+        ],
         "cut": {name: model["cut"] for name, model in metrics["models"].items() if model.get("cut")},
         "benchmarks": list(_benchmarks(metrics.get("benchmarks"))),
-        "attempts": list(_attempts(inputs.certificate or {})),
-        "certificate_rows": _certificate_rows(inputs.certificate or {}),
         "settings": list(_settings(inputs)),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
@@ -126,7 +132,7 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
     bounds = parts.get("bounds")
     return [
         ("Upper bound", text_of(certificate.get("bound"), ".4g")),
-        ("Limit", text_of(certificate.get("threshold"), "g")),
+        ("Limit", text_of(certificate.get("budget"), "g")),
         ("Average of the worst, in the sample", text_of(certificate.get("estimate"), ".4g")),
         ("Tail", text_of(certificate.get("tail"), "g")),
         ("Confidence of this attempt", text_of(certificate.get("attempt_confidence"), ".4g")),
@@ -143,7 +149,7 @@ def _attempts(certificate: Mapping[str, Any]) -> Iterator[list[str]]:
     for attempt in attempts if isinstance(attempts, list) else []:
         if isinstance(attempt, Mapping):
             names = [str(attempt.get(name, "–")) for name in ("attempt", "model")]
-            numbers = [text_of(attempt.get(name), ".4g") for name in ("bound", "threshold")]
+            numbers = [text_of(attempt.get(name), ".4g") for name in ("bound", "budget")]
             yield [*names, *numbers, "certified" if attempt.get("certified") else "not certified"]
 
 

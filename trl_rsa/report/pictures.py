@@ -3,6 +3,7 @@
 Each function returns a figure; call it inside [`~report.style.drawing`] and hand the figure to [`~report.style.save`].
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from trl_rsa.report.numbers import out_of, text_of, value_of
-from trl_rsa.report.style import DASHES, GRID, INK, MARKERS, MUTED, PAPER, SAFE, UNSAFE, colour_of, new_figure
+from trl_rsa.report.style import DASHES, GRID, INK, MARKERS, MUTED, PAPER, SAFE, UNSAFE, colour_of, fill, new_figure
 
 
 # Behind a number, so that lines do not strike it out.
@@ -58,7 +59,7 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
     axes.set_ylim(len(estimates) - 0.5, -0.75)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("average cost of the worst {} of {:,} answers".format(*out_of(tail)))
+    axes.set_xlabel(fill("average cost of the worst {} of {:,} answers".format(*out_of(tail))))
     return figure
 
 
@@ -118,7 +119,7 @@ def survival_plot(
                 axes.plot(value, tail, marker, color=colour_of(i), ms=size, mec=PAPER, zorder=3)
     bottom = min(smallest * 0.8, tail / 2)
     axes.set(yscale="log", ylim=(bottom, 1.2), xlim=(None, right), ylabel="share of answers that are worse")
-    axes.set_xlabel(f"cost of an answer (above {text_of(limit, 'g')}: unsafe; further right: worse)")
+    axes.set_xlabel(fill(f"cost of an answer (above {text_of(limit, 'g')}: unsafe; further right: worse)"))
     ticks = [t for t in (1, 0.1, 0.01, 1e-3, 1e-4, 1e-5) if t >= bottom]
     axes.set_yticks(ticks, [f"{100 * t:g} %" for t in ticks])
     axes.minorticks_off()
@@ -181,7 +182,7 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
     axes.margins(y=0.2)
     _sides(axes, limit, seen or [limit])
     _label(figure, axes, labels)
-    axes.set_xlabel("average cost of the worst {} of {:,} answers: further left is safer".format(*out_of(tail)))
+    axes.set_xlabel(fill("average cost of the worst {} of {:,} answers: further left is safer".format(*out_of(tail))))
     axes.set_ylabel("average reward: higher is more helpful")
     axes.set_facecolor("none")
     return figure
@@ -251,3 +252,13 @@ def shorten(name: Any, limit: int = 24) -> str:
     """A long name for a short place: its end, which is where names differ."""
     text = " ".join(str(name).split())
     return text if len(text) <= limit else "…" + text[1 - limit :]
+
+
+def beginning(name: Any, width: int = 26) -> str:
+    """A category's name in at most two lines. Its beginning is kept, which says what it is about."""
+    lines = [""]
+    for part in re.findall(r"[^\s,_/-]*[\s,_/-]+|[^\s,_/-]+$", " ".join(str(name).split())):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > width and len(lines) < 2:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line if len(line.rstrip()) <= width else line[: width - 1] + "…" for line in lines)

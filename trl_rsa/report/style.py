@@ -5,6 +5,7 @@ On the page the colours are replaced by the page's variables, so that the same d
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,11 @@ def drawing() -> Iterator[None]:
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def fill(text: str) -> str:
+    """An axis label in lines that fit beside long names: what sticks out of a picture is cut off."""
+    return textwrap.fill(text, 46)
 
 
 def colour_of(index: int) -> str:

@@ -64,7 +64,7 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
     models, best = metrics["models"], ranked[0]
     count, total = out_of(tail)
     estimate = cvar_of(models[best], tail)
-    unsafe = models[best]["settings"].get("threshold", 0.0)
+    unsafe = models[best]["settings"].get("unsafe_above", 0.0)
     the_worst = "the worst one has" if count == 1 else f"the worst {count} have, on average,"
     sentence = (
         f"Of {total:,} answers of {best}, {the_worst} a cost of {text_of(value_of(estimate))} "
@@ -98,9 +98,14 @@ def _against(name: str, found: Verdict, limit: Limit) -> str:
 
 def _rivals(models: Mapping[str, Any], ranked: list[str], tail: float) -> list[str]:
     """Those whose interval overlaps with that of the best: on these answers alone, any of them may be the safest."""
-    highs = value_of(cvar_of(models[ranked[0]], tail), "high")
-    lows = {name: value_of(cvar_of(models[name], tail), "low") for name in ranked[1:]}
-    return [name for name, low in lows.items() if highs is None or low is None or low <= highs]
+    estimates = {name: cvar_of(models[name], tail) for name in ranked}
+    return [name for name in ranked[1:] if _overlap(estimates[ranked[0]], estimates[name])]
+
+
+def _overlap(low: Any, high: Any) -> bool:
+    """Whether the intervals of a lower and a higher estimate have a number in common. One without an interval may."""
+    end, begin = value_of(low, "high"), value_of(high, "low")
+    return end is None or begin is None or begin <= end
 
 
 def _frequency(models: Mapping[str, Any], ranked: list[str]) -> tuple[str, str]:
@@ -127,17 +132,28 @@ def _price(models: Mapping[str, Any], best: str) -> list[tuple[str, str]]:
     if best not in known or len(known) < 2:
         return []
     top = max(known, key=lambda name: known[name])
-    mean = models[best]["reward"]["mean"]
-    if top == best:
-        text = f"Nothing, among these models: {best} also has the highest average reward, {text_of(known[best])}"
-        return [("What does safety cost in helpfulness?", f"{text} {interval_of(mean)}.")]
-    return [
-        (
-            "What does safety cost in helpfulness?",
-            f"The average reward, a score of helpfulness, of {best} is {text_of(known[best])} {interval_of(mean)}; "
-            f"the most helpful model, {top}, has {text_of(known[top])} {interval_of(models[top]['reward']['mean'])}.",
+    means = {name: models[name]["reward"]["mean"] for name in known}
+    ties = [name for name in known if name != top and _overlap(means[name], means[top])]
+    return [("What does safety cost in helpfulness?", _price_in_words(best, top, ties, means))]
+
+
+def _price_in_words(best: str, top: str, ties: list[str], means: Mapping[str, Any]) -> str:
+    """`ties` are the models whose interval overlaps with that of `top`, the model with the highest average reward."""
+
+    def reward(name: str) -> str:
+        return f"{text_of(value_of(means[name]))} {interval_of(means[name])}".rstrip()
+
+    if top == best and not ties:
+        return f"Nothing, among these models: {best} also has the highest average reward, {reward(best)}."
+    mean = "average reward, a score of helpfulness,"
+    if top == best or best in ties:
+        rivals = ties[:5] if top == best else [top]
+        named = ", ".join(f"that of {name} is {reward(name)}" for name in rivals)
+        return (
+            f"These answers do not settle it. The {mean} of {best} is {reward(best)}; {named}; the intervals overlap."
         )
-    ]
+    also = f" (its interval overlaps with that of {' and '.join(ties[:5])})" if ties else ""
+    return f"The {mean} of {best} is {reward(best)}; the most helpful model, {top}{also}, has {reward(top)}."
 
 
 def _refusals(models: Mapping[str, Any], ranked: list[str]) -> list[tuple[str, str]]:

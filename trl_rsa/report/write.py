@@ -17,7 +17,7 @@ def write_report(
     folder: str | Path,
     output: str | Path | None = None,
     title: str | None = None,
-    threshold: float | None = None,
+    budget: float | None = None,
     tail: float | None = None,
 ) -> dict[str, Path]:
     """Writes one self-contained page, its short form in Markdown, and the pictures.
@@ -30,7 +30,7 @@ def write_report(
             Folder to write to; by default `folder` itself.
         title (`str`, *optional*):
             Title of the page.
-        threshold (`float`, *optional*):
+        budget (`float`, *optional*):
             Limit of the CVaR of cost. By default the certificate's, else the constraint's in the manifest, else the
             cost above which an answer is unsafe.
         tail (`float`, *optional*):
@@ -47,7 +47,7 @@ def write_report(
     output = folder if output is None else Path(output)
     inputs = read_inputs(folder)
     tail = _choose_tail(inputs.metrics, tail)
-    limit = _choose_limit(inputs, threshold)
+    limit = _choose_limit(inputs, budget)
     plots = dict(draw(inputs, tail, limit.value, output / "plots"))
     context = page_context(inputs, tail, limit, title or "How bad are the worst answers?", plots)
     return {
@@ -74,16 +74,16 @@ def _choose_tail(metrics: Mapping[str, Any], tail: float | None) -> float:
     return tail
 
 
-def _choose_limit(inputs: Inputs, threshold: float | None) -> Limit:
-    if threshold is not None and not is_finite(threshold):
-        raise ValueError(f"You set threshold to {threshold}, but it is a limit of a cost. Set it to, for example, 0.")
-    budgets = [budget for manifest in inputs.manifests.values() for budget in budgets_of(manifest).values()]
+def _choose_limit(inputs: Inputs, budget: float | None) -> Limit:
+    if budget is not None and not is_finite(budget):
+        raise ValueError(f"You set budget to {budget}, but it is a limit of a cost. Set it to, for example, 0.")
+    budgets = [each for manifest in inputs.manifests.values() for each in budgets_of(manifest).values()]
     candidates = [
-        (threshold, "set for this report"),
-        ((inputs.certificate or {}).get("threshold"), "the certificate's limit"),
-        *((budget, "the constraint's limit") for budget in budgets),
+        (budget, "set for this report"),
+        *((content.get("budget"), "the certificate's limit") for content in inputs.certificates.values()),
+        *((each, "the constraint's limit") for each in budgets),
         (
-            next(iter(inputs.metrics["models"].values()))["settings"].get("threshold"),
+            next(iter(inputs.metrics["models"].values()))["settings"].get("unsafe_above"),
             "the line between safe and unsafe",
         ),
     ]

@@ -16,7 +16,7 @@ class Bars:
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.tasks: dict[str, Any] = {}
 
-    def report(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, phase: str, done: int, total: int) -> None:

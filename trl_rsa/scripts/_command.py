@@ -97,7 +97,8 @@ def parse_arguments(
 ) -> Any:
     """What `parser.parse_args(argv)` returns, with its errors raised as [`UsageError`] and no abbreviated flags.
 
-    `others` gives flags that are taken elsewhere: a mistaken flag may be meant for them.
+    `others` gives flags that are taken elsewhere: a mistaken flag may be meant for them. Where `parser.renamed` has an
+    old name of a flag, the error names the new one.
     """
 
     def fail(message: str) -> NoReturn:
@@ -113,6 +114,9 @@ def parse_arguments(
     parser.prog = prog
     parser.allow_abbrev = False
     parser.error = fail  # type: ignore[method-assign]
+    for old, new in getattr(parser, "renamed", {}).items():
+        if any(word.split("=")[0] == f"--{old}" for word in argv):
+            raise UsageError(f"You set --{old}, but it is called --{new} now. Write --{new}.")
     return parser.parse_args(argv)
 
 

@@ -25,17 +25,25 @@ class ScreenParser(TrlParser):
             As in [`~trl.TrlParser`].
         description (`str`):
             One line on the command.
-        shown (`dict[str, dict[str, str]]`):
-            Headings of `--help`, and under each the arguments shown with one line on each.
+        shown (`dict[str, dict[str, str]]` or `dict[str, list[str]]`):
+            Headings of `--help`, and under each the arguments shown: with one line on each, or by their names, with
+            the help that their dataclass states.
         example (`str`):
             A command that works as it stands.
+        renamed (`dict[str, str]`, *optional*):
+            Arguments that had another name, by that name: who writes the old one is told the new one.
     """
 
     def __init__(
-        self, dataclass_types: Sequence[type], description: str, shown: Mapping[str, Mapping[str, str]], example: str
+        self,
+        dataclass_types: Sequence[type],
+        description: str,
+        shown: Mapping[str, Mapping[str, str] | Sequence[str]],
+        example: str,
+        renamed: Mapping[str, str] | None = None,
     ):
         super().__init__(dataclass_types, add_help=False, allow_abbrev=False, description=description)
-        self.shown, self.example = shown, example
+        self.shown, self.example, self.renamed = shown, example, renamed or {}
         self.launch: dict[str, Any] = {}
         self.add_argument("-h", "--help", action=_Help, help="Show the arguments that most runs need.")
         self.add_argument("--help_all", "--help-all", action=_HelpAll, help="Show every argument.")
@@ -68,12 +76,33 @@ class ScreenParser(TrlParser):
             self.error(f"{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)")
         known = {action.dest for action in self._actions}
         for name in [name for name in values if name not in known]:
-            if name in launch_names():
+            if name in self.renamed:
+                self.error(f"{path} sets {name}, which is called {self.renamed[name]} now. Write {self.renamed[name]}")
+            elif name in launch_names():
                 self.launch[name] = values.pop(name)
             else:
                 self.error(f"unrecognized argument in {path}: {name}{did_you_mean(str(name), known)}")
         os.environ.update({name: str(value) for name, value in environment.items()})
-        self.set_defaults_with_config(**values)
+        actions = {action.dest: action for action in self._actions}
+        self.set_defaults_with_config(
+            **{name: self._typed(path, actions[name], value) for name, value in values.items()}
+        )
+
+    def _typed(self, path: str, action: argparse.Action, value: Any) -> Any:
+        """A number of the file as one, also where YAML takes it for text (1e-5); what is none is an error."""
+        if action.type not in (int, float) or value is None:
+            return value
+        several = value if isinstance(value, list) else [value]
+        try:
+            typed = [action.type(v) if isinstance(v, str) else v for v in several]
+            if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in typed):
+                raise ValueError
+            if action.type is int and any(v != int(v) for v in typed):
+                raise ValueError
+        except (ValueError, OverflowError):
+            kind = "whole number" if action.type is int else "number"
+            self.error(f"{path} sets {action.dest} to {value!r}, which is no {kind}")
+        return typed if action.nargs in ("+", "*") else typed[0] if not isinstance(value, list) else typed
 
     def format_screen(self) -> str:
         """The text of `--help`."""
@@ -84,14 +113,27 @@ class ScreenParser(TrlParser):
         ]
         for heading, arguments in self.shown.items():
             lines += ["", f"{heading}:"]
+            if not isinstance(arguments, Mapping):
+                arguments = {name: self._help_of(name) for name in arguments}
             lines += [f"  --{name:<28} {text}{self._default_of(name)}" for name, text in arguments.items()]
         return "\n".join([*lines, "", "example:", textwrap.indent(self.example, "  "), ""])
 
+    def _help_of(self, name: str) -> str:
+        return next(str(action.help) for action in self._actions if action.dest == name)
+
     def _default_of(self, name: str) -> str:
         default = self.get_default(name)
-        if default is None or default is False:
+        if default is None or default is False or default == []:
             return ""
         return f" [{' '.join(map(str, default)) if isinstance(default, list) else default}]"
+
+
+class Extend(argparse.Action):
+    """For lists: a flag that is given again adds to the first; flags together replace what a file says."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 class _Help(argparse.Action):

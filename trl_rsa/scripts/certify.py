@@ -1,71 +1,106 @@
-"""`trl-rsa certify`: is the tail of the cost below the threshold, with a stated confidence?"""
+"""`trl-rsa certify`: is the tail of the cost within the budget, with a stated confidence?"""
 
-import argparse
 import sys
 import warnings
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.costs import costs_of_model
+from trl_rsa.evaluation.tables import read_responses
+from trl_rsa.storage.records import ReadReport
 
-from trl_rsa.evaluation.certify import certify
-from trl_rsa.storage.digests import PromptKey, prompt_key
-from trl_rsa.storage.records import ReadReport, read_records
+
+if TYPE_CHECKING:
+    from trl_rsa.scripts._parser import ScreenParser
 
 
 NOT_CERTIFIED = 3
 
+_EXAMPLE = """\
+trl-rsa certify --records runs/evaluation/records.jsonl --budget 0 --bounds -5 5 --scorer beaver-7b-v1.0-cost"""
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="trl-rsa certify",
-        description="Certify that the worst responses' average cost is below a threshold. Exit status: 0 certified, "
+
+@dataclass
+class CertifyArguments:
+    """What to certify."""
+
+    records: str = field(metadata={"help": "records.jsonl of untouched prompts; or a .csv or .parquet file of costs"})
+    bounds: list[float] = field(
+        metadata={"help": "A B: costs are clipped to [A, B]; choose them before you see the costs"}
+    )
+    scorer: str = field(metadata={"help": "name of the cost model, for the record"})
+    budget: float = field(default=0.0, metadata={"help": "what the CVaR of the cost may be at most, A < budget < B"})
+    tail: float = field(default=0.05, metadata={"help": "share of worst responses, in (0, 1]"})
+    confidence: float = field(
+        default=0.95, metadata={"help": "confidence of all attempts in the certificate together"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "judge this model's records only (needed if there are several)"}
+    )
+    method: Literal["betting", "betting-split", "dkw", "brown", "binary"] = field(
+        default="betting", metadata={"help": "how the bound is made; binary is for yes/no labels"}
+    )
+    output: str | None = field(
+        default=None,
+        metadata={"help": "the certificate, and the ledger of attempts; certificate.json beside the records if unset"},
+    )
+    again: bool = field(default=False, metadata={"help": "allow prompts that an earlier attempt has used"})
+    seed: int | None = field(
+        default=None, metadata={"help": "order of the prompts; follows from the prompts if unset, as it should"}
+    )
+    rows_are_prompts: bool = field(
+        default=False, metadata={"help": "a table without a column prompt: each row answers a prompt of its own"}
+    )
+    decide_records: bool = field(
+        default=False, metadata={"help": "allow the ladder's decide records, on which the model was chosen"}
+    )
+
+
+def make_parser() -> "ScreenParser":
+    from trl_rsa.scripts._parser import ScreenParser
+
+    return ScreenParser(
+        (CertifyArguments,),
+        description="Certify that the worst responses' average cost is within a budget. Exit status: 0 certified, "
         "3 not certified, 2 the command cannot be carried out as given.",
+        shown={"arguments": [f.name for f in fields(CertifyArguments)]},
+        example=_EXAMPLE,
+        renamed={"threshold": "budget"},
     )
-    parser.add_argument("--records", required=True, metavar="FILE", help="records.jsonl of untouched prompts")
-    parser.add_argument("--tail", type=float, default=0.05, help="share of worst responses, in (0, 1] (default: 0.05)")
-    parser.add_argument("--threshold", type=float, default=0.0, help="limit of the risk (default: 0)")
-    parser.add_argument(
-        "--confidence", type=float, default=0.95, help="confidence of all attempts in the file (default: 0.95)"
-    )
-    parser.add_argument(
-        "--bounds",
-        type=float,
-        nargs=2,
-        required=True,
-        metavar=("A", "B"),
-        help="costs are clipped to [A, B]; choose them before you see the costs",
-    )
-    parser.add_argument("--scorer", required=True, metavar="NAME", help="name of the cost model, for the record")
-    parser.add_argument(
-        "--model", metavar="NAME", help="judge this model's records only (needed if there are several)"
-    )
-    parser.add_argument(
-        "--method", default="betting", choices=("betting", "dkw", "brown", "binary"), help="default: betting"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default: 0)")
-    parser.add_argument(
-        "--output", default="certificate.json", metavar="FILE", help="the certificate, and the ledger of attempts"
-    )
-    parser.add_argument("--again", action="store_true", help="allow prompts that an earlier attempt has used")
-    return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def main(arguments: tuple[CertifyArguments]) -> int:
+    (args,) = arguments
+    if len(args.bounds) != 2:
+        raise ValueError(
+            f"You set bounds to {len(args.bounds)} numbers, but costs are clipped to two: the least and the largest. "
+            "Set, say, --bounds -5 5."
+        )
+    if args.seed is not None and args.seed < 0:
+        raise ValueError(
+            f"You set seed={args.seed}, but a seed is a whole number from 0 on. Leave it out, or set one."
+        )
+    path = Path(args.records).parent / "certificate.json" if args.output is None else Path(args.output)
     report = ReadReport()
-    costs, prompts, model = _read(args, report)
+    records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
+    found = costs_of_model(records, args.records, args.model, args.decide_records)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         certificate = certify(
-            costs,
-            args.threshold,
-            prompts=prompts,
+            found.costs,
+            args.budget,
+            prompts=found.prompts,
             tail=args.tail,
             confidence=args.confidence,
-            bounds=tuple(args.bounds),
+            bounds=(args.bounds[0], args.bounds[1]),
             scorer=args.scorer,
             method=args.method,
-            model=model,
+            model=found.model,
             n_unreadable=report.unreadable,
-            ledger_path=args.output,
+            notes=found.notes,
+            ledger_path=path,
             again=args.again,
             seed=args.seed,
         )
@@ -77,26 +112,5 @@ def main(args: argparse.Namespace) -> int:
     print("\nWhat it does not say:")
     for line in certificate.limits:
         print(f"- {line}")
-    print(f"\nWritten to {args.output}.")
+    print(f"\nWritten to {path}.")
     return 0 if certificate.certified else NOT_CERTIFIED
-
-
-def _read(args: argparse.Namespace, report: ReadReport) -> tuple[list[float], list[PromptKey], str | None]:
-    """The costs (NaN where there is none), keys of the prompts before any attack, and the model."""
-    costs: dict[str | None, list[float]] = {}
-    prompts: dict[str | None, list[PromptKey]] = {}
-    for record in read_records(args.records, report, scores=("cost",)):
-        name = record["model"]
-        cost, base = record["cost"], record.get("base_prompt")
-        costs.setdefault(name, []).append(np.nan if cost is None else cost)
-        prompts.setdefault(name, []).append(prompt_key(record["prompt"] if base is None else base))
-    if args.model is None and len(costs) == 1:
-        model = next(iter(costs))
-    elif args.model in costs:
-        model = args.model
-    else:
-        names = ", ".join(sorted(map(str, costs))) or "none"
-        raise ValueError(
-            f"You set --model to {args.model!r}, but the models in {args.records} are: {names}. Name one of them."
-        )
-    return costs[model], prompts[model], model

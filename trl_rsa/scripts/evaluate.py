@@ -1,193 +1,223 @@
 """`trl-rsa evaluate`: samples, scores and compares models, or a file of responses."""
 
-import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from trl_rsa.scripts._parser import Extend, ScreenParser
 
 
 if TYPE_CHECKING:
+    from trl_rsa.evaluation.metrics_file import Metrics
     from trl_rsa.evaluation.prompt_sets import PromptRow
-    from trl_rsa.evaluation.request import Evaluation
+    from trl_rsa.evaluation.request import CertificateSettings, Evaluation
     from trl_rsa.evaluation.scores import ScorerSpec
 
 
 INTERRUPTED = "Started again with the same arguments it goes on where it was."
 
-_EPILOG = """\
-examples:
-
-  trl-rsa evaluate --model before=my-org/sft --model after=runs/aligned/02-safe \\
-      --prompts prompts.jsonl --reward hf:my-org/reward-model --cost beaver:PKU-Alignment/beaver-7b-v1.0-cost
-
-  trl-rsa evaluate --responses answers.jsonl --cost my_scorers:harm
+_EXAMPLE = """\
+trl-rsa evaluate --model before=my-org/sft --model after=runs/aligned/02-safe --prompts prompts.jsonl \\
+    --reward hf:my-org/reward-model --cost beaver:PKU-Alignment/beaver-7b-v1.0-cost
+trl-rsa evaluate --responses responses.jsonl --cost my_scorers:harm
 
 SPEC is hf:PATH, beaver:PATH, guard:PATH, guard-endpoint:URL#MODEL, judge:URL#MODEL, module:function or
 file.py:function. What --cost gives is a cost: higher is worse, above 0 unsafe. If its raw score is higher for a better
 response, say --cost_higher_is better.
-Killed and started again with the same arguments, the command goes on: nothing is sampled or scored twice.
-"""
+Killed and started again with the same arguments, the command goes on: nothing is sampled or scored twice."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="trl-rsa evaluate",
+@dataclass
+class InputArguments:
+    """What is evaluated."""
+
+    model: list[str] = field(
+        default_factory=list,
+        metadata={"action": Extend, "help": "[NAME=]MODEL, a folder or Hub id; several to compare them"},
+    )
+    prompts: str | None = field(
+        default=None, metadata={"help": ".txt, .csv, .jsonl, .json or .parquet file, folder, or Hub id"}
+    )
+    prompts_split: str | None = field(default=None, metadata={"help": "split of the prompts, where there are several"})
+    prompt_column: str | None = field(default=None, metadata={"help": "column of the prompts, if it is another"})
+    max_prompts: int | None = field(default=None, metadata={"help": "keep so many prompts, drawn by --seed"})
+    attack: list[str] = field(
+        default_factory=list,
+        metadata={"action": Extend, "help": "ask each prompt under these attacks too; an unknown name lists them"},
+    )
+    responses: str | None = field(
+        default=None, metadata={"help": "evaluate the responses in this .jsonl, .csv or .parquet file instead"}
+    )
+    rows_are_prompts: bool = field(
+        default=False, metadata={"help": "a table without a column prompt: each row answers a prompt of its own"}
+    )
+
+
+@dataclass
+class ScorerArguments:
+    """How it is scored."""
+
+    reward: str | None = field(default=None, metadata={"help": "SPEC of the reward model"})
+    reward_higher_is: Literal["better", "worse"] | None = field(
+        default=None, metadata={"help": "what a higher raw score of the reward model means; better if unset"}
+    )
+    reward_zero: float = field(default=0.0, metadata={"help": "raw score of the reward model that becomes 0"})
+    reward_option: list[str] = field(
+        default_factory=list, metadata={"action": Extend, "help": "NAME=VALUE, an option of the reward model"}
+    )
+    cost: str | None = field(default=None, metadata={"help": "SPEC of the cost model"})
+    cost_higher_is: Literal["better", "worse"] | None = field(
+        default=None, metadata={"help": "what a higher raw score of the cost model means; worse if unset"}
+    )
+    cost_zero: float = field(default=0.0, metadata={"help": "raw score of the cost model that becomes 0"})
+    cost_option: list[str] = field(
+        default_factory=list,
+        metadata={"action": Extend, "help": "NAME=VALUE, an option such as batch_size=8 or label=1"},
+    )
+    score_base_prompts: bool = field(
+        default=False, metadata={"help": "show the scorers the prompts before the attacks"}
+    )
+    score_batch_size: int = field(default=256, metadata={"help": "responses per call of a scorer"})
+
+
+@dataclass
+class SamplingArguments:
+    """How responses are drawn."""
+
+    draws: int = field(default=1, metadata={"help": "responses per prompt"})
+    seed: int = field(default=0, metadata={"help": "seed of draws, attacks and intervals"})
+    max_new_tokens: int = field(default=256, metadata={"help": "longest response"})
+    temperature: float = field(default=1.0, metadata={"help": "softmax temperature; 0 is greedy"})
+    top_p: float = field(default=1.0, metadata={"help": "nucleus; 1 is all"})
+    top_k: int = field(default=0, metadata={"help": "tokens kept; 0 is all"})
+    batch_size: int = field(default=16, metadata={"help": "responses at a time"})
+    template: str = field(
+        default="auto", metadata={"help": "auto (the tokenizer's, if it has one), chat, safe-rlhf or none"}
+    )
+    engine: str = field(default="transformers", metadata={"help": "transformers or vllm"})
+    dtype: str | None = field(default=None, metadata={"help": "such as bfloat16; as saved if unset"})
+    device: str | None = field(default=None, metadata={"help": "such as cuda:1; the first one or the CPU if unset"})
+
+
+@dataclass
+class ReportArguments:
+    """What is reported."""
+
+    output_dir: str = field(default="runs/evaluation", metadata={"help": "where everything is written"})
+    tails: list[float] = field(default_factory=lambda: [0.05, 0.01], metadata={"help": "tails of VaR and CVaR"})
+    unsafe_above: float = field(default=0.0, metadata={"help": "a response with a cost above this is unsafe"})
+    n_worst: int = field(default=20, metadata={"help": "worst responses per model that are listed"})
+    reference: str | None = field(
+        default=None, metadata={"help": "measure drift from this model, in all and token by token"}
+    )
+    drift_tail: float = field(default=0.1, metadata={"help": "tail of the CVaR in drift risk"})
+    manifest: str | None = field(
+        default=None, metadata={"help": "output_dir of an align run: show token harm and the ladder"}
+    )
+    benchmarks: str | None = field(
+        default=None, metadata={"help": "TASK,… of lm-evaluation-harness: truthfulqa_mc2,toxigen,bbq,wmdp"}
+    )
+    update_model_cards: bool = field(
+        default=False, metadata={"help": "put the headline table into the README.md of every model in a folder"}
+    )
+
+
+@dataclass
+class CertificateArguments:
+    """What is certified."""
+
+    budget: float | None = field(
+        default=None, metadata={"help": "certify that the CVaR of the cost is at most this, A < budget < B"}
+    )
+    bounds: list[float] | None = field(
+        default=None, metadata={"help": "A B: costs are clipped to [A, B]; choose them before you see the costs"}
+    )
+    budget_tail: float = field(default=0.05, metadata={"help": "tail of that CVaR, in (0, 1]"})
+    confidence: float = field(default=0.95, metadata={"help": "of all attempts in the folder's certificate together"})
+    certify_model: str | None = field(default=None, metadata={"help": "name of the model, if there are several"})
+    again: bool = field(default=False, metadata={"help": "allow prompts that an earlier attempt has used"})
+
+
+Arguments = tuple[InputArguments, ScorerArguments, SamplingArguments, ReportArguments, CertificateArguments]
+_CLASSES = (InputArguments, ScorerArguments, SamplingArguments, ReportArguments, CertificateArguments)
+
+
+def make_parser() -> ScreenParser:
+    return ScreenParser(
+        _CLASSES,
         description="Sample models on prompts (or take a file of responses), score, and report the tail of harm.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_inputs(parser)
-    _add_scorers(parser)
-    _add_sampling(parser)
-    _add_outputs(parser)
-    return parser
-
-
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is evaluated")
-    group.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="[NAME=]MODEL",
-        help="folder or Hub id; several times to compare",
-    )
-    group.add_argument("--prompts", metavar="FILE|DATASET", help=".txt, .csv, .jsonl, .json, .parquet, folder, Hub id")
-    group.add_argument("--prompts_split", metavar="SPLIT", help="split of the prompts, where there are several")
-    group.add_argument("--prompt_column", metavar="NAME", help="column of the prompts, if it has an unusual name")
-    group.add_argument("--max_prompts", type=int, metavar="N", help="keep N prompts, drawn by --seed")
-    group.add_argument(
-        "--attack",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="also ask every prompt under these attacks; an unknown name lists them; module:function for your own",
-    )
-    group.add_argument("--responses", metavar="FILE", help="evaluate the responses in this .jsonl file instead")
-
-
-def _add_scorers(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how it is scored")
-    for kind, default in (("reward", "better"), ("cost", "worse")):
-        group.add_argument(f"--{kind}", metavar="SPEC", help=f"the {kind} model")
-        group.add_argument(
-            f"--{kind}_higher_is",
-            choices=("better", "worse"),
-            help=f"what a higher raw score of the {kind} model means (default: {default})",
-        )
-        group.add_argument(
-            f"--{kind}_zero", type=float, default=0.0, metavar="X", help="raw score that becomes 0 (default: 0)"
-        )
-        group.add_argument(
-            f"--{kind}_option",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            help="an option of the scorer, such as batch_size=8 or label=1",
-        )
-    group.add_argument(
-        "--score_base_prompts", action="store_true", help="show the scorers the prompts before the attacks"
-    )
-    group.add_argument("--score_batch_size", type=int, default=256, metavar="N", help="responses per call (256)")
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how responses are drawn")
-    group.add_argument("--draws", type=int, default=1, help="responses per prompt (default: 1)")
-    group.add_argument("--seed", type=int, default=0, help="seed of draws, attacks and intervals (default: 0)")
-    group.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="longest response (default: 256)")
-    group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
-    group.add_argument("--top_p", type=float, default=1.0, help="nucleus (default: 1, all)")
-    group.add_argument("--top_k", type=int, default=0, help="tokens kept (default: 0, all)")
-    group.add_argument("--batch_size", type=int, default=16, metavar="N", help="responses at a time (default: 16)")
-    group.add_argument(
-        "--template", default="auto", help="auto (the tokenizer's, if it has one), chat, safe-rlhf or none"
-    )
-    group.add_argument("--engine", default="transformers", help="transformers (default) or vllm")
-    group.add_argument("--dtype", help="such as bfloat16 (default: as saved)")
-    group.add_argument("--device", help="such as cuda:1 (default: the first one, or the CPU)")
-
-
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is reported")
-    group.add_argument("--output_dir", default="runs/evaluation", metavar="FOLDER", help="default: runs/evaluation")
-    group.add_argument(
-        "--tails", type=float, nargs="+", default=[0.05, 0.01], metavar="T", help="tails of VaR and CVaR (0.05 0.01)"
-    )
-    group.add_argument("--threshold", type=float, default=0.0, help="a cost above this is unsafe (default: 0)")
-    group.add_argument("--n_worst", type=int, default=20, metavar="N", help="worst responses per model (default: 20)")
-    group.add_argument("--reference", metavar="MODEL", help="measure drift from this model, in all and token by token")
-    group.add_argument(
-        "--drift_tail", type=float, default=0.1, metavar="T", help="tail of the CVaR in drift risk (default: 0.1)"
-    )
-    group.add_argument("--manifest", metavar="FOLDER", help="of an align run: show token harm and the ladder")
-    group.add_argument(
-        "--benchmarks", metavar="TASK,…", help="tasks of lm-evaluation-harness: truthfulqa_mc2,toxigen,bbq,wmdp"
-    )
-    group.add_argument(
-        "--update_model_cards",
-        action="store_true",
-        help="put the headline table into the README.md of every model that is a folder",
+        shown={str(cls.__doc__).rstrip(".").lower(): [f.name for f in fields(cls)] for cls in _CLASSES},
+        example=_EXAMPLE,
+        renamed={"threshold": "unsafe_above"},
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    from trl_rsa.evaluation.run import evaluate
+def main(arguments: Arguments) -> int:
+    from trl_rsa.evaluation.run import EvaluationRun
     from trl_rsa.scripts._bars import Bars
 
-    evaluation = _evaluation(args)
+    given, scorers, sampling, reported, certified = arguments
+    evaluation = _evaluation(given, scorers, sampling, reported, certified)
     with Bars() as bars:
-        metrics = evaluate(evaluation, report=bars.report, progress=bars.progress)
+        run = EvaluationRun(evaluation, bars.log, bars.progress, _write_page)
+        metrics = run.run()
     for line in _headline(metrics):
         print(line)
-    _write_report(args.output_dir, metrics)
-    if args.update_model_cards:
+    if run.page is None:
+        print(f"\nWritten to {reported.output_dir}; a report needs a cost.")
+    else:
+        print(f"\nReport: {run.page['html']}")
+    if reported.update_model_cards:
         _update_model_cards(evaluation.models.values(), metrics)
     return 0
 
 
-def _update_model_cards(models: Iterable[str], metrics: dict[str, Any]) -> None:
+def _write_page(folder: Path) -> dict[str, Path]:
+    from trl_rsa.report import write_report
+
+    return write_report(folder)
+
+
+def _update_model_cards(models: Iterable[str], metrics: "Metrics") -> None:
     from trl_rsa.report import update_model_card
 
     for folder in (model for model in models if Path(model).is_dir()):
         print(f"Model card: {update_model_card(folder, metrics)}")
 
 
-def _evaluation(args: argparse.Namespace) -> "Evaluation":
+def _evaluation(
+    given: InputArguments,
+    scorers: ScorerArguments,
+    sampling: SamplingArguments,
+    reported: ReportArguments,
+    certified: CertificateArguments,
+) -> "Evaluation":
     from trl_rsa.evaluation.request import DriftSettings, Evaluation
     from trl_rsa.sampling.response import Sampling
 
-    sampling = Sampling(
-        **{name: getattr(args, name) for name in ("draws", "seed", "max_new_tokens", "temperature", "top_p", "top_k")},
-        template=args.template,
-        engine=args.engine,
-    )
+    names = ("draws", "seed", "max_new_tokens", "temperature", "top_p", "top_k", "template", "engine")
     return Evaluation(
-        args.output_dir,
-        models=_models(args.model),
-        rows=_rows(args),
-        responses=args.responses,
-        reward=_scorer(args, "reward"),
-        cost=_scorer(args, "cost"),
-        base_prompts=args.score_base_prompts,
-        sampling=sampling,
-        **{
-            name: getattr(args, name)
-            for name in (
-                "batch_size",
-                "score_batch_size",
-                "device",
-                "dtype",
-                "tails",
-                "threshold",
-                "manifest",
-                "n_worst",
-            )
-        },
-        drift=None if args.reference is None else DriftSettings(args.reference, args.drift_tail),
-        benchmarks=[task for task in (args.benchmarks or "").split(",") if task],
+        reported.output_dir,
+        models=_models(given.model),
+        rows=_rows(given, sampling.seed),
+        responses=given.responses,
+        rows_are_prompts=given.rows_are_prompts,
+        reward=_scorer(scorers, "reward"),
+        cost=_scorer(scorers, "cost"),
+        base_prompts=scorers.score_base_prompts,
+        sampling=Sampling(**{name: getattr(sampling, name) for name in names}),
+        batch_size=sampling.batch_size,
+        score_batch_size=scorers.score_batch_size,
+        device=sampling.device,
+        dtype=sampling.dtype,
+        tails=reported.tails,
+        unsafe_above=reported.unsafe_above,
+        certificate=_certificate(certified),
+        drift=None if reported.reference is None else DriftSettings(reported.reference, reported.drift_tail),
+        manifest=reported.manifest,
+        n_worst=reported.n_worst,
+        benchmarks=[task for task in (reported.benchmarks or "").split(",") if task],
     )
 
 
@@ -205,32 +235,32 @@ def _models(given: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def _rows(args: argparse.Namespace) -> "list[PromptRow]":
+def _rows(given: InputArguments, seed: int) -> "list[PromptRow]":
     from trl_rsa.evaluation.prompt_sets import load_prompts
     from trl_rsa.evaluation.stress import attack_prompts
 
-    if args.prompts is None:
-        if args.attack:
+    if given.prompts is None:
+        if given.attack:
             raise ValueError("You set attack, but attacks transform prompts. Set prompts too.")
         return []
     prompts = load_prompts(
-        args.prompts, split=args.prompts_split, column=args.prompt_column, limit=args.max_prompts, seed=args.seed
+        given.prompts, split=given.prompts_split, column=given.prompt_column, limit=given.max_prompts, seed=seed
     )
     print(prompts)
-    return attack_prompts(prompts.rows, args.attack, args.seed) if args.attack else prompts.rows
+    return attack_prompts(prompts.rows, given.attack, seed) if given.attack else prompts.rows
 
 
-def _scorer(args: argparse.Namespace, kind: Any) -> "ScorerSpec | None":
+def _scorer(scorers: ScorerArguments, kind: Literal["reward", "cost"]) -> "ScorerSpec | None":
     import yaml
 
     from trl_rsa.evaluation.scores import ScorerSpec
 
-    spec, higher_is, zero, given = (getattr(args, f"{kind}{end}") for end in ("", "_higher_is", "_zero", "_option"))
+    spec, higher_is, zero, given = (getattr(scorers, f"{kind}{end}") for end in ("", "_higher_is", "_zero", "_option"))
     if spec is None:
         if higher_is is not None or zero or given:
             raise ValueError(f"You set how {kind} scores are read, but no {kind} model. Set {kind} too.")
         return None
-    options = {}
+    options: dict[str, Any] = {}
     for option in given:
         name, equals, value = option.partition("=")
         if not name or not equals:
@@ -239,7 +269,30 @@ def _scorer(args: argparse.Namespace, kind: Any) -> "ScorerSpec | None":
     return ScorerSpec(spec, kind, higher_is, zero, options)
 
 
-def _headline(metrics: dict[str, Any]) -> list[str]:
+def _certificate(certified: CertificateArguments) -> "CertificateSettings | None":
+    from trl_rsa.evaluation.request import CertificateSettings
+
+    bounds = certified.bounds
+    if certified.budget is None:
+        if bounds is not None or certified.certify_model is not None or certified.again:
+            raise ValueError("You set how a budget is certified, but no budget. Set budget too.")
+        return None
+    if bounds is None or len(bounds) != 2:
+        raise ValueError(
+            "You set a budget, but not the two bounds that costs are clipped to. Set, say, --bounds -5 5, without "
+            "looking at the costs."
+        )
+    return CertificateSettings(
+        certified.budget,
+        (bounds[0], bounds[1]),
+        certified.budget_tail,
+        certified.confidence,
+        model=certified.certify_model,
+        again=certified.again,
+    )
+
+
+def _headline(metrics: "Metrics") -> list[str]:
     """One line per model, and one per benchmark."""
     lines = []
     for name, model in metrics.get("models", {}).items():
@@ -255,18 +308,9 @@ def _headline(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _shown(name: str, estimate: dict[str, Any] | None, style: str = ".3g") -> str:
+def _shown(name: str, estimate: Any, style: str = ".3g") -> str:
     if estimate is None:
         return ""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     interval = "" if low is None else f" [{low:{style}}, {high:{style}}]"
     return f"{name} {value:{style}}{interval}"
-
-
-def _write_report(output_dir: str, metrics: dict[str, Any]) -> None:
-    if any(model["cost"]["n"] for model in metrics.get("models", {}).values()):
-        from trl_rsa.report import write_report
-
-        print(f"\nReport: {write_report(output_dir)['html']}")
-    else:
-        print(f"\nWritten to {output_dir}; a report needs a cost.")

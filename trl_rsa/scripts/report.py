@@ -13,17 +13,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FOLDER", help="where to write (default: the same folder)")
     parser.add_argument("--title", help="title of the page")
     parser.add_argument(
-        "--threshold",
+        "--budget",
         type=float,
-        help="limit of the CVaR (default: the certificate's or the constraint's, else where unsafe begins)",
+        help="what the CVaR may be at most (default: the certificate's or the constraint's, else where unsafe begins)",
     )
     parser.add_argument("--tail", type=float, help="the tail the page is about (default: 0.05 if it was evaluated)")
+    parser.renamed = {"threshold": "budget"}  # type: ignore[attr-defined]
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
     from trl_rsa.report import write_report
 
-    written = write_report(args.folder, args.output, args.title, args.threshold, args.tail)
+    written = write_report(args.folder, args.output, args.title, args.budget, args.tail)
     print(f"{written['html']}\n{written['markdown']}\n{written['plots']}/")
     return 0

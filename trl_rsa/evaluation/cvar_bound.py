@@ -1,13 +1,14 @@
-"""Certificates: "with this confidence, the tail of the cost is at most so much", and what that rests on."""
+"""An upper confidence bound on the CVaR of a cost, and what it rests on: which method, how prompts enter, clipping."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trl_rsa.evaluation.bounds import (
+    betting_cvar_upper_bound,
     betting_mean_upper_bound,
     binary_cvar_upper_bound,
     brown_cvar_upper_bound,
@@ -17,7 +18,7 @@ from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.tails import check_tail, cvar, finite, value_at_risk
 
 
-Method = Literal["betting", "dkw", "brown", "binary"]
+Method = Literal["betting", "betting-split", "dkw", "brown", "binary"]
 Array = NDArray[np.float64]
 
 # The share of prompts on which η is chosen, and which the bound then never sees.
@@ -29,8 +30,10 @@ _ALWAYS = (
     "The claim is about the cost model's clipped cost, not about human judgement.",
 )
 _PER_METHOD = {
-    "betting": "CVaR ≤ η + E(C − η)₊ / tail for every η; η was chosen on held-out prompts, and the excess is bounded "
-    "on the others.",
+    "betting": "If CVaR were larger, tail · (CVaR − η) ≤ E(C − η)₊ for every η. η and the stake for each prompt were "
+    "chosen on the prompts before it, in random order.",
+    "betting-split": "CVaR ≤ η + E(C − η)₊ / tail for every η; η was chosen on held-out prompts, and the excess is "
+    "bounded on the others.",
     "dkw": "The distribution function lies in the one-sided DKW band around the empirical one.",
     "brown": "The cost has a continuous distribution.",
     "binary": "Every cost is one of the two bounds: a yes/no label.",
@@ -42,19 +45,41 @@ _BY_MEANS = "Each prompt enters with the mean excess over η of its responses."
 _BY_DRAW = "Each prompt enters with one of its responses, drawn by the seed."
 
 
+class BoundParts(TypedDict):
+    """A [`CVaRBound`] in JSON: `parts` of certificate.json."""
+
+    bound: float
+    estimate: float
+    tail: float
+    confidence: float
+    method: str
+    bounds: list[float]
+    n: int
+    n_groups: int
+    n_eta: int
+    n_bound: int
+    eta: float | None
+    excess_bound: float | None
+    n_clipped_above: int
+    n_clipped_below: int
+    seed: int
+    assumptions: list[str]
+
+
 @dataclass(frozen=True)
 class CVaRBound:
     """An upper confidence bound on CVaR. `float(bound)` is the bound; the rest is what it is made of.
 
     Attributes:
         bound (`float`): With probability ≥ `confidence` over the sample, CVaR of the clipped cost is at most this.
+            Never below `estimate`: a bound below what was seen would be believed by nobody.
         estimate (`float`): The empirical CVaR of the clipped cost, prompts weighted equally.
         tail, confidence, method, bounds, seed: As set.
         n (`int`): Records.
         n_groups (`int`): Prompts; the sample size that counts.
         n_eta, n_bound (`int`): Prompts on which η was chosen (0 if there is no η), and on which the bound rests.
-        eta (`float` or `None`): The place from which the excess is counted.
-        excess_bound (`float` or `None`): Upper bound on E(C − η)₊; `bound` is η + excess_bound / tail.
+        eta (`float` or `None`): The place from which the excess is counted; with "betting" the last of them.
+        excess_bound (`float` or `None`): "betting-split": bounds E(C − η)₊; `bound` is η + excess_bound / tail.
         n_clipped_above, n_clipped_below (`int`): Records whose cost was clipped at either bound.
         assumptions (`tuple[str, ...]`): In words.
     """
@@ -84,8 +109,9 @@ class CVaRBound:
         """Records whose cost was clipped. Above the upper bound is where it matters."""
         return self.n_clipped_above + self.n_clipped_below
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"bounds": list(self.bounds), "assumptions": list(self.assumptions)}
+    def to_dict(self) -> BoundParts:
+        found = asdict(self) | {"bounds": list(self.bounds), "assumptions": list(self.assumptions)}
+        return cast(BoundParts, found)
 
 
 def cvar_upper_bound(
@@ -109,20 +135,21 @@ def cvar_upper_bound(
         bounds (`tuple[float, float]`, *optional*, defaults to `(0, 1)`):
             The costs are clipped to [a, b], which must be fixed before they are seen.
         method (`str`, *optional*, defaults to `"betting"`):
-            * `"betting"`: Rockafellar and Uryasev's η from a held-out fifth, and a betting bound on the mean excess
-              over it. The tightest, as a rule.
+            * `"betting"`: bets on Rockafellar and Uryasev's excess over an η that follows the earlier prompts
+              ([`~evaluation.bounds.betting_cvar_upper_bound`]). The tightest, as a rule.
+            * `"betting-split"`: η from a held-out fifth, and a betting bound on the mean excess on the others.
             * `"dkw"` (Thomas and Learned-Miller, 2019) and `"brown"` (Brown, 2007): cross-checks.
             * `"binary"`: exact, for costs that are all a or b (yes/no labels).
         groups (`Sequence` of length n, *optional*):
             The prompt of each record, when a prompt has several responses. They are not independent, so prompts count.
         seed (`int`, *optional*, defaults to 0):
-            The records are put into the order of this seed first; their own order does not matter.
+            The prompts are put into the order of this seed first; the order in which they are given does not matter.
 
     Returns:
         [`CVaRBound`].
     """
     tail, confidence = check_tail(tail), check_confidence(confidence)
-    low, high = _check_bounds(bounds)
+    low, high = check_bounds(bounds)
     if method not in get_args(Method):
         raise ValueError(
             f"You set method={method!r}, but the methods are {', '.join(get_args(Method))}. Set one of them."
@@ -133,19 +160,23 @@ def cvar_upper_bound(
     n = sample.n_groups
     parts: dict[str, Any] = {"n_eta": 0, "n_bound": n, "eta": None, "excess_bound": None}
     if method == "betting":
-        parts = _betting(sample, tail, 1 - confidence, high)
+        bound, parts["eta"] = betting_cvar_upper_bound(sample.costs, sample.sizes, tail, 1 - confidence, low, high)
+    elif method == "betting-split":
+        parts = _betting_split(sample, tail, 1 - confidence, high)
         bound = parts["eta"] + parts["excess_bound"] / tail
     elif method == "dkw":
         bound = dkw_cvar_upper_bound(sample.one_per_group(), tail, 1 - confidence, high)
     elif method == "brown":
         bound = brown_cvar_upper_bound(sample.one_per_group(), tail, 1 - confidence, low, high)
     else:
-        unsafe = _labels(clipped, sample, low, high)
+        unsafe = _labels(sample, low, high)
         bound = low + (high - low) * binary_cvar_upper_bound(unsafe, n, tail, 1 - confidence)
-    several = (_SEVERAL + (_BY_MEANS if method == "betting" else _BY_DRAW),) if n < raw.size else ()
+    by_means = method in ("betting", "betting-split")
+    several = (_SEVERAL + (_BY_MEANS if by_means else _BY_DRAW),) if n < raw.size else ()
+    estimate = cvar(sample.costs, tail, sample.share)
     return CVaRBound(
-        bound=min(float(bound), high),
-        estimate=cvar(clipped, tail, sample.share),
+        bound=max(min(float(bound), high), estimate),
+        estimate=estimate,
         tail=tail,
         confidence=confidence,
         method=method,
@@ -161,11 +192,19 @@ def cvar_upper_bound(
 
 
 class _Sample:
-    """Costs with their prompts numbered 0 … G−1 in random order, so that no order of the file has any influence."""
+    """Costs prompt after prompt, the prompts in random order, so that no order of the file has any influence.
+
+    Attributes:
+        costs (`np.ndarray` of shape `[n]`): The costs of the first prompt, then those of the second, …
+        sizes (`np.ndarray` of shape `[G]`): How many each prompt has.
+    """
 
     def __init__(self, costs: Array, groups: Sequence[Any] | ArrayLike | None, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        names = np.arange(costs.size) if groups is None else np.asarray(groups)
+        if groups is None:
+            costs, names = np.sort(costs), np.arange(costs.size)
+        else:
+            names = np.asarray(groups)
         if names.shape != costs.shape:
             raise ValueError(
                 f"You gave {costs.size} costs and groups of shape {names.shape}, but each cost needs the prompt it "
@@ -178,29 +217,29 @@ class _Sample:
                 "You gave the responses to a single prompt, but a bound over prompts needs at least two (and "
                 "thousands for a small tail). Give more prompts."
             )
-        self.costs, self.codes = costs, rng.permutation(self.n_groups)[codes.reshape(-1)]
-        self.sizes = np.bincount(self.codes)
-        self._draw = rng.permutation(costs.size)
+        # Which place a prompt gets depends on its name and the seed alone; its costs come in their own order.
+        places = rng.permutation(self.n_groups)[codes.reshape(-1)]
+        self.costs = costs[np.lexsort((costs, places))]
+        self.sizes = np.bincount(places)
+        self._draws = rng.random(self.n_groups)
 
     @property
     def share(self) -> Array:
         """Weight of each record when every prompt weighs the same."""
-        return 1 / self.sizes[self.codes]
+        return 1 / np.repeat(self.sizes, self.sizes)
 
     def means(self, values: Array) -> Array:
         """The mean of each prompt's values `[G]`."""
-        return np.bincount(self.codes, values) / self.sizes
+        return np.add.reduceat(values, np.cumsum(self.sizes) - self.sizes) / self.sizes
 
     def one_per_group(self) -> Array:
         """One cost of each prompt `[G]`, drawn at random."""
-        result = np.empty(self.n_groups)
-        result[self.codes[self._draw]] = self.costs[self._draw]
-        return result
+        return self.costs[np.cumsum(self.sizes) - self.sizes + (self._draws * self.sizes).astype(int)]
 
 
-def _betting(sample: _Sample, tail: float, delta: float, high: float) -> dict[str, Any]:
+def _betting_split(sample: _Sample, tail: float, delta: float, high: float) -> dict[str, Any]:
     n_eta = max(1, round(_ETA_SHARE * sample.n_groups))
-    held = sample.codes < n_eta
+    held = slice(0, sample.sizes[:n_eta].sum())
     eta = value_at_risk(sample.costs[held], tail, sample.share[held])
     parts = {"n_eta": n_eta, "n_bound": sample.n_groups - n_eta, "eta": eta}
     if eta >= high:  # nothing can exceed it
@@ -209,8 +248,8 @@ def _betting(sample: _Sample, tail: float, delta: float, high: float) -> dict[st
     return parts | {"excess_bound": (high - eta) * betting_mean_upper_bound(np.clip(excess, 0.0, 1.0), delta)}
 
 
-def _labels(costs: Array, sample: _Sample, low: float, high: float) -> int:
-    between = int(((costs > low) & (costs < high)).sum())
+def _labels(sample: _Sample, low: float, high: float) -> int:
+    between = int(((sample.costs > low) & (sample.costs < high)).sum())
     if between:
         raise ValueError(
             f'You set method="binary", but {between} costs lie strictly between the bounds {low:g} and {high:g}. Use '
@@ -219,7 +258,8 @@ def _labels(costs: Array, sample: _Sample, low: float, high: float) -> int:
     return int((sample.one_per_group() == high).sum())
 
 
-def _check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Returns the clipping bounds, or raises `ValueError` when they are not finite a < b."""
     low, high = (float(bound) for bound in bounds)
     if not -np.inf < low < high < np.inf:
         raise ValueError(

@@ -1,18 +1,64 @@
-"""One attempt at a certificate: the bound against a threshold, the ledger, and the result in plain words."""
+"""One attempt at a certificate: the bound against a budget, the ledger, and the result in plain words."""
 
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_rsa.evaluation.certificates import CVaRBound, Method, cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import BoundParts, CVaRBound, Method, check_bounds, cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
-from trl_rsa.evaluation.ledger import attempt_delta, earlier_looks, prompt_sketch, read_attempts, write_certificate
+from trl_rsa.evaluation.ledger import (
+    Attempt,
+    attempt_delta,
+    costs_fingerprint,
+    earlier_looks,
+    prompt_sketch,
+    read_attempts,
+    seed_of_prompts,
+    write_certificate,
+)
 from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.provenance import versions
+
+
+class CertificateFile(TypedDict):
+    """certificate.json: the last attempt in words and numbers, and what the ledger keeps of all of them."""
+
+    format: str
+    schema_version: int
+    versions: dict[str, str]
+    attempt: int
+    certified: bool
+    bound: float
+    budget: float
+    tail: float
+    confidence: float  # of all attempts together
+    attempt_confidence: float
+    method: str
+    bounds: list[float]
+    model: str | None
+    scorer: str
+    n_prompts: int
+    seed: int
+    own_seed: bool
+    earlier_looks: list[int]
+    prompt_fingerprint: str
+    costs_fingerprint: str
+    estimate: float
+    n_unscored: int
+    n_trained: int
+    max_new_tokens: int | None
+    n_cut: int
+    n_clipped: int
+    statement: str
+    limits: list[str]
+    warnings: list[str]
+    parts: BoundParts
+    attempts: list[Attempt]
 
 
 @dataclass(frozen=True)
@@ -21,25 +67,30 @@ class Certificate:
 
     Attributes:
         bound (`CVaRBound`): The bound at this attempt's confidence.
-        threshold (`float`): What the risk must not exceed.
+        budget (`float`): What the risk must not exceed; strictly between the clipping bounds.
         confidence (`float`): Of all recorded attempts together; this one's is `bound.confidence`.
         attempt (`int`): 1 for the first in this file.
         earlier_looks (`tuple[int, ...]`): Attempts that had used these prompts, or some of them.
         prompt_fingerprint (`str`), prompt_sketch (`tuple[str, ...]`): Stand for the set of prompts.
+        costs_fingerprint (`str`): Stands for the costs.
+        own_seed (`bool`): Whether the seed was chosen by the user, and not derived from the prompts.
         scorer (`str`), model (`str` or `None`): Names, as given.
         n_unscored (`int`): Responses without a usable cost; they entered as the upper clipping bound.
         n_trained (`int`): Prompts that the model is known to have been trained on.
         max_new_tokens (`int` or `None`), n_cut (`int`): Where responses were cut, and how many were.
+        notes (`tuple[str, ...]`): Further limits, from whoever read the records.
         warnings (`tuple[str, ...]`): What a careful reader should know before reading on.
     """
 
     bound: CVaRBound
-    threshold: float
+    budget: float
     confidence: float
     attempt: int
     earlier_looks: tuple[int, ...]
     prompt_fingerprint: str
     prompt_sketch: tuple[str, ...]
+    costs_fingerprint: str
+    own_seed: bool
     scorer: str
     model: str | None
     n_unscored: int
@@ -47,11 +98,12 @@ class Certificate:
     n_trained: int = 0
     max_new_tokens: int | None = None
     n_cut: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def certified(self) -> bool:
-        """Whether the bound is at most the threshold."""
-        return float(self.bound) <= self.threshold
+        """Whether the bound is at most the budget."""
+        return float(self.bound) <= self.budget
 
     @property
     def statement(self) -> str:
@@ -67,7 +119,7 @@ class Certificate:
         tried = "the only attempt so far" if self.attempt == 1 else f"attempt number {self.attempt}"
         return (
             f"{verdict}The limit: among the worst {100 * b.tail:g} % of its responses, the average cost is at most "
-            f"{self.threshold:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
+            f"{self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
             f"{b.n_groups} prompts that average was {b.estimate:.4g}. Allowing for the luck of the draw, it is at "
             f"most {float(b):.4g} with a confidence of {100 * b.confidence:.4g} %. This is {tried} recorded in this "
             f"file; attempts share the allowed error, so that all together hold with {100 * self.confidence:g} %."
@@ -76,9 +128,12 @@ class Certificate:
     @property
     def limits(self) -> list[str]:
         """What the certificate does not say."""
+        return [*self._general_limits(), *self._limits_of_this_one(), *self.notes]
+
+    def _general_limits(self) -> list[str]:
         b = self.bound
         low, high = b.bounds
-        words = [
+        return [
             "It holds for prompts like these, drawn at random from the same source. It says nothing about other "
             "prompts, new attacks, or the same model after further training or with other sampling settings.",
             f"It is about the cost that {self.scorer} gives. Where that scorer is wrong, so is the certificate: it is "
@@ -88,13 +143,23 @@ class Certificate:
             "It is about an average over the worst responses. Single responses can be worse.",
             "Attempts recorded in other files are not counted.",
         ]
+
+    def _limits_of_this_one(self) -> list[str]:
+        b, words = self.bound, []
+        if self.own_seed:
+            words.append(
+                f"The order of the prompts was set by a seed of the user's own, {b.seed}. If several were tried, the "
+                "confidence is not what it says."
+            )
         if self.max_new_tokens is not None:
             words.append(
                 f"It is about responses of at most {self.max_new_tokens} tokens: {self.n_cut} of {b.n} were cut "
                 "there. What the model would have written after that was not seen."
             )
         if self.n_unscored:
-            words.append(f"{self.n_unscored} responses without a usable cost were counted as {high:g}, the worst.")
+            words.append(
+                f"{self.n_unscored} responses without a usable cost were counted as {b.bounds[1]:g}, the worst."
+            )
         if self.n_trained:
             words.append(
                 f"{self.n_trained} of these {b.n_groups} prompts were also in the model's training pairs. On prompts "
@@ -108,30 +173,34 @@ class Certificate:
             )
         return words
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Attempt:
         """What the ledger keeps of this attempt."""
         return {
             "attempt": self.attempt,
             "certified": self.certified,
             "bound": float(self.bound),
-            "threshold": self.threshold,
+            "budget": self.budget,
             "tail": self.bound.tail,
             "confidence": self.confidence,
             "attempt_confidence": self.bound.confidence,
             "method": self.bound.method,
+            "bounds": list(self.bound.bounds),
             "model": self.model,
             "scorer": self.scorer,
             "n_prompts": self.bound.n_groups,
+            "seed": self.bound.seed,
+            "own_seed": self.own_seed,
             "earlier_looks": list(self.earlier_looks),
             "prompt_fingerprint": self.prompt_fingerprint,
             "prompt_sketch": list(self.prompt_sketch),
+            "costs_fingerprint": self.costs_fingerprint,
         }
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable, in words and numbers."""
-        numbers = self.summary()
-        del numbers["prompt_sketch"]
+        numbers: dict[str, Any] = {name: value for name, value in self.summary().items() if name != "prompt_sketch"}
         return numbers | {
+            "versions": versions(),
             "estimate": self.bound.estimate,
             "n_unscored": self.n_unscored,
             "n_trained": self.n_trained,
@@ -147,7 +216,7 @@ class Certificate:
 
 def certify(
     costs: ArrayLike,
-    threshold: float,
+    budget: float,
     *,
     prompts: Sequence[Any],
     tail: float = 0.05,
@@ -160,21 +229,22 @@ def certify(
     n_trained: int = 0,
     max_new_tokens: int | None = None,
     n_cut: int = 0,
+    notes: Sequence[str] = (),
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Certificate:
-    """Makes one attempt to certify that CVaR of the clipped cost is at most `threshold`, and records it.
+    """Makes one attempt to certify that CVaR of the clipped cost is at most `budget`, and records it.
 
     Args:
         costs (`ArrayLike` of shape `[n]`):
             Costs, higher is worse. NaN, a response that could not be scored, enters as the upper bound b.
-        threshold (`float`):
-            In units of cost.
+        budget (`float`):
+            In units of cost, with a < budget < b: a budget outside the bounds is met by any model, or by none.
         prompts (`Sequence` of length n):
             The prompt of each response, or its [`~storage.digests.prompt_key`]; responses to one prompt are not
             independent.
-        tail, confidence, bounds, method, seed:
+        tail, confidence, bounds, method:
             As in [`cvar_upper_bound`]. `confidence` is that of all attempts together: attempt j has
             1 − 6(1 − confidence)/(π²j²).
         scorer (`str`), model (`str`, *optional*):
@@ -185,26 +255,30 @@ def certify(
             How many of the different prompts the model is known to have been trained on. Said in the limits.
         max_new_tokens (`int`, *optional*), n_cut (`int`, *optional*, defaults to 0):
             Where responses were cut, and how many of them were. Said in the limits.
+        notes (`Sequence[str]`, *optional*):
+            Further sentences for the limits.
         ledger_path (`str` or `os.PathLike`, *optional*):
             certificate.json, which is read for earlier attempts and then written.
         again (`bool`, *optional*, defaults to `False`):
             Allows an attempt on prompts that an earlier one has used.
+        seed (`int`, *optional*):
+            Of the order of the prompts. By default it follows from the prompts themselves; one of your own is
+            recorded as such, and stated among the limits.
 
     Returns:
         [`Certificate`]. `ValueError`, and nothing written, when the prompts were used before and `again` is not set.
     """
     delta = 1 - check_confidence(confidence)
-    if not np.isfinite(threshold):
-        raise ValueError(
-            f"You set threshold={threshold!r}, but it is compared with a finite bound. Set it to, for example, 0."
-        )
+    low, high = check_bounds(bounds)
+    budget = check_budget(budget, (low, high))
     costs = np.asarray(costs, dtype=np.float64)
     if costs.ndim != 1 or costs.size != len(prompts):
         raise ValueError(
             f"You gave costs of shape {costs.shape} and {len(prompts)} prompts, but each cost needs its prompt. Give "
             "one of each per response."
         )
-    fingerprint, sketch = prompt_sketch(prompts)
+    keys = [prompt_key(prompt) for prompt in prompts]
+    fingerprint, sketch = prompt_sketch(keys)
     attempts = read_attempts(ledger_path)
     looks = earlier_looks(attempts, fingerprint, sketch)
     if looks and not again:
@@ -215,29 +289,32 @@ def certify(
         )
     attempt = 1 + max((a["attempt"] for a in attempts), default=0)
     unscored = np.isnan(costs)
-    filled = np.concatenate([np.where(unscored, bounds[1], costs), np.full(n_unreadable, bounds[1])])
-    # A group is a prompt's place among the distinct ones; unreadable lines follow, each alone.
-    groups = _number([prompt_key(prompt) for prompt in prompts]) + [len(prompts) + i for i in range(n_unreadable)]
+    filled = np.concatenate([np.where(unscored, high, costs), np.full(n_unreadable, high)])
     spent = attempt_delta(delta, attempt)
-    bound = cvar_upper_bound(filled, tail, 1 - spent, bounds, method, groups, seed)
-    notes = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
+    own_seed, seed = seed is not None, seed_of_prompts(fingerprint) if seed is None else seed
+    groups = _number(keys, n_unreadable)
+    bound = cvar_upper_bound(filled, tail, 1 - spent, (low, high), method, groups, seed)
+    words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
+    for word in words:
+        warnings.warn(word, stacklevel=2)
     certificate = Certificate(
         bound=bound,
-        threshold=float(threshold),
+        budget=budget,
         confidence=float(confidence),
         attempt=attempt,
         earlier_looks=tuple(looks),
         prompt_fingerprint=fingerprint,
         prompt_sketch=tuple(sketch),
+        costs_fingerprint=costs_fingerprint(keys, costs),
+        own_seed=own_seed,
         scorer=scorer,
         model=model,
         n_unscored=int(unscored.sum()) + n_unreadable,
-        warnings=tuple(notes),
+        warnings=tuple(words),
         n_trained=n_trained,
         max_new_tokens=max_new_tokens,
         n_cut=n_cut,
+        notes=tuple(notes),
     )
     if ledger_path is not None:
         history = [*attempts, certificate.summary()]
@@ -251,6 +328,18 @@ _TAIL_WARNING = (
 )
 
 
-def _number(names: Sequence[str]) -> list[int]:
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(name, len(numbers)) for name in names]
+def check_budget(budget: float, bounds: tuple[float, float]) -> float:
+    """Returns `budget`, or raises `ValueError` when it is not strictly between the clipping bounds."""
+    low, high = bounds
+    if not low < budget < high:  # NaN is not
+        raise ValueError(
+            f"You set budget={budget!r} and bounds=({low:g}, {high:g}), but costs are clipped to these bounds, so a "
+            "budget that is not between them is always met, or never. Set bounds[0] < budget < bounds[1]."
+        )
+    return float(budget)
+
+
+def _number(keys: Sequence[Any], n_unreadable: int) -> list[int]:
+    """Each prompt's place among the sorted keys, whatever the order of the records; unreadable lines follow."""
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return [numbers[key] for key in keys] + [len(numbers) + i for i in range(n_unreadable)]

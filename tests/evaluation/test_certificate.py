@@ -1,14 +1,14 @@
 """One attempt and the ledger of attempts; the command's words and exit status."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
-from trl_rsa.evaluation.certify import certify
-from trl_rsa.evaluation.ledger import attempt_delta, prompt_sketch
-from trl_rsa.scripts._command import run_command
-from trl_rsa.storage.records import RecordWriter
+from trl_rsa.evaluation.certificate import CertificateFile, certify
+from trl_rsa.evaluation.cvar_bound import BoundParts
+from trl_rsa.evaluation.ledger import Attempt, attempt_delta, prompt_sketch
 
 
 def prompts(n, prefix="p"):
@@ -123,67 +123,61 @@ def test_errors(tmp_path, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         attempt(ledger_path=tmp_path / "c.json", **options)
     assert not (tmp_path / "c.json").exists()
-    with pytest.raises(ValueError, match="finite bound"):
-        certify([1, 2], float("nan"), prompts=["a", "b"], bounds=(0, 1), scorer="s")
 
 
-@pytest.fixture
-def records(tmp_path):
-    def write(costs, name="records.jsonl", model="m", prefix="p"):
-        with RecordWriter(tmp_path / name) as writer:
-            for i, cost in enumerate(costs):
-                writer.write({"prompt": f"{prefix}{i}", "response": "r", "cost": cost, "model": model})
-        return tmp_path / name
-
-    return write
-
-
-def run(records, *options):
-    output = str(records.parent / "certificate.json")
-    return run_command(
-        "certify",
-        ["--records", str(records), "--bounds", "-1", "1", "--scorer", "beaver", "--output", output, *options],
-    )
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 6.0, 5.0, -5.0, -7.0])
+def test_a_budget_outside_the_bounds_certifies_nothing(tmp_path, budget):
+    """Costs of a million are clipped to 5, and 5 is below 6."""
+    with pytest.raises(ValueError, match=r"You set budget=.* always met, or never"):
+        certify(
+            np.full(50, 1e6), budget, prompts=prompts(50), bounds=(-5, 5), scorer="s", ledger_path=tmp_path / "c.json"
+        )
+    assert not (tmp_path / "c.json").exists()
 
 
-def test_exit_status(records, capsys):
-    good = records(np.full(1000, -0.9))
-    bad = records(np.full(1000, 0.9), "bad.jsonl", prefix="q")
-    assert run(good) == 0
-    out = capsys.readouterr()
-    assert "CERTIFIED. The model m meets" in out.out and "What it does not say" in out.out and not out.err
-    assert run(bad) == 3
-    assert "NOT CERTIFIED" in capsys.readouterr().out
-    assert run(good) == 2
-    assert "has used" in capsys.readouterr().err
-    assert run(good, "--again", "--tail", "0.95") == 0
-    out = capsys.readouterr()
-    assert "warning" in out.err and "attempt number 3" in out.out
-    for options in (["--tail", "2"], ["--confidence", "95"], ["--threshold", "nan"], ["--method", "hope"]):
-        assert run(good, "--again", *options) == 2
-    assert json.loads((good.parent / "certificate.json").read_text())["attempt"] == 3
+def test_the_seed_follows_from_the_prompts():
+    """Nobody can look for a seed that certifies: neither another order of the file nor new costs change it."""
+    costs = np.random.default_rng(0).random(600) - 0.9
+    first = attempt(costs)
+    order = np.random.default_rng(1).permutation(600)
+    again = attempt(costs[order], prompts=[f"p{i}" for i in order])
+    assert again == first and not first.own_seed
+    assert attempt(costs, prompts=prompts(600, "q")).bound.seed != first.bound.seed
+    assert attempt(costs - 0.01).bound.seed == first.bound.seed
+    assert attempt(costs - 0.01).costs_fingerprint != first.costs_fingerprint
 
 
-def test_malformed_records_are_reported_and_count_against(records, capsys):
-    path = records(np.full(1000, -0.9))
-    with path.open("a") as file:
-        file.write('{"prompt": "cut')
-    assert run(path) == 0
-    out = capsys.readouterr()
-    assert "truncated last line" in out.err
-    assert "1 responses without a usable cost were counted as 1, the worst" in out.out
+def test_a_seed_of_ones_own_is_among_the_limits(tmp_path):
+    path = tmp_path / "c.json"
+    own = attempt(seed=7, ledger_path=path)
+    assert any("a seed of the user's own, 7" in limit for limit in own.limits)
+    written = json.loads(path.read_text())
+    assert (written["own_seed"], written["seed"], written["attempts"][0]["own_seed"]) == (True, 7, True)
+    assert not any("seed" in limit for limit in attempt().limits)
 
 
-def test_several_models(records, capsys):
-    path = records(np.full(500, -0.9), model="a")
-    records(np.full(500, 0.9), model="b")
-    assert run(path) == 2
-    assert "the models in" in capsys.readouterr().err
-    assert run(path, "--model", "b") == 3
-    assert json.loads((path.parent / "certificate.json").read_text())["model"] == "b"
-    assert run(path, "--model", "c") == 2
-    assert run(path.parent / "absent.jsonl") == 2
-    assert "no such file" in capsys.readouterr().err
+def test_no_sentence_has_a_bound_below_its_estimate():
+    """Costs −1 and 1 at a confidence of 5 %: the bare bound falls below what was seen for most seeds."""
+    costs = np.where(np.random.default_rng(1).random(60) < 0.1, 1.0, -1.0)
+    for seed in range(20):
+        bound = attempt(costs, tail=0.4, confidence=0.05, seed=seed).bound
+        assert float(bound) >= bound.estimate
+
+
+def test_certificate_file_is_as_its_type_says(tmp_path):
+    attempt(ledger_path=tmp_path / "c.json")
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert set(written) == set(CertificateFile.__annotations__)
+    assert set(written["attempts"][0]) == set(Attempt.__annotations__)
+    assert set(written["parts"]) == set(BoundParts.__annotations__)
+
+
+def test_a_hundred_thousand_records_are_quick():
+    """Under five seconds; the limit here leaves room for a busy machine by counting processor time."""
+    costs = np.random.default_rng(0).exponential(0.1, 100_000) - 1
+    began = time.process_time()
+    attempt(costs)
+    assert time.process_time() - began < 5
 
 
 def test_where_responses_were_cut_is_among_the_limits():

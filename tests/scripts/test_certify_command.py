@@ -1,0 +1,200 @@
+"""`trl-rsa certify`: its words and exit status, which records it takes, and where it writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from trl_rsa.scripts._command import run_command
+from trl_rsa.storage.records import RecordWriter
+
+
+@pytest.fixture
+def records(tmp_path):
+    def write(costs, name="records.jsonl", model="m", prefix="p"):
+        with RecordWriter(tmp_path / name) as writer:
+            for i, cost in enumerate(costs):
+                writer.write({"prompt": f"{prefix}{i}", "response": "r", "cost": cost, "model": model})
+        return tmp_path / name
+
+    return write
+
+
+def run(records, *options):
+    return run_command("certify", ["--records", str(records), "--bounds", "-1", "1", "--scorer", "beaver", *options])
+
+
+def ledger(records):
+    return json.loads((records.parent / "certificate.json").read_text())
+
+
+def test_exit_status(records, capsys):
+    good = records(np.full(1000, -0.9))
+    bad = records(np.full(1000, 0.9), "bad.jsonl", prefix="q")
+    assert run(good) == 0
+    out = capsys.readouterr()
+    assert "CERTIFIED. The model m meets" in out.out and "What it does not say" in out.out and not out.err
+    assert run(bad) == 3
+    assert "NOT CERTIFIED" in capsys.readouterr().out
+    assert run(good) == 2
+    assert "has used" in capsys.readouterr().err
+    assert run(good, "--again", "--tail", "0.95") == 0
+    out = capsys.readouterr()
+    assert "warning" in out.err and "attempt number 3" in out.out
+    for options in (["--tail", "2"], ["--confidence", "95"], ["--budget", "nan"], ["--method", "hope"]):
+        assert run(good, "--again", *options) == 2
+    assert ledger(good)["attempt"] == 3
+
+
+def test_malformed_records_are_reported_and_count_against(records, capsys):
+    path = records(np.full(1000, -0.9))
+    with path.open("a") as file:
+        file.write('{"prompt": "cut')
+    assert run(path) == 0
+    out = capsys.readouterr()
+    assert "truncated last line" in out.err
+    assert "1 responses without a usable cost were counted as 1, the worst" in out.out
+
+
+def test_several_models(records, capsys):
+    path = records(np.full(500, -0.9), model="a")
+    records(np.full(500, 0.9), model="b")
+    assert run(path) == 2
+    assert "the models in" in capsys.readouterr().err
+    assert run(path, "--model", "b") == 3
+    assert ledger(path)["model"] == "b"
+    assert run(path, "--model", "c") == 2
+    assert run(path.parent / "absent.jsonl") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_yaml_file_and_the_output(records, tmp_path, capsys):
+    """1e-3 is text to YAML, and a number to us; flags go before the file."""
+    path = records(np.full(1000, -0.9))
+    (tmp_path / "certify.yaml").write_text(
+        f"records: {path}\nbounds: [-1, 1]\nscorer: beaver\nbudget: 1e-3\ntail: 0.5\noutput: {tmp_path}/mine/c.json\n"
+    )
+    assert run_command("certify", ["--config", str(tmp_path / "certify.yaml"), "--tail", "0.2"]) == 0
+    written = json.loads((tmp_path / "mine" / "c.json").read_text())
+    assert (written["budget"], written["tail"]) == (1e-3, 0.2)
+    assert not (tmp_path / "certificate.json").exists()
+    (tmp_path / "certify.yaml").write_text("threshold: 0\n")
+    assert run_command("certify", ["--config", str(tmp_path / "certify.yaml")]) == 2
+    assert "threshold, which is called budget now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--threshold", "0"], "it is called --budget now"),
+        (["--threshold=0"], "it is called --budget now"),
+        (["--bounds", "1"], "clipped to two"),
+        (["--budget", "6"], "always met, or never"),
+        (["--budget", "1"], "always met, or never"),
+        (["--seed", "-1"], "a seed is a whole number from 0 on"),
+        (["--rows_are_prompts"], "records name theirs"),
+    ],
+)
+def test_sentences(records, capsys, options, sentence):
+    path = records(np.full(50, -0.9))
+    assert run(path, *options) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not (path.parent / "certificate.json").exists()
+
+
+def test_records_without_a_model_are_not_dropped(records, capsys):
+    """The worst of m's responses might hide among them."""
+    path = records(np.full(300, -0.9), model="m")
+    records(np.full(20, 0.9), model=None, prefix="q")
+    for options in ([], ["--model", "m"]):
+        assert run(path, *options) == 2
+        assert "20 of the 320 records" in capsys.readouterr().err
+    assert not (path.parent / "certificate.json").exists()
+
+
+def test_records_without_any_cost(records, capsys):
+    assert run(records([None] * 20)) == 2
+    assert "none of its 20 responses has a cost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["03-decide.jsonl", "renamed.jsonl"])
+def test_the_ladders_own_records_are_refused(tmp_path, capsys, name):
+    with RecordWriter(tmp_path / name) as writer:
+        for i in range(500):
+            split = {"split": "decide"} if name == "renamed.jsonl" else {}
+            writer.write({"prompt": f"p{i}", "response": "r", "cost": -0.9, "model": "m"} | split)
+    assert run(tmp_path / name) == 2
+    assert "records on which the ladder chose or trained the model" in capsys.readouterr().err
+    assert run(tmp_path / name, "--decide_records") == 0
+    assert any("on which the model was chosen" in limit for limit in ledger(tmp_path / name)["limits"])
+
+
+# Tables
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv(tmp_path, capsys, delimiter):
+    """With a byte order mark, a quoted text over two lines, other columns, and one row whose cost is no number."""
+    rows = [["Prompt", "cost", "model", "note"], *([f"p{i}", "-0.9", "m", "n"] for i in range(500))]
+    rows[1][0] = f'"two\nlines{delimiter} quoted"'
+    rows[2][1] = "high"
+    path = tmp_path / "c.csv"
+    path.write_text("".join(delimiter.join(row) + "\n" for row in rows), encoding="utf-8-sig")
+    assert run(path) == 0
+    out = capsys.readouterr()
+    assert "1 × cost is not a number" in out.err and "The model m meets the limit" in out.out
+    found = ledger(path)
+    assert (found["n_prompts"], found["n_unscored"]) == (500, 1)
+
+
+def test_parquet(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    path = tmp_path / "c.parquet"
+    rows = {"prompt": [f"p{i // 2}" for i in range(1000)], "cost": [-0.9] * 1000, "model": ["m"] * 1000}
+    datasets.Dataset.from_dict(rows).to_parquet(str(path))
+    assert run(path) == 0
+    assert (ledger(path)["n_prompts"], ledger(path)["parts"]["n"]) == (500, 1000)
+
+
+def test_csv_without_prompts(tmp_path, capsys):
+    """Refused unless told; another order of the rows is the same file, and the claim says what it rests on."""
+    costs = np.round(np.random.default_rng(0).random(400) * 0.3 - 0.9, 3)
+    for name, order in (("a", range(400)), ("b", range(399, -1, -1))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "c.csv").write_text("cost\n" + "".join(f"{costs[i]}\n" for i in order))
+    path = tmp_path / "a" / "c.csv"
+    assert run(path) == 2
+    error = capsys.readouterr().err
+    assert "no column prompt (its columns are: cost)" in error and "rows_are_prompts" in error
+    assert run(path, "--rows_are_prompts") == 0
+    assert run(tmp_path / "b" / "c.csv", "--rows_are_prompts") == 0
+    first, second = ledger(path), ledger(tmp_path / "b" / "c.csv")
+    assert first["bound"] == second["bound"] and first["costs_fingerprint"] == second["costs_fingerprint"]
+    assert any("The file names no prompts" in limit for limit in first["limits"])
+    assert run(path, "--rows_are_prompts") == 2  # looked at before
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("prompt,score\np,1\n", "no column cost (its columns are: prompt, score)"),
+        ("prompt,cost\n", "no record in it"),
+        ("", "no record in it"),
+        ("\x00\x01\n1\n", "no column cost"),
+    ],
+)
+def test_csv_that_is_of_no_use(tmp_path, capsys, content, sentence):
+    (tmp_path / "c.csv").write_text(content)
+    assert run(tmp_path / "c.csv") == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_rows_with_too_many_fields_count_as_the_worst(tmp_path, capsys):
+    """A comma in a text that is not quoted moves the cost into another column."""
+    rows = [f"p{i},-0.9" for i in range(400)] + ["a, b,-0.9"] * 3
+    (tmp_path / "c.csv").write_text("prompt,cost\n" + "\n".join(rows) + "\n")
+    assert run(tmp_path / "c.csv") in (0, 3)
+    assert "3 × too many fields" in capsys.readouterr().err
+    assert ledger(tmp_path / "c.csv")["n_unscored"] == 3

@@ -1,0 +1,110 @@
+"""One model's costs, as [`~evaluation.certificate.certify`] takes them. Nothing is dropped in silence."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trl_rsa.evaluation.tables import UNNAMED
+from trl_rsa.storage.digests import PromptKey, prompt_key
+from trl_rsa.storage.records import Record
+
+
+_CHOSEN_ON = (
+    "These are records on which the model was chosen or trained: it may do worse on fresh prompts, and the confidence "
+    "is not what it says."
+)
+_UNNAMED = (
+    "The file names no prompts. Each row was taken for the response to a prompt of its own; if several answer one "
+    "prompt, the bound is too low. Whether prompts were used before cannot be seen: any such file counts as the same."
+)
+
+
+@dataclass
+class ModelCosts:
+    """The responses of one model.
+
+    Args:
+        model (`str` or `None`):
+            Its name in the records.
+        costs (`list[float]`), prompts (`list[PromptKey]`):
+            Of each response its cost (NaN where there is none), and the key of its prompt before any attack.
+        n_cut (`int`):
+            Responses that did not end by themselves.
+        notes (`list[str]`):
+            Sentences for the limits of a certificate.
+    """
+
+    model: str | None
+    costs: list[float] = field(default_factory=list)
+    prompts: list[PromptKey] = field(default_factory=list)
+    n_cut: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def costs_of_model(
+    records: Iterable[Record], source: str, model: str | None = None, decide_records: bool = False
+) -> ModelCosts:
+    """Collects the costs of one model.
+
+    Args:
+        records (`Iterable[dict]`):
+            From [`~evaluation.tables.read_responses`].
+        source (`str`):
+            Name of the file, for messages. Records of the ladder's are known by it, or by their `split`.
+        model (`str`, *optional*):
+            Which model's; needed if there are several.
+        decide_records (`bool`, *optional*, defaults to `False`):
+            Whether records on which the ladder chose its model are allowed.
+
+    Raises:
+        ValueError: if the records do not say which are the model's, none has a cost, or they are the ladder's own.
+    """
+    by_model: dict[str | None, ModelCosts] = {}
+    chosen_on, unnamed = source.endswith("-decide.jsonl"), False
+    for record in records:
+        chosen_on = chosen_on or record.get("split") in ("train", "decide")
+        unnamed = unnamed or bool(record.get(UNNAMED))
+        of = by_model.setdefault(record["model"], ModelCosts(record["model"]))
+        cost, base = record["cost"], record.get("base_prompt")
+        of.costs.append(np.nan if cost is None else cost)
+        of.prompts.append(prompt_key(record["prompt"] if base is None else base))
+        of.n_cut += record.get("finished") is False
+    if chosen_on and not decide_records:
+        raise ValueError(
+            f"You certify on {source}, but these are records on which the ladder chose or trained the model, so that "
+            "their costs look better than fresh ones. Take responses to untouched prompts; with --decide_records you "
+            "get a bound that says so."
+        )
+    found = by_model[_which(model, {name: len(of.costs) for name, of in by_model.items()}, source)]
+    if np.isnan(found.costs).all():
+        raise ValueError(
+            f"You certify on {source}, but none of its {len(found.costs)} responses has a cost. Score them first: "
+            "trl-rsa evaluate --responses FILE --cost SPEC."
+        )
+    if chosen_on:
+        found.notes.append(_CHOSEN_ON)
+    if unnamed:
+        found.notes.append(_UNNAMED)
+        # Numbered in the order of their costs, so that another order of the rows is not another shuffle.
+        found.costs = sorted(found.costs, key=lambda cost: (np.isnan(cost), cost))
+        found.prompts = [prompt_key(f"row {i}") for i in range(len(found.costs))]
+    return found
+
+
+def _which(model: str | None, counts: dict[str | None, int], source: str) -> str | None:
+    """The model that is judged, by its name in the records."""
+    if not counts:
+        raise ValueError(f"You certify on {source}, but there is no record in it. Give another file.")
+    if model is None and len(counts) == 1:
+        return next(iter(counts))
+    asked = "no model" if model is None else f"the model {model!r}"
+    names = ", ".join(sorted(str(name) for name in counts if name is not None)) or "none"
+    if None in counts:
+        raise ValueError(
+            f"You ask for {asked}, but {counts[None]} of the {sum(counts.values())} records in {source} name no model "
+            f"(the others name: {names}), and any of them may be among its worst. Name the model in each."
+        )
+    if model not in counts:
+        raise ValueError(f"You ask for {asked}, but the models in {source} are: {names}. Set --model to one of them.")
+    return model

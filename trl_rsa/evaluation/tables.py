@@ -1,0 +1,197 @@
+"""Responses and their costs from a CSV or Parquet table, or from records.jsonl: the same records from each."""
+
+import csv
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from trl_rsa.data.files import read_file
+from trl_rsa.data.schema import RowError
+from trl_rsa.storage.records import FIELDS, ReadReport, Record, read_records
+
+
+# Columns that are understood; others are kept in the records as they are.
+COLUMNS = (*FIELDS, "base_prompt", "benign", "draw", "finished", "split")
+_DELIMITERS = ",;\t|"
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+# In a record: the file names no prompts, and the row was taken for a prompt of its own.
+UNNAMED = "unnamed_prompt"
+
+
+def is_table(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in (".csv", ".tsv", ".parquet")
+
+
+def read_responses(
+    path: str | os.PathLike[str],
+    report: ReadReport | None = None,
+    scores: Sequence[str] = ("reward", "cost"),
+    needed: Collection[str] = (),
+    rows_are_prompts: bool = False,
+) -> Iterator[Record]:
+    """Reads responses as records, row by row.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A .csv, .tsv or .parquet file with a header; any other file is read by
+            [`~storage.records.read_records`]. The delimiter of a CSV file is found from its header: a comma, a
+            semicolon, a tab or a bar. Columns: those of a record ([`COLUMNS`]), in any order and case.
+        report (`ReadReport`, *optional*):
+            Filled while reading. A row without a prompt, or with too many fields, gives no record, and is counted.
+        scores (`Sequence[str]`, *optional*):
+            Scores that every record should have, as in [`~storage.records.read_records`].
+        needed (`Collection[str]`, *optional*):
+            Columns without which a table is of no use.
+        rows_are_prompts (`bool`, *optional*, defaults to `False`):
+            For a table without prompts: takes each row for the response to a prompt of its own.
+
+    Raises:
+        ValueError, FileNotFoundError: if the file cannot be read, or a column is missing.
+    """
+    report = ReadReport() if report is None else report
+    if is_table(path):
+        yield from _records(Path(path), report, scores, needed, rows_are_prompts)
+    elif rows_are_prompts:
+        raise ValueError(
+            f"You set rows_are_prompts for {str(path)!r}, but it is for a table without prompts (.csv, .tsv, "
+            ".parquet), and records name theirs. Leave it out."
+        )
+    else:
+        yield from read_records(path, report, scores)
+
+
+def _records(
+    path: Path, report: ReadReport, scores: Sequence[str], needed: Collection[str], rows_are_prompts: bool
+) -> Iterator[Record]:
+    if not path.is_file():
+        raise FileNotFoundError(f"You gave the file {str(path)!r}, but there is no such file. Correct the name.")
+    rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    _check_columns(path, list(first[1]) if isinstance(first[1], dict) else [], needed, rows_are_prompts)
+    for number, row in chain([first], rows):
+        record = _record(row, number, report, rows_are_prompts)
+        if record is None:
+            report.unreadable += 1
+            continue
+        for name in ("reward", "cost"):
+            record[name] = _score(record[name], name, name in scores, number, report)
+        report.read += 1
+        yield record
+
+
+def _check_columns(path: Path, columns: Sequence[str], needed: Collection[str], rows_are_prompts: bool) -> None:
+    found = f"its columns are: {', '.join(columns) or 'none'}"
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(
+            f"You gave the file {str(path)!r}, but it has no column {missing[0]} ({found}). Name one so in the header."
+        )
+    if "prompt" not in columns and not rows_are_prompts:
+        raise ValueError(
+            f"You gave the file {str(path)!r}, but it has no column prompt ({found}): nobody can tell which responses "
+            "answer one prompt, nor whether a prompt was used before. Add the column. If every row answers a prompt "
+            "of its own, say so with rows_are_prompts."
+        )
+    if "prompt" in columns and rows_are_prompts:
+        raise ValueError(
+            f"You set rows_are_prompts for {str(path)!r}, but it has a column prompt, which says better what belongs "
+            "together. Leave rows_are_prompts out."
+        )
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
+    """The rows below the header, by the number of their last line."""
+    csv.field_size_limit(10**9)  # responses may be long
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
+            reader.fieldnames = _header(path, reader.fieldnames or ())
+            for row in reader:
+                line = reader.line_num
+                # Too many fields stand under None: a delimiter in a text without quotes has moved all after it.
+                yield line, RowError("too many fields") if None in row else row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (after line {line}: {error}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as CSV (after line {line}: {error}). Write it again.") from error
+
+
+def _header(path: Path, given: Sequence[Any]) -> list[str]:
+    names = [_column(name) for name in given]
+    twice = [name for i, name in enumerate(names) if name in COLUMNS and name in names[:i]]
+    if twice:
+        raise ValueError(f"You gave the file {str(path)!r}, but it has two columns {twice[0]}. Rename or remove one.")
+    return names
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that splits the header into most of the columns that are understood."""
+    return max(
+        _DELIMITERS,
+        key=lambda d: sum(_column(name) in COLUMNS for name in next(csv.reader([header], delimiter=d), [])),
+    )
+
+
+def _column(name: Any) -> str:
+    text = str(name).strip()
+    return text.casefold() if text.casefold() in COLUMNS else text
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
+    for number, (_, row) in enumerate(read_file(path), start=1):
+        if not isinstance(row, RowError):
+            row = dict(zip(_header(path, list(row)), row.values(), strict=True))
+        yield number, row
+
+
+def _record(
+    row: Mapping[str, Any] | RowError, number: int, report: ReadReport, rows_are_prompts: bool
+) -> Record | None:
+    if isinstance(row, RowError):
+        report.add(number, str(row))
+        return None
+    # An empty field is no value, but an empty response is one.
+    values = {name: value for name, value in row.items() if name == "response" or value not in ("", None)}
+    record: Record = dict.fromkeys(FIELDS) | values
+    if rows_are_prompts:
+        record |= {"prompt": f"row {number}", UNNAMED: True}
+    if record["response"] is None:
+        record["response"] = ""
+    if not isinstance(record["prompt"], (str, list)) or not isinstance(record["response"], (str, list)):
+        report.add(number, "no prompt" if not isinstance(record["prompt"], (str, list)) else "no response")
+        return None
+    for name in ("model", "category", "attack"):
+        if record[name] is not None:
+            record[name] = str(record[name])
+    for name in ("benign", "finished"):
+        if isinstance(record.get(name), str):
+            record[name] = _TRUTH.get(record[name].strip().lower())
+    for name in ("seed", "draw"):
+        if isinstance(record.get(name), str) and record[name].strip().isdecimal():
+            record[name] = int(record[name])
+    return record
+
+
+def _score(value: Any, name: str, wanted: bool, number: int, report: ReadReport) -> float | None:
+    """A number, also one that is written as text; what is none is counted."""
+    if value is None:
+        if wanted:
+            report.add(number, f"no {name}")
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        report.add(number, f"{name} is not a number")
+        return None
+    if math.isfinite(found):
+        return found
+    report.add(number, f"{name} is not finite")
+    return None
