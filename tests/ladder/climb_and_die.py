@@ -42,7 +42,7 @@ def make_plan(model, folder, peft):
     constraint = RiskConstraint(
         red_is_harmful,
         PROMPTS,
-        budget=0.58,
+        budget=0.22,
         bounds=(-1.5, 1.5),
         tail=0.8,
         margin=0.02,
@@ -57,7 +57,7 @@ def make_plan(model, folder, peft):
         max_rungs=1,
         max_walk_backs=1,
     )
-    args = ARGS | ({"learning_rate": 3e-2} if peft else {})
+    args = ARGS | ({"learning_rate": 1e-2} if peft else {})
     peft_config = {"r": 4, "target_modules": ["q_proj", "v_proj", "up_proj"]} if peft else None
     settings = {"args": args, "peft_config": peft_config, "constraint": constraint, "rungs": rungs}
     return Plan([], model=model, output_dir=str(folder), **settings)

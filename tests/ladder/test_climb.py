@@ -12,9 +12,10 @@ from transformers import TrainerCallback
 from trl_rsa import Plan, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.preview import preview
 from trl_rsa.ladder.climb import Ladder
+from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.training import runner
-from trl_rsa.training.anchor import ModelSettings, load_processing_class
+from trl_rsa.training.anchor import ModelSettings
 
 
 ARGS = {
@@ -243,7 +244,7 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     plan, lines = make_plan(tiny_model_path, tmp_path, 1.45), []
     seen = plan.constraint.split_prompts(plan.seed)["certify"][:3]
     trained = [[{"role": "user", "content": f" {prompt}"}] for prompt in seen]
-    ladder = ladder_of(plan, None, load_processing_class(tiny_model_path), lines.append, trained)
+    ladder = ladder_of(plan, None, load_tokenizer(tiny_model_path), lines.append, trained)
     (line,) = ladder.warnings()
     assert line.startswith("[ladder] cost: 3 of the 36 prompts for 'certify' are also in the training pairs")
     assert ladder.describe_prompts("cost")["certify"]["also_trained"] == 3

@@ -237,6 +237,8 @@ def test_safe_rlhf_template():
         "BEGINNING OF CONVERSATION: USER: hi ASSISTANT:hello</s>USER: bye ASSISTANT:",
         "BEGINNING OF CONVERSATION: USER: x ASSISTANT:",
     ]
+    with pytest.raises(ValueError, match="'safe-rlhf', but in a prompt turns do not alternate"):
+        encode_prompt(tokenizer, [{"role": "system", "content": "be kind"}, *turns], "safe-rlhf")
 
 
 # Errors

@@ -10,7 +10,7 @@ from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, p
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
-from trl_rsa.training.anchor import load_processing_class
+from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.training.lengths import pair_lengths
 from trl_rsa.training.runner import InProcess
 from trl_rsa.training.stage import ReadyStage
@@ -49,7 +49,7 @@ def preview(
     if processing_class is None:
         if not isinstance(plan.model, str):
             raise ValueError("You gave a model in memory, but not its tokenizer. Set processing_class.")
-        processing_class = load_processing_class(plan.model)
+        processing_class = load_tokenizer(plan.model)
     stages = [prepare_stage(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):
         check_data(ready, manifest.stage(index))

@@ -12,8 +12,9 @@ from trl_rsa.alignment.manifest import Manifest
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
+from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.storage.provenance import differences, now
-from trl_rsa.training.anchor import ModelSettings, load_processing_class, starting_point
+from trl_rsa.training.anchor import ModelSettings, starting_point
 from trl_rsa.training.launched import Launched, check_launch
 from trl_rsa.training.launcher import Launcher
 from trl_rsa.training.runner import InProcess, StageRunner
@@ -78,7 +79,7 @@ def align(
     models = model_settings(plan)
     start = starting_point(plan.model, Path(plan.output_dir), models, processing_class)
     if processing_class is None:
-        processing_class = load_processing_class(start)
+        processing_class = load_tokenizer(start)
     # All of them before the first is run: a mistake in the last stage should not cost the others' hours.
     stages = [prepare_stage(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):

@@ -29,7 +29,7 @@ def render(pair: Pair, template: str | None, eos_token: str | None = None) -> Pa
         return replace(pair, prompt=prompt, chosen=chosen, rejected=rejected)
     return replace(
         pair,
-        prompt=_safe_rlhf_prompt(prompt, eos_token or ""),
+        prompt=safe_rlhf_prompt(pair.prompt, eos_token or ""),
         chosen=_only_turn(chosen),
         rejected=_only_turn(rejected),
     )
@@ -39,7 +39,21 @@ def _messages(text: Text, role: str) -> list[Message]:
     return [{"role": role, "content": text}] if isinstance(text, str) else text
 
 
-def _safe_rlhf_prompt(messages: list[Message], eos_token: str) -> str:
+def safe_rlhf_prompt(prompt: Text, eos_token: str) -> str:
+    """A prompt in the template of the Beaver models, up to where the response begins.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Text is one turn of the user; text in that template already is taken as it is.
+        eos_token (`str`):
+            Ends the earlier turns of the assistant.
+
+    Raises:
+        RowError: if the turns do not alternate between user and assistant.
+    """
+    if isinstance(prompt, str) and prompt.startswith(PROMPT_BEGIN.strip()):
+        return prompt
+    messages = _messages(prompt, "user")
     check_alternation(messages)
     turns = [
         PROMPT_TURN.format(message["content"]) if message["role"] == "user" else message["content"] + eos_token

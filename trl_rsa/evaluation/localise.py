@@ -15,7 +15,7 @@ from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_dri
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.risk import CVaR
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.policies import load_model, load_tokenizer, release
+from trl_rsa.sampling.policies import free_memory, load_policy, load_tokenizer
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import replacing
@@ -124,7 +124,7 @@ def _complete(
             done += len(chunk)
             progress(f"drift of {name}", done, len(missing))
     del model, reference
-    release()
+    free_memory()
 
 
 def _chunks(records: Iterator[Record], wanted: set[int]) -> Iterator[list[tuple[int, Record]]]:
@@ -204,11 +204,11 @@ def _fill(
     model, ref_model = _load_pair(evaluation, *paths)
     values = measure(model, ref_model, prompts, completions)
     del model, ref_model
-    release()
+    free_memory()
     for line, tokens, value in zip(lines, pieces, values, strict=True):
         if line["tokens"] in (None, tokens):  # else the tokenizers cut it differently, and one view must do
             line["tokens"], line[name] = tokens, value
 
 
 def _load_pair(evaluation: Evaluation, path: str, ref_path: str) -> list[Any]:
-    return [load_model(p, evaluation.device, evaluation.dtype) for p in (path, ref_path)]
+    return [load_policy(p, evaluation.device, dtype=evaluation.dtype) for p in (path, ref_path)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.sampling.generation import generate
-from trl_rsa.sampling.policies import load_model, load_tokenizer, release
+from trl_rsa.sampling.policies import free_memory, load_policy, load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.records import RecordWriter, read_records
@@ -61,7 +61,7 @@ def sample_responses(
     if count >= len(rows) * sampling.draws:
         return
     tokenizer = load_tokenizer(model_path)
-    model = model_path if sampling.engine == "vllm" else load_model(model_path, device, dtype)
+    model = model_path if sampling.engine == "vllm" else load_policy(model_path, device, dtype=dtype)
     batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, batch_size=batch_size, skip=done)
     with RecordWriter(path) as writer:
         for batch in batches:
@@ -85,4 +85,4 @@ def sample_responses(
             count += len(batch)
             progress(count)
     del model, batches
-    release()
+    free_memory()

@@ -23,7 +23,7 @@ from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.evaluation.token_risk import HarmModels
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.policies import load_tokenizer, release
+from trl_rsa.sampling.policies import free_memory, load_tokenizer
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
@@ -276,7 +276,7 @@ class EvaluationRun:
         described, holds_memory = describe(scorer), hasattr(scorer, "model")
         del scorer
         if holds_memory:
-            release()
+            free_memory()
         return described
 
     def _settings(self, scorers: dict[str, Any]) -> dict[str, Any]:
@@ -329,7 +329,7 @@ class EvaluationRun:
         holds_memory = hasattr(scorer, "model")
         del scorer
         if holds_memory:
-            release()
+            free_memory()
         if found.reasons:
             first = "; ".join(f"response {index}: {reason}" for index, reason in sorted(found.reasons.items())[:3])
             self.log(

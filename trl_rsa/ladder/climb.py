@@ -54,10 +54,11 @@ from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
-from trl_rsa.training.anchor import ModelSettings, is_adapter
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.runner import StageRunner
 from trl_rsa.training.stage import ReadyStage
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from trl_rsa.training.anchor import base_of, is_adapter
+from trl_rsa.sampling.policies import base_of, is_adapter
 
 
 def interpolate(before: str, after: str, fraction: float, folder: str | Path, init_kwargs: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trl_rsa.data.schema import Text
-from trl_rsa.data.templates import PROMPT_BEGIN, PROMPT_TURN
+from trl_rsa.data.schema import RowError, Text
+from trl_rsa.data.templates import safe_rlhf_prompt
 from trl_rsa.storage.records import text_of
 
 
@@ -30,7 +30,13 @@ def encode_prompt(tokenizer: Any, prompt: Text, template: str = "auto") -> list[
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "none"
     if template == "safe-rlhf":
-        return tokenizer(_safe_rlhf_text(prompt, tokenizer.eos_token or ""))["input_ids"]
+        try:
+            return tokenizer(safe_rlhf_prompt(prompt, tokenizer.eos_token or ""))["input_ids"]
+        except RowError as error:
+            raise ValueError(
+                f"You set template='safe-rlhf', but in a prompt {error}, as they do in that template. Remove the "
+                "prompt, or set template='chat'."
+            ) from error
     if template == "chat":
         if not tokenizer.chat_template:
             raise ValueError(
@@ -116,14 +122,3 @@ class ConversationEncoder:
         prompt = tokenizer.apply_chat_template(turns[:1], tokenize=True, add_generation_prompt=True, return_dict=False)
         # A template may write a line break after the last turn, or nothing at all.
         return next((token for token in reversed(ids[len(prompt) :]) if token in special), tokenizer.eos_token_id)
-
-
-def _safe_rlhf_text(prompt: Text, eos_token: str) -> str:
-    if isinstance(prompt, str):
-        # Text in that template already is taken as it is.
-        return prompt if prompt.startswith(PROMPT_BEGIN.strip()) else PROMPT_BEGIN + PROMPT_TURN.format(prompt)
-    turns = [
-        PROMPT_TURN.format(turn["content"]) if turn["role"] == "user" else turn["content"] + eos_token
-        for turn in prompt
-    ]
-    return PROMPT_BEGIN + "".join(turns)

@@ -1,4 +1,4 @@
-"""Loading a policy to sample from, and letting go of it."""
+"""The one place that loads a policy to sample from or to measure, with its tokenizer, and that lets go of it."""
 
 import gc
 from collections.abc import Iterator
@@ -9,20 +9,62 @@ from trl_rsa.scoring.batches import pick_device, pick_dtype
 from trl_rsa.scoring.weights import quiet_loading
 
 
-def load_tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
+def load_policy(name: str, device: str | None = None, **init_kwargs: Any) -> Any:
+    """
+    A causal language model, or an adapter on its base model, ready to answer.
 
-    with _named(path):
-        return AutoTokenizer.from_pretrained(path)
+    Args:
+        name (`str`):
+            Folder or Hub id.
+        device (`str`, *optional*):
+            By default this process's accelerator, or the CPU.
+        init_kwargs:
+            Arguments of `from_pretrained`. `dtype` may be a name; by default the weights are as saved.
 
-
-def load_model(path: str, device: str | None = None, dtype: str | None = None) -> Any:
-    """A causal language model (or an adapter's folder), ready to answer. `dtype` None: as saved."""
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
     from transformers import AutoModelForCausalLM
 
-    with _named(path), quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=pick_dtype(dtype))
-    return model.to(pick_device(device)).eval()
+    where = pick_device(device)  # first: quantised models are loaded onto the current device
+    init_kwargs["dtype"] = pick_dtype(init_kwargs.get("dtype"))
+    with _named(name), quiet_loading():
+        adapter = is_adapter(name)
+        model = AutoModelForCausalLM.from_pretrained(base_of(name) if adapter else name, **init_kwargs)
+        if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
+            model = model.to(where)
+        if adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, name)
+    return model.eval()
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that lies beside the model `name`, or beside the base model of an adapter."""
+    from transformers import AutoTokenizer
+
+    with _named(name):
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError):
+            if is_adapter(name):
+                return AutoTokenizer.from_pretrained(base_of(name))
+            raise
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the folder or Hub id holds a PEFT adapter."""
+    from transformers.utils import find_adapter_config_file
+
+    return find_adapter_config_file(name) is not None
+
+
+def base_of(adapter: str) -> str:
+    """Folder or Hub id of the model that an adapter belongs to."""
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(adapter).base_model_name_or_path
 
 
 @contextmanager
@@ -37,8 +79,8 @@ def _named(path: str) -> Iterator[None]:
         ) from error
 
 
-def release() -> None:
-    """Frees the memory of a model that nobody holds any more."""
+def free_memory() -> None:
+    """Frees the memory of models that nobody holds any more, before the next ones are loaded."""
     import torch
 
     gc.collect()

@@ -1,5 +1,6 @@
 """Texts of different lengths through a model: tokens, batches of similar length, padding on the right."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -105,10 +106,18 @@ def check_batching(batch_size: Any, max_length: Any, truncation: Any) -> None:
 
 
 def pick_device(device: Any) -> Any:
+    """`None`: the accelerator of this process, which is made the current one, or the CPU."""
     import torch
 
+    if not device:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is None:
+            return torch.device("cpu")
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.accelerator.set_device_index(index)
+        return torch.device(accelerator.type, index)
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"You set device={device!r}, but torch does not know it. Set cpu, cuda or cuda:0.") from error
 

@@ -5,7 +5,6 @@ trained model would silently be anchored at the base model.
 """
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from trl_rsa.sampling.policies import base_of, is_adapter, load_policy
 from trl_rsa.storage.files import write_json
 
 
@@ -101,33 +100,10 @@ class ModelSettings:
 
     def load_policy(self, name: str) -> PreTrainedModel | PeftModel:
         """The policy `name` (a folder or Hub id), on this process's device, for sampling."""
-        device = _device(self.use_cpu)
-        model: Any = self._load(base_of(name) if is_adapter(name) else name)
-        if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
-            model = model.to(device)
-        return (PeftModel.from_pretrained(model, name) if is_adapter(name) else model).eval()
+        return load_policy(name, "cpu" if self.use_cpu else None, **self.init_kwargs)
 
     def _load(self, name: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(name, **self.init_kwargs)
-
-
-def _device(use_cpu: bool) -> torch.device:
-    accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0"))
-    torch.accelerator.set_device_index(index)  # quantised models are loaded onto the current device
-    return torch.device(accelerator.type, index)
-
-
-def load_processing_class(start: str) -> Any:
-    """The tokenizer that lies beside the model `start`, or beside the base model of an adapter."""
-    try:
-        return AutoTokenizer.from_pretrained(start)
-    except (OSError, ValueError):
-        if is_adapter(start):
-            return AutoTokenizer.from_pretrained(base_of(start))
-        raise
 
 
 def init_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,11 +120,3 @@ def _peft_config(config: PeftConfig | dict[str, Any]) -> PeftConfig:
     if isinstance(config, dict):
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config})
     return copy.deepcopy(config)  # PEFT writes the base model's name into it
-
-
-def is_adapter(name: str) -> bool:
-    return find_adapter_config_file(name) is not None
-
-
-def base_of(adapter: str) -> str:
-    return PeftConfig.from_pretrained(adapter).base_model_name_or_path

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.policies import free_memory
 from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
-from trl_rsa.training.stage import ReadyStage, free_memory, train_stage
+from trl_rsa.training.stage import ReadyStage, train_stage
 
 
 class StageRunner(Protocol):

@@ -1,6 +1,5 @@
 """One stage: everything ready, trained from its anchor, resumed where a kill left it."""
 
-import gc
 import math
 import shutil
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
@@ -192,10 +190,3 @@ def _finish_trackers(config: RSAConfig) -> None:
     for name, finish in (("wandb", "finish"), ("trackio", "finish"), ("mlflow", "end_run")):
         if name in config.report_to and name in sys.modules:
             getattr(sys.modules[name], finish)()
-
-
-def free_memory() -> None:
-    """Between two stages: the models of one must be gone before those of the next are loaded."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
