@@ -9,7 +9,11 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install test lint demo bench clean
+# `make fast` is for a desk: everything but the tests under these markers (pyproject.toml).
+NOT_FAST := slow or engines or kills or demo or chromium
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: install fast test lint docs wheel hooks demo bench clean
 
 install: $(STAMP)
 
@@ -19,13 +23,28 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+fast: $(STAMP)
+	$(PYTEST) -m "not ($(NOT_FAST))"
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Links, anchors and plans in the documentation; the tree in CONTRIBUTING.md.
+docs: $(STAMP)
+	$(BIN)/python -m pytest -p no:xdist -q --durations=0 --durations-min=1 tests/docs
+
+# A wheel in dist/, with everything in it that the package reads.
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# ruff and mypy before every commit.
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
 
 demo: $(STAMP)
 	$(BIN)/trl-rsa demo

@@ -412,6 +412,10 @@ def _fits(example: dict[str, Any], max_length: int) -> bool:
 
 
 def _keep_outputs(plugin: FullyShardedDataParallelPlugin) -> None:
-    """Sums of log-ratios do not bear rounding: accelerate makes FSDP2 round all outputs to the parameters' dtype."""
+    """Keeps the model's outputs in float32: accelerate would let FSDP2 round them to the parameters' dtype.
+
+    The outputs hold sums of log-ratios over a whole response. Rounded to bfloat16 they lose the differences that the
+    loss is made of.
+    """
     if plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)

@@ -41,32 +41,44 @@ def uninterrupted(tiny_model_path, data, tmp_path_factory):
     return run
 
 
+CASES = ["full-training", "full-saving", "peft-saving", "peft-final"]
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_model_path, data, tmp_path_factory):
+    """A folder with what each case left when it was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(SCRIPT), tiny_model_path, data, str(folder), *CASES]
+    ended = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=600)
+    statuses = [line.split()[1:] for line in ended.stdout.splitlines() if line.startswith("ended: ")]
+    assert statuses == [[case, str(-signal.SIGKILL)] for case in CASES], ended.stderr[-2000:]
+    return folder
+
+
 def final_weights(output_dir):
     (file,) = Path(output_dir, "02-safe").glob("*.safetensors")
     return load_file(file)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("when", "peft"), [("training", False), ("saving", False), ("saving", True), ("final", True)])
-def test_killed_and_started_again_it_ends_the_same(when, peft, tiny_model_path, data, uninterrupted, tmp_path):
+@pytest.mark.kills
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_started_again_it_ends_the_same(case, tiny_model_path, data, uninterrupted, killed):
+    tuning, _, when = case.partition("-")
+    peft, folder = tuning == "peft", killed / case
     expected, expected_metrics = uninterrupted(peft)
-    arguments = [tiny_model_path, data, str(tmp_path), "peft" if peft else "full", when]
-    killed = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], env=os.environ, capture_output=True, text=True, timeout=300
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    stages = json.loads((tmp_path / "manifest.json").read_text())["stages"]
+    stages = json.loads((folder / "manifest.json").read_text())["stages"]
     assert [stage["status"] for stage in stages] == ["complete", "running"]
     if when == "saving":
-        newest = tmp_path / "02-safe" / "checkpoint-4"
+        newest = folder / "02-safe" / "checkpoint-4"
         assert newest.exists() and not (newest / MARKER).exists(), "the kill should leave a broken newest checkpoint"
 
     lines = []
-    alignment = align(make_plan(tiny_model_path, data, str(tmp_path), peft), log=lines.append)
+    alignment = align(make_plan(tiny_model_path, data, str(folder), peft), log=lines.append)
     resumed_from = {"training": 2, "saving": 2, "final": 6}[when]
     assert any(f"resumed from checkpoint-{resumed_from}" in line for line in lines)
     assert any("[1/2] helpful: complete already" in line for line in lines)
-    resumed = final_weights(tmp_path)
+    resumed = final_weights(folder)
     assert resumed.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(resumed[name], tensor), name

@@ -55,6 +55,7 @@ def demo(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.demo
 def test_the_demo_writes_table_pictures_answers_and_models(demo):
     folder, metrics, _, _ = demo
     assert list(metrics["models"]) == [method.name for method in METHODS]
@@ -76,6 +77,7 @@ def test_the_demo_writes_table_pictures_answers_and_models(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.demo
 def test_the_ladder_is_shown_while_it_runs_and_on_the_page(demo):
     folder, metrics, _, _ = demo
     rounds = [json.loads(line) for line in (folder / "rsa" / "constraint.jsonl").read_text().splitlines()]
@@ -88,6 +90,7 @@ def test_the_ladder_is_shown_while_it_runs_and_on_the_page(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.demo
 def test_only_the_sft_policy_has_no_divergence_from_itself(demo):
     _, metrics, _, _ = demo
     assert metrics["models"]["SFT"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
@@ -95,6 +98,7 @@ def test_only_the_sft_policy_has_no_divergence_from_itself(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.demo
 def test_started_again_it_trains_nothing_and_measures_the_same(demo):
     _, metrics, lines, run = demo
     assert run() == metrics

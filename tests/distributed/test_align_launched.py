@@ -91,6 +91,7 @@ class FsdpOnCpu(Launcher):
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("launcher", "engine"),
     [(Launcher("zero3", TWO), "DeepSpeed ZeRO-3"), (FsdpOnCpu("multi_gpu", TWO), "FSDP")],
@@ -111,6 +112,7 @@ def test_sharded_stages_end_like_those_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_a_killed_process_is_an_error_and_the_stage_resumes(tiny_model_path, make_preference_dataset, tmp_path):
     dataset = make_preference_dataset(24)
     align(make_plan(tiny_model_path, tmp_path / "one", dataset, 1, LORA))
@@ -129,6 +131,7 @@ def test_a_killed_process_is_an_error_and_the_stage_resumes(tiny_model_path, mak
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_responses_drawn_in_two_processes_are_those_of_one(tiny_model_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
     models = ModelSettings.of({}, None, {"use_cpu": True})
@@ -182,6 +185,7 @@ def test_what_was_drawn_before_a_kill_is_kept(tiny_model_path, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_train_on_the_command_line_launches(tiny_model_path, make_preference_dataset, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     make_preference_dataset(8).to_json(pairs)
@@ -210,6 +214,7 @@ def test_train_on_the_command_line_launches(tiny_model_path, make_preference_dat
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_the_processes_end_when_the_parent_is_killed(tmp_path):
     code = f"from trl_rsa import Launcher; Launcher('multi_gpu', {TWO!r}).run('sleeper', [{str(tmp_path / 'pid')!r}])"
     here = str(Path(__file__).parent)

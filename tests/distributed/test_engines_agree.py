@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines]
 
 # |difference| ≤ tolerance · (1 + |value on one process|). Sums over ranks have another order than sums over a batch,
 # and four steps of Adam divide by small gradients. Seen at most: metrics 4e-6, weights 2e-5.

@@ -9,7 +9,7 @@ from launching import launch
 from safetensors.torch import load_file
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines, pytest.mark.kills]
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero3"])

@@ -61,6 +61,7 @@ def result(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_killed_everywhere_it_ends_the_same(kind, tiny_model_path, tmp_path):
     whole, again = tmp_path / "whole", tmp_path / "again"

@@ -341,7 +341,7 @@ def test_the_default_folder(tmp_path, monkeypatch, chat_server):
 
 
 def test_the_pace(chat_server):
-    """600 a minute are 0.1 s apart: four requests take 0.3 s at least, however many may be in the air."""
+    """600 a minute are 0.1 s apart: four requests take at least 0.3 s, however many may run at once."""
     server = chat_server(echo)
     began = time.monotonic()
     make(server, requests_per_minute=600).complete([ask(str(i)) for i in range(4)])

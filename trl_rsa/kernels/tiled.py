@@ -26,7 +26,7 @@ from trl_rsa.kernels.projection import (
     transform_,
 )
 from trl_rsa.kernels.statistics import Head, TokenStatistics
-from trl_rsa.kernels.tilts import KNOWN_MEASURES, needs_loss
+from trl_rsa.kernels.tilts import TILTS, needs_loss
 from trl_rsa.risk import RiskMeasure
 
 
@@ -45,7 +45,7 @@ TOKENS_PER_TILE = 4096
 
 def is_supported(measure: RiskMeasure) -> bool:
     """Whether the fused kernel knows the tilted law of `measure`."""
-    return type(measure) in KNOWN_MEASURES
+    return type(measure) in TILTS
 
 
 def tiled_token_statistics(

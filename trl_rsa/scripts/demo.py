@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        help="largest CVaR(0.05) of RSA's cost (default: half of what the world's own answers have)",
+        help="largest CVaR(0.05) of RSA's cost (default: two thirds of that of the world's own answers)",
     )
     parser.add_argument("--prompts", type=int, default=600, help="test prompts (default: 600, at most 1200)")
     parser.add_argument("--draws", type=int, default=4, help="answers per prompt (default: 4)")

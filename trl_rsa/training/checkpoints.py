@@ -49,7 +49,7 @@ class CheckpointMarker(TrainerCallback):
             keep = {checkpoint, Path(state.best_model_checkpoint or checkpoint)}
             for old in complete_checkpoints(run_dir)[: -self.limit]:
                 if old not in keep:
-                    # The marker first: a kill in between must not leave a marked ruin.
+                    # The marker goes first: after a kill in between, what is left must not count as complete.
                     (old / MARKER).unlink()
                     shutil.rmtree(old)
 
@@ -60,7 +60,7 @@ def complete_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def newest_complete_checkpoint(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint in `run_dir`. Ruins left by a kill during saving are deleted."""
+    """The newest complete checkpoint in `run_dir`. Incomplete ones, left by a kill during saving, are deleted."""
     for path in _checkpoints(run_dir):
         if not (path / MARKER).exists():
             shutil.rmtree(path)

@@ -83,7 +83,7 @@ def train_stage(
     config = ready.config
     limit, config.save_total_limit = config.save_total_limit, None  # see CheckpointMarker
     log = log if config.process_index == 0 else _say_nothing
-    with config.main_process_first(local=False):  # it deletes ruins
+    with config.main_process_first(local=False):  # one process alone removes broken checkpoints
         checkpoint = newest_complete_checkpoint(ready.folder)
     if checkpoint is not None:
         check_engine(checkpoint, config)
