@@ -19,11 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks.gpu import versions
+from benchmarks.gpu.page import write_page
+from benchmarks.gpu.results import Results
 from benchmarks.gpu.settings import SECONDS, Deadline, Settings
+from trl_rsa.storage.provenance import now
+from trl_rsa.training.launcher import end_with_parent
 
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+# A part's status when it has written down what failed.
+FAILED = 3
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,12 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     parts = args.parts.split(",")
     unknown = [part for part in parts if part not in SECONDS]
     if unknown:
-        parser.error(f"You set --parts to {args.parts}, but there is no part {unknown[0]!r}. Use {', '.join(SECONDS)}.")
-    import torch
-
-    from benchmarks.gpu.page import write_page
-    from trl_rsa.storage.provenance import now
-
+        parser.error(
+            f"You set --parts to {args.parts}, but there is no part {unknown[0]!r}. Use {', '.join(SECONDS)}."
+        )
     if not (args.small or torch.cuda.is_available()):
         print(
             "You run this without a CUDA device, but it measures one. Add --small for a rehearsal on the CPU.",
@@ -88,7 +94,7 @@ def _run_part(part: str, argv: list[str], run: str, args: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder:  # a killed process leaves its temporary files
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu", *argv, *inside],
-            env=os.environ | {"TMPDIR": folder, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | ENVIRONMENT | {"TMPDIR": folder},
             stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             start_new_session=True,
         )
@@ -108,19 +114,11 @@ def _run_part(part: str, argv: list[str], run: str, args: argparse.Namespace) ->
     return status == 0
 
 
-# A part's status when it has written down what failed.
-FAILED = 3
-
-
-def _results(args: argparse.Namespace, part: str, run: str):
-    from benchmarks.gpu.results import Results
-
+def _results(args: argparse.Namespace, part: str, run: str) -> Results:
     return Results(args.out, part, run, "small" if args.small else "full", args.commit)
 
 
 def _inside(args: argparse.Namespace) -> int:
-    from trl_rsa.training.launcher import end_with_parent
-
     end_with_parent()
     settings = Settings(
         device="cpu" if args.small else "cuda",

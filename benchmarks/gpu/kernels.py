@@ -4,6 +4,7 @@ On CUDA the fused head is Triton's. Hidden states and heads are the same numbers
 are converted to float64 without loss. So the differences are those of the arithmetic alone.
 """
 
+import traceback
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -176,6 +177,13 @@ def exact(problem: Problem) -> Problem:
     )
 
 
+def choose(problem: Problem, tokens: Tensor) -> Problem:
+    """The problem of some of its tokens."""
+    return problem._replace(
+        hidden=problem.hidden[tokens], ref_hidden=problem.ref_hidden[tokens], labels=problem.labels[tokens]
+    )
+
+
 def separated(problem: Problem, measure: RiskMeasure) -> Tensor:
     """Indices of the tokens none of whose words is as near to a threshold of the measure as rounding; in float64."""
     with torch.no_grad():
@@ -210,16 +218,20 @@ def upstream(kind: str, n: int, device: str) -> tuple[Tensor, Tensor]:
     return first * (sort > 0), torch.where(sort == 2, first, second * (sort == 3))
 
 
-def compare(case: Case, measure: RiskMeasure, dtype: torch.dtype, device: str) -> tuple[int, Errors, Errors]:
-    """The number of tokens compared; errors of the values, in nats; errors of the gradients, relative to the largest
-    of each."""
-    problem = make_problem(case, dtype, device)
+def compare(case: Case, problem: Problem, truth: Problem, measure: RiskMeasure) -> tuple[int, Errors, Errors]:
+    """The fused head on `problem` against the dense one on `truth`, the same in float64.
+
+    Returns:
+        The number of tokens compared; the errors of the values, in nats; and those of the gradients, relative to the
+        largest of each.
+    """
     if case.kind not in ("ties", "equal"):  # there whole atoms lie on the thresholds, in any dtype
-        kept = separated(exact(problem), measure)
-        problem = problem._replace(
-            hidden=problem.hidden[kept], ref_hidden=problem.ref_hidden[kept], labels=problem.labels[kept]
-        )
-    truth = exact(problem)
+        kept = separated(truth, measure)
+        problem, truth = choose(problem, kept), choose(truth, kept)
+    dtype = problem.hidden.dtype
+    values, of_largest = TOLERANCE[dtype]
+    if operand_dtype(problem.hidden) == torch.bfloat16:
+        of_largest = BF16_PRODUCTS
     wanted, wanted_grads = run(dense_token_statistics, truth, measure, case.gradients)
     got, got_grads = run(
         tiled_token_statistics, problem, measure, case.gradients, logits_per_tile=case.logits_per_tile
@@ -285,6 +297,8 @@ def measure_part(settings: Settings, results: Results, deadline: Deadline) -> bo
         return False
     for case in SMALL_CASES if settings.small else CASES:
         for dtype in TOLERANCE:
+            problem = make_problem(case, dtype, settings.device)
+            truth = exact(problem)
             for measure in MEASURES:
                 cells: dict[str, object] = {"case": case.name, "hidden": case.hidden, "vocabulary": case.words}
                 cells |= {"measure": str(measure), "dtype": str(dtype)[6:], "gradients": case.gradients}
@@ -293,8 +307,9 @@ def measure_part(settings: Settings, results: Results, deadline: Deadline) -> bo
                     results.add("skipped", "no time was left", **cells)
                     continue
                 try:
-                    tokens, values, gradients = compare(case, measure, dtype, settings.device)
+                    tokens, values, gradients = compare(case, problem, truth, measure)
                 except Exception as error:  # a kernel that does not compile is a result too
+                    traceback.print_exc()
                     results.add("failed", f"{type(error).__name__}: {str(error)[:300]}", **cells)
                     fine = False
                     continue

@@ -7,6 +7,7 @@ becomes a row when it is said, so that the file tells which phase took how long,
 import json
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,21 @@ def measure_part(settings: Settings, results: Results, deadline: Deadline) -> bo
     # Names without their folders: a machine's paths are nobody's business.
     cells: dict[str, object] = {"model": Path(settings.model).name, "cost": Path(settings.cost).name}
 
+    def add(quantity: str, value: object = "", note: str = "", outcome: str = "measured") -> None:
+        seconds = time.perf_counter() - start
+        results.add(outcome, note, **cells, quantity=quantity, value=value, seconds=seconds)
+
     with tempfile.TemporaryDirectory() as folder:
 
-        def add(quantity: str, value: object = "", note: str = "") -> None:
-            seconds = time.perf_counter() - start
-            results.add("measured", note, **cells, quantity=quantity, value=value, seconds=seconds)
-
-        def log(line: str) -> None:
-            add("line", note=line.replace(folder, "OUT").replace(settings.model, Path(settings.model).name))
+        def without_paths(text: str) -> str:
+            return text.replace(folder, "OUT").replace(settings.model, Path(settings.model).name)
 
         try:
-            summary = align(make_plan(settings, folder), log=log).manifest["ladder"]
+            plan = make_plan(settings, folder)
+            summary = align(plan, log=lambda line: add("line", note=without_paths(line))).manifest["ladder"]
         except Exception as error:
-            seconds = time.perf_counter() - start
-            results.add("failed", f"{type(error).__name__}: {str(error)[:300]}", **cells, seconds=seconds)
+            traceback.print_exc()
+            add("error", note=without_paths(f"{type(error).__name__}: {str(error)[:300]}"), outcome="failed")
             return False
     for entry in summary["observations"]:
         for name in ("mean_cost", "unsafe_rate", "estimate", "upper_bound", "cut"):

@@ -12,12 +12,16 @@ from benchmarks.kernels.run import installed, provenance
 FIRST = ["run", "size", "outcome", "note"]
 SOURCE = ["commit", "date", "device", "torch", "triton", "trl", "transformers"]
 COLUMNS = {
-    "kernels": ["case", "tokens", "hidden", "vocabulary", "measure", "dtype", "gradients", "kernel"]
-    + ["values", "values of tolerance", "gradients error", "gradients of tolerance"],
-    "step": ["benchmark", "model", "weights", "method", "pairs", "tokens", "prompt", "round"]
-    + ["seconds", "lowest", "highest", "repeats", "ratio", "peak bytes"]
-    + ["flops", "of peak flops", "head bytes", "of bandwidth"],
-    "ladder": ["seconds", "model", "cost", "quantity", "value"],
+    "kernels": (
+        *("case", "tokens", "hidden", "vocabulary", "measure", "dtype", "gradients", "kernel"),
+        *("values", "values of tolerance", "gradients error", "gradients of tolerance"),
+    ),
+    "step": (
+        *("benchmark", "model", "weights", "method", "pairs", "tokens", "prompt", "round"),
+        *("seconds", "lowest", "highest", "repeats", "ratio", "peak bytes"),
+        *("flops", "of peak flops", "head bytes", "of bandwidth"),
+    ),
+    "ladder": ("seconds", "model", "cost", "quantity", "value"),
 }
 
 
@@ -58,7 +62,7 @@ class Results:
         row = self.cells | {"outcome": outcome, "note": " ".join(note.split())} | cells
         assert set(row) <= set(self.columns), set(row) - set(self.columns)
         self._append(row)
-        shown = [f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in cells.items() if v not in ("", None)]
+        shown = [v if isinstance(v, str) else f"{name} {v:.4g}" for name, v in cells.items() if v not in ("", None)]
         print(f"{self.path.stem}: {outcome}  {', '.join(shown)}{'  ' if note else ''}{note}", flush=True)
 
     def _append(self, row: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ import gc
 import statistics
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,17 +19,9 @@ import torch
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.roofline import card, head_flops, risk_head_bytes, step_flops
 from benchmarks.gpu.settings import Deadline, Settings
+from benchmarks.kernels.subjects import SHAPE as QWEN_SHAPE
 
 
-QWEN_05B = {
-    "vocab_size": 151_936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 LLAMA_1B = {
     "vocab_size": 128_256,
     "hidden_size": 2048,
@@ -81,10 +74,10 @@ class Case:
 
 
 CASES = [
-    Case("Qwen2.5-0.5B", "qwen2", QWEN_05B),
+    Case("Qwen2.5-0.5B", "qwen2", QWEN_SHAPE),
     Case("Llama-3.2-1B", "llama", LLAMA_1B),
     Case("Qwen2.5-1.5B", "qwen2", QWEN_15B),
-    Case("Qwen2.5-0.5B", "qwen2", QWEN_05B, weights="float32"),
+    Case("Qwen2.5-0.5B", "qwen2", QWEN_SHAPE, weights="float32"),
 ]
 SMALL_CASES = [
     Case("tiny Qwen2", "qwen2", TINY, "float32", pairs=2, tokens=16),
@@ -126,6 +119,7 @@ def make_models(case: Case, device: str) -> tuple[Any, Any]:
 def take_turn(case: Case, method: str, models: tuple[Any, Any], device: str, deadline: Deadline) -> Turn:
     """Trains a few steps as a user would, and counts those after the warm-up."""
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     from benchmarks.kernels.subjects import make_tokenizer
@@ -168,6 +162,7 @@ def take_turn(case: Case, method: str, models: tuple[Any, Any], device: str, dea
             processing_class=make_tokenizer(),
             callbacks=[_clock(turn, on_gpu, deadline)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     models[0].zero_grad()
     return turn
@@ -301,6 +296,7 @@ def _cells(benchmark: str, case: Case, method: str) -> dict[str, object]:
 
 def _say_failure(results: Results, error: Exception, cells: dict[str, object]) -> None:
     """A model that does not fit is left out; anything else has failed."""
+    traceback.print_exception(error)
     out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
     note = "the device's memory is too small" if out_of_memory else f"{type(error).__name__}: {str(error)[:300]}"
     results.add("skipped" if out_of_memory else "failed", note, **cells)
