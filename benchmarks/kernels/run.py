@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -142,27 +142,43 @@ BENCHMARKS = {
 }
 
 
-def provenance() -> Row:
-    """Machine and versions, without names or paths."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--", "trl_rsa", "benchmarks/kernels/*.py"],
-        cwd=HERE.parent.parent,
-        capture_output=True,
-        text=True,
-    ).stdout
+def provenance(*sources: str) -> Row:
+    """Machine and versions, without names or paths.
+
+    Args:
+        sources (`str`):
+            Patterns of the files whose uncommitted changes count, beside the package's; by default this benchmark's.
+    """
+    changed = _git("status", "--porcelain", "--", "trl_rsa", *(sources or ("benchmarks/kernels/*.py",)))
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return {
-        "commit": commit.strip() + ("+" if dirty.strip() else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else model,
         "threads": torch.get_num_threads(),
         "dtype": "float32",
-        **{name: version(name) for name in ("torch", "trl", "transformers")},
+        **{name: installed(name) for name in ("torch", "trl", "transformers")},
     }
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where the sources are no checkout, or there is no git."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=HERE.parent.parent, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def installed(name: str) -> str:
+    """The installed version; nothing without one: the kernels need no more than torch."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 COLUMNS = ["benchmark", "method", "vocabulary", "tokens", "prompt", "hidden", "flops", "quantity", "value", "lowest"]
