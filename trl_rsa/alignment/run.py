@@ -197,7 +197,9 @@ def preview(
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
-        measure = f" with {plan.stages[index].risk_measure}" if config.is_risk_aware else ""
+        # rsa2 without a weight of the risk is DPO.
+        has_risk = config.is_risk_aware and not ("rsa2" in config.loss_type and config.risk_alpha == 0)
+        measure = f" with {plan.stages[index].risk_measure}" if has_risk else ""
         log(
             f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]}{measure} at "
             f"temperature {config.beta / config.constraint_multiplier:g}; "

@@ -119,7 +119,7 @@ def _open(
         if not path.is_file():
             raise FileNotFoundError(f"You set the prompts to {str(source)!r}, but there is no such file. Correct it.")
         return str(source), _read_csv(path) if path.suffix == ".csv" else _read_txt(path)
-    rows = open_source(source, split, data_dir=spec and spec.data_dir)
+    rows = open_source(source, split, data_dir=None if spec is None else spec.data_dir)
     return rows.name, (row for _, row in rows)
 
 

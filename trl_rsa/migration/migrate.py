@@ -86,8 +86,9 @@ def _of_script(path: Path, script: Script) -> tuple[list[Draft], list[str]]:
                 merges.merge(_beside(path, files[:1]), *files[:2]) if files else merges.merge(None, "CONFIG")
             )
             continue
-        if started.name in _NOT_NEEDED:
-            notes.append(f"{started.name} is not needed: {_NOT_NEEDED[started.name]}")
+        name = started.name.rpartition(".")[2]
+        if name in _NOT_NEEDED:
+            notes.append(f"{name} is not needed: {_NOT_NEEDED[name]}")
             continue
         translate = translator(started)
         if translate is None:

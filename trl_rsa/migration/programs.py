@@ -51,9 +51,8 @@ def find_started(words: Sequence[str], folder: Path) -> Started | None:
     for at, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in _MODULE_FLAGS:
-            name, rest = (value, words[at + 1 :]) if equals else (words[at + 1 : at + 2], words[at + 2 :])
-            name = name if isinstance(name, str) else next(iter(name), "")
-            return Started(name, list(rest))
+            rest = list(words[at + 1 :])
+            return Started(value if equals else rest.pop(0) if rest else "", rest)
         if word.endswith(".py"):
             return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]))
         if at == 0 and Path(word).name in ("mergekit-yaml", "trl"):

@@ -169,7 +169,7 @@ def _budget(
         "Higher must be worse, above 0 unsafe. If it is not: scorer_options: {higher_is: better}. A *ForScore model",
         "is asked in Safe RLHF's template, a classifier in its own chat template, whatever the policy answers in.",
     ]
-    if dataset.startswith("PKU-") and "/train" in dataset:
+    if dataset.startswith("PKU-") and "/train" in dataset and dataset.count(":") < 2:
         comments["constraint.prompts"] = [
             "As before. The stage trains on these too: for a certificate on prompts that nothing has seen, take",
             f"{dataset.split(':')[0].replace('/train', '/test')}.",

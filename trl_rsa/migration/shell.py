@@ -1,5 +1,6 @@
 """The commands that a shell script would run, with the values of its variables, without running anything."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -137,10 +138,14 @@ class Script:
             for word in statement[1:]:
                 self._assign(word, maybe)
             return
-        rest = list(statement)
-        while rest and self._assign(rest[0], maybe or len(statement) > 1):
-            rest.pop(0)
+        assigned = list(itertools.takewhile(_assigned, statement))
+        rest = statement[len(assigned) :]
+        before = dict(self._variables)
+        for word in assigned:
+            self._assign(word, maybe)
         if rest:
+            if assigned:  # for this command only, and not for its words
+                self._variables = before
             self._command([value for word in rest for value in self._expand(word)], rest[0].line)
 
     def _command(self, words: list[str], line: int) -> None:
@@ -284,7 +289,8 @@ class Script:
                 value = self._variables.get(name)
                 if isinstance(value, list) and index in ("@]", "*]"):
                     return value
-        text, is_quoted = self._text(word.pieces), any(piece.quoted for piece in word.pieces)
+        text = self._text(word.pieces)
+        is_quoted = any(p.quoted or (p.kind == "variable" and {*"'\""} & {*p.text}) for p in word.pieces)
         if is_quoted or all(piece.kind == "text" for piece in word.pieces):
             return [text]
         return text.split()
