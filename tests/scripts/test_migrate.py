@@ -217,7 +217,8 @@ def test_wrapper_with_its_own_defaults_and_with_flags(work, tiny_model_path, cap
     )
     assert given["model"] == tiny_model_path and given["stages"][0]["dataset_options"] == {"template": "chat"}
     assert "zero3_offload" in text and "no equivalent: --offload optimizer" in said
-    assert "[1/1] helpful: 56 pairs, 8 held out; rsa2 at temperature 0.1" in dry_run(text, capsys)
+    shown = dry_run(text, capsys)
+    assert "[1/1] helpful: 56 pairs, 8 held out; rsa2" in shown and "at temperature 0.1; " in shown
 
 
 def test_script_that_calls_the_wrapper(work, capsys):
@@ -319,7 +320,8 @@ def test_arena(work, capsys):
     name = script(
         "deepspeed --module safe_rlhf.evaluate.arena --datasets PKU-SafeRLHF/test \\\n"
         "  --red_corner_model_name_or_path a --blue_corner_model_name_or_path b \\\n"
-        "  --reward_model_name_or_path r --cost_model_name_or_path c --output_dir O --trust_remote_code True --zero_stage 3 --offload none\n"
+        "  --reward_model_name_or_path r --cost_model_name_or_path c \\\n"
+        "  --output_dir O --trust_remote_code True --zero_stage 3 --offload none\n"
     )
     assert main(["migrate", name]) == 0
     shown = capsys.readouterr()
@@ -345,8 +347,8 @@ def test_sacpo_is_one_plan_of_two_stages(work, tiny_model_path, capsys):
     assert "#   mergekit-yaml merge.yaml output/trial/merged" in text
     local = text.replace("PKU-SafeRLHF-30K/train", "train.jsonl").replace("PKU-SafeRLHF-30K/test", "test.jsonl")
     shown = dry_run(local, capsys)
-    assert "[1/2] helpful: 56 pairs, 8 held out; rsa2 at temperature 0.1" in shown
-    assert "[2/2] safe: 56 pairs, 8 held out; rsa2 at temperature 0.025" in shown
+    assert "[1/2] helpful: 56 pairs, 8 held out; rsa2" in shown and "at temperature 0.1; " in shown
+    assert "[2/2] safe: 56 pairs, 8 held out; rsa2" in shown and "at temperature 0.025; " in shown
     alone, _, said = plan_of("run.sh", "--command", "1", capsys=capsys)
     assert [stage["name"] for stage in alone["stages"]] == ["helpful"] and "merge" not in said
 

@@ -1,12 +1,11 @@
 """align(): runs a plan stage by stage, keeps the manifest, and resumes after a kill."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
@@ -181,14 +180,10 @@ def preview(
 ) -> None:
     """Checks everything that can be checked without loading a model, and reports what `align` would run.
 
-    A machine without an accelerator checks a plan for one that has it.
-
     Raises:
         ValueError: as [`align`].
     """
     manifest = Manifest(plan)
-    if not torch.accelerator.is_available():
-        plan = _for_any_machine(plan)
     if processing_class is None:
         if not isinstance(plan.model, str):
             raise ValueError("You gave a model in memory, but not its tokenizer. Set processing_class.")
@@ -197,9 +192,7 @@ def preview(
     for index, ready in enumerate(stages):
         _check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
-        # rsa2 without a weight of the risk is DPO.
-        has_risk = config.is_risk_aware and not ("rsa2" in config.loss_type and config.risk_alpha == 0)
-        measure = f" with {plan.stages[index].risk_measure}" if has_risk else ""
+        measure = f" with {plan.stages[index].risk_measure}" if config.is_risk_aware else ""
         log(
             f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]}{measure} at "
             f"temperature {config.beta / config.constraint_multiplier:g}; "
@@ -212,17 +205,6 @@ def preview(
     if ladder is not None:
         for line in [*ladder.describe(), *ladder.warnings()]:
             log(line)
-
-
-def _for_any_machine(plan: Plan) -> Plan:
-    """The plan with what only an accelerator can do left out."""
-    stages = [replace(stage, args=_without_accelerator(stage.args)) for stage in plan.stages]
-    rungs = replace(plan.rungs, args=_without_accelerator(plan.rungs.args))
-    return replace(plan, stages=stages, rungs=rungs, args=_without_accelerator(plan.args) | {"use_cpu": True})
-
-
-def _without_accelerator(args: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in args.items() if key not in ("fp16", "tf32", "use_cpu")}
 
 
 def _prepare(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) -> ReadyStage:
