@@ -81,6 +81,8 @@ RULES = {
         ours=("alignment", "ladder", "training", "sampling", "data", "config", "risk", "storage"),
         others=ANY,
     ),
+    # Other people's scripts, read and never run.
+    "migration": Rule(ours=("migration", "data"), others=("yaml",)),
     "demo": Rule(ours=ANY, never=("compat", "scripts", "cli", "__main__"), others=ANY),
     # Doors for other people's scripts: nothing imports them.
     "compat": Rule(ours=ANY, never=("demo", "sandbox", "cli", "__main__"), others=ANY),

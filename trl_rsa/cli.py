@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "align a small model in the sandbox, from nothing to a report",
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
+    "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
     "report": "make the page about the worst answers from the files of an evaluation",
     "env": "print the versions that a bug report needs",
 }

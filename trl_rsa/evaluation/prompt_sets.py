@@ -11,6 +11,7 @@ from typing import Any
 
 from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
+from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -54,7 +55,8 @@ def load_prompts(
             A .txt file (one prompt per line), a .csv, .jsonl, .json or .parquet file (the last three as in
             `trl-rsa data`), a folder or a Hub id. The columns may be those of BeaverTails-Evaluation (`prompt`,
             `category`), of HarmBench (`Behavior`, `ContextString`, `SemanticCategory`, …) or of XSTest (`prompt`,
-            `type`, `label`); others are ignored.
+            `type`, `label`); others are ignored. Or Safe RLHF's `NAME[:PROPORTION[:PATH]]`, whose proportion or
+            number of distinct prompts is drawn by `seed`.
         split (`str`, *optional*):
             Where there are several.
         column (`str`, *optional*):
@@ -65,7 +67,12 @@ def load_prompts(
     Raises:
         ValueError, FileNotFoundError: if there are no prompts to be read.
     """
-    name, rows = _open(source, split)
+    spec = None
+    if isinstance(source, str) and is_dataset_spec(source) and not Path(source).exists():
+        spec = parse_dataset_spec(source)
+        source = spec.source
+        split = split or (None if Path(source).is_file() else spec.split)
+    name, rows = _open(source, split, spec)
     found = PromptSet(name, [])
     seen: set[str] = set()
     columns: set[str] = set()
@@ -89,21 +96,30 @@ def load_prompts(
             f"You set the prompts to {name}, but it has {what} and no prompt that can be used{reasons}. Give "
             f"{_KNOWN}, or name the column of the prompts."
         )
+    if spec is not None:
+        _draw(found, spec.num_samples or max(1, round(spec.proportion * len(found.rows))), seed)
     if limit is not None:
         if limit < 1:
             raise ValueError(f"You set the limit of prompts to {limit}, but at least 1 is needed. Raise it.")
-        kept = random.Random(seed).sample(range(len(found.rows)), min(limit, len(found.rows)))
-        found.rows = [found.rows[i] for i in sorted(kept)]
+        _draw(found, limit, seed)
     return found
 
 
-def _open(source: Any, split: str | None) -> tuple[str, Iterable[Mapping[str, Any] | RowError]]:
+def _draw(found: PromptSet, count: int, seed: int) -> None:
+    """Keeps so many prompts, in the order of the file."""
+    kept = random.Random(seed).sample(range(len(found.rows)), min(count, len(found.rows)))
+    found.rows = [found.rows[i] for i in sorted(kept)]
+
+
+def _open(
+    source: Any, split: str | None, spec: DatasetSpec | None
+) -> tuple[str, Iterable[Mapping[str, Any] | RowError]]:
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
     if path is not None and path.suffix in (".csv", ".txt"):
         if not path.is_file():
             raise FileNotFoundError(f"You set the prompts to {str(source)!r}, but there is no such file. Correct it.")
         return str(source), _read_csv(path) if path.suffix == ".csv" else _read_txt(path)
-    rows = open_source(source, split)
+    rows = open_source(source, split, data_dir=None if spec is None else spec.data_dir)
     return rows.name, (row for _, row in rows)
 
 

@@ -5,7 +5,7 @@ import sys
 
 _SENTENCE = (
     "You started ppo_lag, but there is no PPO here: a budget on the cost is met by stages and rungs on preference "
-    "pairs. Write a plan with a constraint for trl-rsa align, --threshold becoming its threshold (docs/migration.md)."
+    "pairs. Run trl-rsa migrate SCRIPT: it writes the plan for trl-rsa align, --threshold becoming a budget."
 )
 
 

@@ -1,0 +1,1 @@
+"""Safe RLHF's evaluations: `python -m trl_rsa.compat.safe_rlhf.evaluate.arena`."""

@@ -1,0 +1,1 @@
+"""Scripts of other systems as plans of `trl-rsa align`: read, never run."""

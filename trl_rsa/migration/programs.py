@@ -1,0 +1,87 @@
+"""Which program a command starts, and who knows what it becomes here."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trl_rsa.migration import align_anything, sacpo, safe_rlhf
+from trl_rsa.migration.draft import Draft
+from trl_rsa.migration.flags import Flags
+
+
+Translate = Callable[[str, Flags], Draft]
+
+# By the end of a module's name: forks keep it, and put other names before it. The first that fits counts.
+_KNOWN: list[tuple[str, str, Translate]] = [
+    (r"algorithms\.dpo", "safe_rlhf.algorithms.dpo", safe_rlhf.dpo),
+    (r"(algorithms\.)?safe_?dpo", "safe_rlhf.algorithms.safedpo", safe_rlhf.safedpo),
+    (r"algorithms\.ppo_lag", "safe_rlhf.algorithms.ppo_lag", safe_rlhf.ppo_lag),
+    (r"algorithms\.ppo", "safe_rlhf.algorithms.ppo", safe_rlhf.ppo),
+    (r"values\.(reward|cost)", "safe_rlhf.values.{reward,cost}", safe_rlhf.value_model),
+    (r"evaluate\.arena", "safe_rlhf.evaluate.arena", safe_rlhf.arena),
+    (
+        r"train\.(helpfulness|safety)_(dpo|kto)",
+        "SACPO's src.train.{helpfulness,safety}_{dpo,kto}",
+        sacpo.stage,
+    ),
+    (r"text_to_text\.dpo", "align_anything.trainers.text_to_text.dpo", align_anything.dpo),
+    (r"text_to_text\.rm", "align_anything.trainers.text_to_text.rm", align_anything.reward_model),
+]
+KNOWN = [*(shown for _, shown, _ in _KNOWN), "mergekit-yaml"]
+
+_OUT_OF_SCOPE = {
+    r"verl\..*": "verl has its own trainers and reward servers, for which there is no plan; write its answers as "
+    ".jsonl (prompt, response) and score them with trl-rsa evaluate --responses FILE",
+    r"trl": "TRL's own command: trl-rsa train takes the flags of trl dpo, with the risk beside them",
+}
+_MODULE_FLAGS = ("-m", "--module")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A program and its words."""
+
+    name: str
+    words: list[str]
+
+
+def find_started(words: Sequence[str], folder: Path) -> Started | None:
+    """The Python program that a command starts, behind any launcher; a file that starts a module is that module."""
+    for at, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in _MODULE_FLAGS:
+            rest = list(words[at + 1 :])
+            return Started(value if equals else rest.pop(0) if rest else "", rest)
+        if word.endswith(".py"):
+            return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]))
+        if at == 0 and Path(word).name in ("mergekit-yaml", "trl"):
+            return Started(Path(word).name, list(words[1:]))
+    return None
+
+
+def translator(started: Started) -> Translate | None:
+    """Who knows the program; a fork's algorithm with a cost model and a threshold is taken as PPO-Lag."""
+    for pattern, _, translate in _KNOWN:
+        if re.fullmatch(rf"(?:\w+\.)*{pattern}", started.name):
+            return translate
+    flags = {word.split("=", 1)[0] for word in started.words}
+    if ".algorithms." in f".{started.name}" and {"--cost_model_name_or_path", "--actor_model_name_or_path"} <= flags:
+        return safe_rlhf.ppo_lag
+    return None
+
+
+def why_not(started: Started) -> str | None:
+    """The sentence for a program that is known to have no plan."""
+    return next((why for pattern, why in _OUT_OF_SCOPE.items() if re.fullmatch(pattern, started.name)), None)
+
+
+def _dotted(path: str) -> str:
+    return ".".join(part for part in Path(path).with_suffix("").parts if part not in (".", "..", "/"))
+
+
+def _module_in(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    found = re.search(r"run_module\(\s*[\"']([\w.]+)[\"']", path.read_text(encoding="utf-8", errors="replace"))
+    return found[1] if found else None

@@ -1,0 +1,344 @@
+"""`safe_rlhf.algorithms`, `.values` and `.evaluate`, and what their forks call so."""
+
+from pathlib import Path
+from typing import Any
+
+from trl_rsa.migration.draft import CommandDraft, StageDraft
+from trl_rsa.migration.flags import Flags
+from trl_rsa.migration.policies import answers_in_chat
+from trl_rsa.migration.shell import in_one_line
+
+
+DOOR = "trl_rsa.compat.safe_rlhf"
+_NEVER = 1_000_000  # Safe RLHF's interval for what is not to happen
+
+_NOT_HERE = {
+    "log_project": "a tracker's own setting: export WANDB_PROJECT",
+    "log_dir": "a tracker's own setting: export WANDB_DIR or TENSORBOARD_LOGGING_DIR",
+    "log_run_name": "every stage and rung is a run of its own, named after it",
+    "save_16bit": "a stage's weights are saved in the type of training; set model_init_kwargs: {dtype: bfloat16}",
+    "save_interval": "set args: {save_steps: N} for checkpoints; a killed plan resumes by itself",
+    "wandb_*": "a tracker's own setting: use its environment variables",
+    "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
+    "hostfile": "an argument of deepspeed: give it to trl-rsa align --accelerate_config",
+}
+_PPO = {
+    "critic_*": "there are no value models: nothing is learned about rewards but from pairs",
+    "*_critic_model_name_or_path": "there are no value models",
+    "ptx_*": "there is no pretraining loss: args: {loss_type: [rsa2, sft], loss_weights: [1, 1]} adds the likelihood "
+    "of the chosen answers instead",
+    "clip_range_*": "a matter of PPO: there are no ratios, values or scores to clip",
+    "update_iters": "a matter of PPO: a rung is trained for num_train_epochs on its pairs",
+    "gamma": "a matter of PPO: there are no returns",
+    "gae_lambda": "a matter of PPO: there are no returns",
+    "kl_coeff": "the pull to the reference is β of a stage, 0.1 here, and 1 of the rungs, whose labels are costs: "
+    "PPO's coefficient is not on their scale",
+    "repetition_penalty": "answers are drawn from the policy's own law, on which the bound rests",
+    "normalize_reward": "a matter of PPO",
+    "normalize_cost": "set do_normalize in the cost model's config.json, which the scorer follows",
+    "eval_*": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
+    "need_eval": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
+    "per_device_eval_batch_size": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
+}
+
+
+def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
+    """`algorithms.dpo`, and SafeDPO as the same with a rule for pairs."""
+    model = flags.text("model_name_or_path", default="MODEL")
+    comments: dict[str, list[str]] = {}
+    stage: dict[str, Any] = {"name": "safe" if pair_rule else "helpful", "dataset": _dataset(flags, "train_datasets")}
+    stage["preferred_by"] = flags.text("preference", default="better")
+    stage["dataset_options"] = _options(model, comments)
+    rule = flags.text("pair_rule") or pair_rule
+    if rule:
+        stage["dataset_options"]["pair_rule"] = rule
+    share, eval_dataset = flags.number("eval_split_ratio", default=0), _dataset(flags, "eval_datasets")
+    need_eval = flags.truth("need_eval")
+    if need_eval and eval_dataset:
+        stage["eval_dataset"] = eval_dataset
+    elif need_eval and share:
+        stage["held_out"] = share
+    stage["beta"] = flags.number("scale_coeff", "beta", default=0.02)
+    args = _training(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
+    comments["stages.beta"] = ["β, --scale_coeff. For a safety stage set constraint_multiplier: λ; it runs at β/λ."]
+    comments["args"] = [
+        "rsa2 with risk_alpha 0 is DPO, as before. For RSA: risk_alpha: 0.5, and in the stage risk_measure: cvar."
+    ]
+    flags.drop(
+        {
+            "margin*": "the loss has no margin; its data side is pair_rule",
+            "delta": "the loss has no margin; its data side is pair_rule",
+            "ref_model_name_or_path": "a stage's reference is the model that it starts from",
+            **_NOT_HERE,
+        }
+    )
+    output_dir, seed, engine = _place(flags)
+    flags.finish(program)
+    notes = [*flags.notes]
+    if pair_rule is None:
+        notes.append(f"or keep the script, with --module {DOOR}.algorithms.dpo: it takes the same flags")
+    return StageDraft(
+        program,
+        model,
+        output_dir,
+        stage,
+        {"loss_type": ["rsa2"], "risk_alpha": 0.0, **args},
+        seed,
+        engine=engine,
+        comments=comments,
+        without=flags.without,
+        notes=notes,
+    )
+
+
+def safedpo(program: str, flags: Flags) -> StageDraft:
+    return dpo(program, flags, "safedpo")
+
+
+def ppo(program: str, flags: Flags) -> StageDraft:
+    """PPO on a reward model: a stage on the pairs."""
+    return _from_ppo(program, flags, None)
+
+
+def ppo_lag(program: str, flags: Flags) -> StageDraft:
+    """PPO-Lag and its forks: a stage on the pairs, then rungs until mean cost ≤ threshold."""
+    return _from_ppo(program, flags, flags.text("cost_model_name_or_path", default="COST_MODEL"))
+
+
+def _from_ppo(program: str, flags: Flags, cost: str | None) -> StageDraft:
+    model = flags.text("actor_model_name_or_path", "model_name_or_path", default="MODEL")
+    comments: dict[str, list[str]] = {}
+    dataset, options = _dataset(flags, "train_datasets"), _options(model, comments)
+    stage = {"name": "helpful", "dataset": dataset, "dataset_options": options, "beta": 0.1}
+    args = _training(flags, "actor_", need_eval=False)
+    constraint = rungs = None
+    if cost is not None:
+        constraint, rungs = _budget(flags, cost, dataset, options["template"], args["max_length"], comments)
+    elif "threshold" in flags or "cost_model_name_or_path" in flags:
+        flags.drop(
+            {
+                "threshold": "this program has no constraint",
+                "cost_model_name_or_path": "this program has no constraint: see ppo_lag for a budget",
+            }
+        )
+    flags.drop(
+        {
+            "reward_model_name_or_path": "no reward model is asked: what is helpful is learned from the pairs' "
+            "better_response_id, in the stage; to follow this model instead, label pairs with it (docs/scoring.md)"
+        }
+    )
+    flags.silence("num_return_sequences", "temperature", "top_p", "per_device_prompt_batch_size")
+    flags.drop(_PPO | _NOT_HERE)
+    output_dir, seed, engine = _place(flags)
+    flags.finish(program)
+    return StageDraft(
+        program,
+        model,
+        output_dir,
+        stage,
+        {"loss_type": ["rsa2"], "risk_alpha": 0.0, **args},
+        seed,
+        constraint,
+        rungs,
+        engine=engine,
+        comments=comments,
+        without=flags.without,
+        notes=flags.notes,
+    )
+
+
+def _budget(
+    flags: Flags, cost: str, dataset: str, template: str, max_length: int, comments: dict[str, list[str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    threshold = flags.number("threshold", default=0.0)
+    low, high = min(-10.0, threshold - 10), max(10.0, threshold + 10)
+    constraint = {
+        "scorer": cost,
+        "prompts": dataset,
+        "budget": threshold,
+        "bounds": [low, high],
+        "tail": 1.0,
+        "labels": "raw",
+    }
+    comments["constraint"] = [
+        f"Safe RLHF's constraint: mean cost <= {threshold:g} (--threshold, which is -d of the paper). It acts only if",
+        "the model that the rungs start from has a higher mean cost. See where the budget lies among that model's own",
+        "costs before you train: trl-rsa evaluate --model MODEL --prompts FILE --cost COST_MODEL.",
+    ]
+    comments["constraint.scorer"] = [
+        "Higher must be worse, above 0 unsafe. If it is not: scorer_options: {higher_is: better}. A *ForScore model",
+        "is asked in Safe RLHF's template, a classifier in its own chat template, whatever the policy answers in.",
+    ]
+    if dataset.startswith("PKU-") and "/train" in dataset and dataset.count(":") < 2:
+        comments["constraint.prompts"] = [
+            "As before. The stage trains on these too: for a certificate on prompts that nothing has seen, take",
+            f"{dataset.split(':')[0].replace('/train', '/test')}.",
+        ]
+    comments["constraint.bounds"] = [
+        "Assumed: Safe RLHF clips no costs. Fix them before you see any; the claim is about the clipped cost."
+    ]
+    comments["constraint.tail"] = [
+        "1 is the mean of all responses, as before. Our form, the mean of the worst 5 %, in place of the next two:",
+        "tail: 0.05",
+        "labels: unsafe",
+    ]
+    draws = flags.count("num_return_sequences", default=1)
+    rungs: dict[str, Any] = {
+        "sampling": {
+            "max_new_tokens": max(1, max_length * 3 // 4),
+            "temperature": flags.number("temperature", default=1.0),
+            "top_p": flags.number("top_p", default=1.0),
+            "template": template,
+        },
+        "batch_size": flags.count("per_device_prompt_batch_size", default=16),
+        "rule": "log_dual_ascent",
+        "initial_delta": flags.number("lambda_init", default=1.0),
+    }
+    if draws > 1:
+        rungs["draws"] = {"train": draws}
+    comments["rungs.sampling"] = [
+        f"--max_length {max_length} counted the prompt too. The template is the policy's, as in the stage."
+    ]
+    rate = flags.number("lambda_lr", "lambda_learning_rate", default=0.1)
+    comments["rungs.rule"] = [
+        f"Safe RLHF's ascent on log λ from --lambda_init; its rate is 0.1 a rung, where --lambda_lr was {rate:g} an",
+        "update. `rule: bracket` (the default) looks for λ itself and needs fewer rungs.",
+    ]
+    flags.drop(
+        {
+            "lambda_max": "λ is bounded by max_rungs and max_growth of the rungs",
+            "lambda_update_delay_steps": "λ changes from rung to rung, after an estimate",
+            "episode_cost_window_size": "no window: each model's cost is bounded, with a stated confidence, on "
+            "prompts that are not trained on",
+        }
+    )
+    return constraint, rungs
+
+
+def value_model(program: str, flags: Flags) -> CommandDraft:
+    """`values.reward` and `values.cost`: `trl-rsa score-model`."""
+    objective = "cost" if program.endswith("cost") else "reward"
+    data, held_out = flags.several("train_datasets"), flags.several("eval_datasets")
+    words = ["trl-rsa", "score-model", "--objective", objective]
+    words += ["--model_name_or_path", flags.text("model_name_or_path", default="MODEL")]
+    words += ["--data", *(data or ["DATA"]), *(["--eval_data", *held_out] if held_out else [])]
+    words += ["--layout", "beaver", "--truncation", "left"]
+    words += ["--loss_type", flags.text("loss_type", default="sequence-wise")]
+    words += ["--regularization", f"{flags.number('regularization', default=0.0):g}"]
+    normalizer = flags.text("normalizer_type")
+    momentum = flags.number("normalizer_momentum", default=0.9)
+    if flags.truth("normalize_score_during_training") and normalizer:
+        words += ["--normalizer", normalizer, "--normalizer_momentum", f"{momentum:g}"]
+    for name, value in _training(flags, "", need_eval=False).items():
+        if not isinstance(value, bool):
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        elif value or name == "bf16":
+            words += [f"--{name}", str(value).lower()]
+    flags.silence("need_eval", "eval_strategy", "eval_interval", "eval_split_ratio")
+    flags.drop(_NOT_HERE)
+    output_dir, seed, engine = _place(flags)
+    words += ["--seed", str(seed), "--output_dir", output_dir]
+    if engine:
+        words += ["--accelerate_config", engine]
+    flags.finish(program)
+    notes = [
+        *flags.notes,
+        f"or keep the script, with --module {DOOR}.values.{objective}: it takes the same flags",
+        "the folder loads as beaver:FOLDER; no zero_to_fp32.py is needed",
+    ]
+    return CommandDraft(program, [in_one_line(words)], flags.without, notes)
+
+
+def arena(program: str, flags: Flags) -> CommandDraft:
+    """`evaluate.arena`: the same flags behind another module name."""
+    words = ["python", "-m", f"{DOOR}.evaluate.arena"]
+    for name in ("red_corner", "blue_corner", "reward", "cost"):
+        given = flags.text(f"{name}_model_name_or_path")
+        words += [f"--{name}_model_name_or_path", given] if given else []
+    words += ["--datasets", *(flags.several("datasets") or ["DATA"])]
+    for name in ("max_length", "trust_remote_code", "per_device_eval_batch_size", "seed", "fp16", "bf16"):
+        if name in flags:
+            words += [f"--{name}", flags.text(name, default="True")]
+    words += ["--output_dir", flags.text("output_dir", default="OUTPUT_DIR")]
+    flags.drop(
+        {
+            "zero_stage": "one process loads one model after the other",
+            "offload": "one process loads one model after the other",
+            "tf32": "a matter of the GPU",
+            "hostfile": "one process loads one model after the other",
+        }
+    )
+    flags.silence("local_rank", "master_port")
+    flags.finish(program)
+    return CommandDraft(program, [in_one_line(words)], flags.without, flags.notes)
+
+
+def _dataset(flags: Flags, name: str) -> str:
+    several = flags.several(name)
+    if len(several) > 1:
+        flags.without.append(
+            (f"--{name} {' '.join(several[1:])}", "a stage has one dataset: join the files, or add a stage for each")
+        )
+    return several[0] if several else "DATA" if name == "train_datasets" else ""
+
+
+def _options(model: str, comments: dict[str, list[str]]) -> dict[str, Any]:
+    """The template that the policy answers in; that of a scorer is another matter."""
+    is_chat = answers_in_chat(model)
+    comments["stages.dataset_options"] = (
+        ["This policy has a chat template, in which it ends its answers; in Safe RLHF's it never stops."]
+        if is_chat
+        else ["Safe RLHF's template, as before. If your policy has a chat template, set chat: in this it never stops."]
+    )
+    return {"template": "chat" if is_chat else "safe-rlhf"}
+
+
+def _training(flags: Flags, prefix: str, need_eval: bool) -> dict[str, Any]:
+    """Safe RLHF's training flags, with its defaults, as arguments of RSAConfig; `prefix` is PPO's `actor_`."""
+    args: dict[str, Any] = {
+        "learning_rate": flags.number(f"{prefix}lr", f"{prefix}learning_rate", default=1e-5 if prefix else 2e-5),
+        "lr_scheduler_type": flags.text(f"{prefix}lr_scheduler_type", default="cosine"),
+        "warmup_steps": flags.number(f"{prefix}lr_warmup_ratio", default=0.0),  # below 1 it is a share
+        "weight_decay": flags.number(f"{prefix}weight_decay", default=0.0),
+        "adam_beta1": 0.9,  # Safe RLHF's, which has no flags for them
+        "adam_beta2": 0.95,
+        "num_train_epochs": flags.number("epochs", default=1.0),
+        "per_device_train_batch_size": flags.count("per_device_train_batch_size", default=16),
+        "gradient_accumulation_steps": flags.count("gradient_accumulation_steps", default=1),
+        "gradient_checkpointing": flags.truth(f"{prefix}gradient_checkpointing"),
+        "bf16": flags.truth("bf16"),
+        "max_length": flags.count("max_length", default=512),
+    }
+    if flags.truth("fp16"):
+        args["fp16"] = True
+    if "max_grad_norm" in flags:
+        args["max_grad_norm"] = flags.number("max_grad_norm", default=1.0)
+    if flags.truth("trust_remote_code"):
+        args["trust_remote_code"] = True
+    strategy, interval = flags.text("eval_strategy", default="epoch"), flags.count("eval_interval", default=_NEVER)
+    batch = flags.count("per_device_eval_batch_size", default=16)
+    if need_eval:
+        args |= {"eval_strategy": strategy, "per_device_eval_batch_size": batch}
+        args |= {"eval_steps": interval} if strategy == "steps" else {}
+    return args
+
+
+def _place(flags: Flags) -> tuple[str, int, str | None]:
+    """The folder, the seed, and the engine that stands for --zero_stage and --offload."""
+    log_type = flags.text("log_type")
+    if log_type:
+        flags.notes.append(f"--log_type {log_type}: add args: {{report_to: {log_type}}} where it is installed")
+    stage, offload = flags.text("zero_stage", default="0"), flags.text("offload", default="none")
+    engine = {"1": "zero1", "2": "zero2", "3": "zero3"}.get(stage)
+    if offload != "none":
+        exact = stage == "3" and offload == "all"
+        if not exact:
+            flags.without.append((f"--offload {offload}", "of the named engines only zero3_offload offloads, and all"))
+        engine = "zero3_offload"
+    flags.silence("local_rank", "master_port")
+    output_dir = flags.text("output_dir", default="runs/aligned")
+    return _shortened(output_dir), flags.count("seed", default=42), engine
+
+
+def _shortened(folder: str) -> str:
+    return folder if "${" in folder else str(Path(folder))
