@@ -76,7 +76,7 @@ RULES = {
     "ladder.scheduler": Rule(),
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
-        ours=("alignment", "ladder", "training", "data", "config", "risk", "storage"),
+        ours=("alignment", "ladder", "training", "sampling", "data", "config", "risk", "storage"),
         others=ANY,
     ),
     "demo": Rule(ours=ANY, never=("compat", "scripts", "cli", "__main__"), others=ANY),

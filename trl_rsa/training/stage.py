@@ -26,6 +26,7 @@ from trl_rsa.training.checkpoints import (
     load_last,
     newest_complete_checkpoint,
 )
+from trl_rsa.training.configuration import make_config
 from trl_rsa.training.tracking import LogAtStart
 
 
@@ -58,7 +59,7 @@ class ReadyStage:
     config: RSAConfig = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = RSAConfig(**self.arguments)
+        self.config = make_config(self.title, self.arguments)
 
     @property
     def folder(self) -> Path:
