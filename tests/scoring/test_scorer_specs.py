@@ -12,6 +12,7 @@ from trl_rsa.scoring.load import check_spec
         ("gaurd:my/model", {}, "Did you mean 'guard'"),
         ("hf:my/cost", {"batchsize": 4}, "batchsize for hf:my/cost, but it takes .*batch_size"),
         ("judge:http://h#m", {"critereon": "x"}, "critereon for a judge"),
+        ("hf:my/cost", {"kind": "reward"}, "a budget is on a cost"),
         (lambda **kwargs: [], {"batch_size": 4}, "takes no options"),
     ],
 )

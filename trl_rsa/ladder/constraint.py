@@ -20,7 +20,7 @@ from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
-from trl_rsa.scoring.load import check_spec
+from trl_rsa.scoring.load import check_spec, spec_fingerprint
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -144,6 +144,10 @@ class RiskConstraint:
             for name, several in prompts.items()
         }
         return described
+
+    def scorer_fingerprint(self) -> str | None:
+        """Of the cost model's folder, or of a function's file, without loading it; None where there is neither."""
+        return spec_fingerprint(self.scorer)
 
     def categories(self) -> dict[str, str]:
         """By key of the prompt: its category, where the prompts come with one."""

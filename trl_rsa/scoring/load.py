@@ -14,6 +14,7 @@ from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
 from trl_rsa.scoring.judge import JudgeScorer
 from trl_rsa.scoring.scorer import Direction, Kind, Scorer
 from trl_rsa.scoring.weights import model_folder, model_format
+from trl_rsa.storage.folders import file_digest, model_fingerprint
 
 
 # What stands before the first colon of a spec. A scorer's options are stated by its class.
@@ -96,6 +97,11 @@ def check_spec(spec: Any, options: Mapping[str, Any]) -> None:
         ValueError: if there is no such scorer or option.
         FileNotFoundError: if there is no such folder.
     """
+    if options.get("kind", "cost") != "cost":
+        raise ValueError(
+            f"You set kind={options['kind']!r} for the scorer of a constraint, but a budget is on a cost. Remove it; "
+            "where a higher score of the model is better, set higher_is: better."
+        )
     own = ("higher_is", "zero", "name", "kind")
     options = {name: value for name, value in options.items() if name not in own}
     if isinstance(spec, Scorer):
@@ -114,6 +120,19 @@ def check_spec(spec: Any, options: Mapping[str, Any]) -> None:
     path = rest if prefix in SCORERS else spec
     if path.startswith(("/", "./", "../")) and not Path(path).is_dir():
         raise FileNotFoundError(f"You set the scorer to {spec!r}, but there is no folder {path}. Correct the path.")
+
+
+def spec_fingerprint(spec: Any) -> str | None:
+    """What tells a scorer in a folder or a file of Python from another of the same name; None for any other."""
+    if not isinstance(spec, str):
+        return None
+    prefix, _, rest = spec.partition(":")
+    path = Path(rest if prefix in SCORERS and not Path(spec).is_dir() else spec)
+    if path.is_dir():
+        return model_fingerprint(path)
+    if prefix.endswith(".py") and Path(prefix).is_file():
+        return file_digest(Path(prefix))[:32]
+    return None
 
 
 def _check_function(spec: str, module: str) -> None:
