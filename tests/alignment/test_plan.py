@@ -86,7 +86,7 @@ def test_a_constraint_and_its_rungs(plan_file):
     plan_file.write_text(YAML + CONSTRAINT)
     plan = Plan.from_yaml(plan_file)
     (constraint,) = plan.constraints
-    assert (constraint.name, constraint.budget, constraint.bounds) == ("cost", 0.5, [-5, 15])
+    assert (constraint.name, constraint.budget, constraint.bounds) == ("cost", 0.5, (-5, 15))
     assert plan.rungs.max_rungs == 3 and plan.rungs.sampling_of("train", 0).draws == 8
 
 
@@ -107,3 +107,81 @@ def test_the_former_form_of_a_constraint_is_told_the_new_one(plan_file, change, 
     plan_file.write_text(YAML + CONSTRAINT.replace(*change))
     with pytest.raises(ValueError, match=sentence):
         Plan.from_yaml(plan_file)
+
+
+def read(path, text):
+    path.write_text(text)
+    return Plan.from_yaml(path)
+
+
+FULL = YAML.replace("  - {name: helpful,", "  - {name: helpful, beta: 0.1, dataset_options: {limit: 5},") + CONSTRAINT
+FULL += "seed: 3\npeft_config: {r: 4}\nmodel_init_kwargs: {dtype: float32}\n"
+FULL = FULL.replace("draws: {train: 8}", "draws: {train: 8}, soft: true, sampling: {top_p: 0.9}")
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    text = FULL.replace("beta: 0.1", "beta: 1e-1").replace("1.0e-4", "2e-5").replace("limit: 5", "limit: 1e1")
+    plan = read(tmp_path / "plan.yaml", text)
+    assert plan.stages[0].beta == 0.1 and plan.args == {"learning_rate": 2e-5}
+    assert plan.stages[0].dataset_options == {"limit": 10}
+    arguments = read(tmp_path / "plan.yaml", FULL.replace("1.0e-4", "1e-4, lr_scheduler_kwargs: {min_lr: 1e-6}")).args
+    assert arguments["lr_scheduler_kwargs"] == {"min_lr": 1e-6}
+
+
+def test_what_is_meant_as_true_or_false_is_read_as_that(tmp_path):
+    assert read(tmp_path / "plan.yaml", FULL.replace("soft: true", 'soft: "false"')).rungs.soft is False
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ("bounds: [-5, 15]", "bounds: [1, 2, 3]"),
+            r"'bounds' to \[1, 2, 3\] .* a list of 2: a number, a number",
+        ),
+        (("bounds: [-5, 15]", "bounds: [true, 15]"), r"'bounds' to \[True, 15\]"),
+        (("soft: true", "soft: maybe"), "'soft' to 'maybe' .* true or false"),
+        (("beta: 0.1", "beta: much"), "'beta' to 'much' in stage 'helpful' .* a number"),
+        (("beta: 0.1", "beta: true"), "'beta' to True in stage 'helpful'"),
+        (("beta: 0.1", "beta: -1"), "'beta' to -1.*above 0"),
+        (("beta: 0.1", "beta: .nan"), "'beta' to nan .* no finite number"),
+        (("top_p: 0.9", "topp: 0.9"), "'topp' in sampling of rungs .*Did you mean 'top_p'"),
+        (("top_p: 0.9", "template: chta"), "'template' to 'chta' .*Did you mean 'chat'"),
+        (("limit: 5", "limits: 5"), "'limits' in dataset_options of stage 'helpful'.*Did you mean 'limit'"),
+        (("limit: 5", "limit: few"), "'limit' to 'few' in dataset_options"),
+        (("{r: 4}", "{rank: 4}"), "'rank' in peft_config, but LoraConfig"),
+        (("{r: 4}", "{r: 4, lora_alhpa: 4}"), "Did you mean 'lora_alpha'"),
+        (("{r: 4}", "{r: 0}"), "'r' to 0 in peft_config"),
+        (("{r: 4}", "{bias: some}"), "'bias' to 'some' .* one of 'none', 'all', 'lora_only'"),
+        (("dtype: float32", "dtype: flaot32"), "'dtype' to 'flaot32' .*Did you mean 'float32'"),
+        (("dtype: float32", "dtpye: float32"), "'dtpye' in model_init_kwargs.*Did you mean 'dtype'"),
+        (("seed: 3", "seed: -1"), "seed=-1"),
+        (("learning_rate: 1.0e-4", "learning_rate: fast"), "'learning_rate' to 'fast' in the args of the plan"),
+        (("learning_rate: 1.0e-4", "lr_scheduler_type: cosin"), "one of .*Did you mean 'cosine'"),
+        (("learning_rate: 1.0e-4", "eval_strategy: no"), "'eval_strategy' to False .* in quotes"),
+        (("output_dir: runs/here", 'output_dir: "a\\0b"'), "NUL"),
+        (("seed: 3", "seed: 3\nseed: 4"), "'seed' stands twice"),
+        (("seed: 3", "args: &a [*a]"), "not valid YAML|stands twice|alias"),
+        (("hf:my/cost", "hff:my/cost"), "'hff'.*Did you mean 'hf"),
+        (("bounds: [-5, 15]", "bounds: [-5, 15], scorer_options: {batchsize: 3}"), "batchsize"),
+        (("bounds: [-5, 15]", "bounds: [-5, 15], human_options: {limt: 3}"), "'limt'.*Did you mean 'limit'"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, change, sentence):
+    assert change[0] in FULL
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path / "plan.yaml", FULL.replace(*change))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 3000, b"[]", b"3", b"a: &a [*a]", b"x: " + b"9" * 9000])
+def test_a_file_that_is_no_plan_is_named(tmp_path, content):
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"plan\.yaml"):
+        Plan.from_yaml(path)
+
+
+def test_an_empty_constraint_is_not_passed_over(tmp_path):
+    for empty in ("{}", "[]"):
+        with pytest.raises(ValueError, match="constraint"):
+            read(tmp_path / "plan.yaml", YAML + f"constraint: {empty}\n")

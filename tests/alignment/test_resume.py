@@ -91,7 +91,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path):
     for step in (2, 10, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (2, 4):
-        (tmp_path / f"checkpoint-{step}" / MARKER).write_text("{}")
+        (tmp_path / f"checkpoint-{step}" / MARKER).write_text('{"files": {}}')
     (tmp_path / "checkpoint-old").mkdir()
     assert newest_complete_checkpoint(tmp_path).name == "checkpoint-4"
     assert not (tmp_path / "checkpoint-10").exists()

@@ -1,5 +1,6 @@
 """Files that are written at once or not at all."""
 
+import errno
 import json
 import os
 import subprocess
@@ -71,3 +72,11 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
     assert path.read_text() == "1\n"
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(OSError, match="No space left") as error, replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(path) and list(tmp_path.iterdir()) == [path]

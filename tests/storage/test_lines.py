@@ -1,8 +1,10 @@
 """JSON lines: whole lines are never lost, fragments never glued to the next one."""
 
+import errno
+
 import pytest
 
-from trl_rsa.storage.lines import LineWriter, last_fragment, read_lines
+from trl_rsa.storage.lines import LineWriter, last_fragment, read_lines, write_whole
 
 
 def write(path, *contents):
@@ -47,3 +49,32 @@ def test_the_last_fragment_is_found_whatever_the_chunk(tmp_path, content, fragme
     path = tmp_path / "a"
     path.write_text(content)
     assert last_fragment(path, chunk) == fragment.encode()
+
+
+def test_a_line_beyond_all_measure_is_passed_over_and_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_rsa.storage.lines.LONGEST_LINE", 100)
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b'{"b": "' + b"x" * 1000 + b'"}\n' + b'{"c": 3}\n' + b"y" * 1000)
+    assert list(read_lines(path)) == [{"a": 1}, {"c": 3}]
+
+
+def test_a_line_is_written_whole_or_with_the_files_name_in_the_error(tmp_path):
+    """A disk that is nearly full takes a part, and then nothing."""
+
+    class NearlyFull:
+        def __init__(self, room):
+            self.room, self.taken = room, b""
+
+        def write(self, content):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            part = bytes(content[: min(3, self.room)])
+            self.taken, self.room = self.taken + part, self.room - len(part)
+            return len(part)
+
+    roomy = NearlyFull(100)
+    write_whole(roomy, b"0123456789", tmp_path / "f")
+    assert roomy.taken == b"0123456789"
+    with pytest.raises(OSError, match="No space left") as error:
+        write_whole(NearlyFull(7), b"0123456789", tmp_path / "f")
+    assert error.value.filename == str(tmp_path / "f")

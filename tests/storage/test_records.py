@@ -98,3 +98,19 @@ def test_missing_file():
 def test_text():
     assert text_of("plain") == "plain" and text_of([]) == ""
     assert text_of([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]) == "a"
+
+
+def test_half_a_character_in_a_name_is_escaped(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"prompt": "p", "response": "r", "cost": 1, "model": "m\\ud83d", "category": "\\ud83d\\ude00"}\n')
+    (record,) = read_records(path)
+    assert record["model"] == "m\\ud83d" and record["category"] == "😀"
+
+
+def test_a_line_beyond_all_measure_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_rsa.storage.lines.LONGEST_LINE", 100)
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"prompt": "p", "response": "r", "cost": 1}\n{"prompt": "' + "x" * 1000 + '"}\n')
+    report = ReadReport()
+    assert len(list(read_records(path, report))) == 1
+    assert report.unreadable == 1 and "longer than" in str(report)

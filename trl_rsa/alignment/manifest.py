@@ -8,8 +8,10 @@ from typing import Any
 
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.storage.files import write_json
+from trl_rsa.storage.folders import model_fingerprint, sync_folder
 from trl_rsa.storage.names import MANIFEST
 from trl_rsa.storage.provenance import differences, now, versions
+from trl_rsa.training.anchor import model_identity
 
 
 SCHEMA_VERSION = 1
@@ -77,6 +79,26 @@ def _hash_weights(model: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def _fingerprints(plan: Plan) -> dict[str, str | None]:
+    """Of the model that the plan starts from and of the cost models, where they are known by a name."""
+    found = {}
+    if isinstance(plan.model, str):
+        found[f"the model {plan.model}"] = model_identity(plan.model, plan.model_init_kwargs.get("revision"))
+    for constraint in plan.constraints:
+        if isinstance(constraint.scorer, str) and (fingerprint := constraint.scorer_fingerprint()):
+            found[f"the scorer {constraint.scorer}"] = fingerprint
+    return found
+
+
+def _is_entry(stage: Any) -> bool:
+    return isinstance(stage, dict) and isinstance(stage.get("status"), str)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
 class Manifest:
     """The manifest of one output folder, in memory and on disk.
 
@@ -85,37 +107,43 @@ class Manifest:
             The plan to run in `plan.output_dir`.
 
     Raises:
-        ValueError: if the folder holds the manifest of another plan; the message names the differences.
+        ValueError: if the folder holds the manifest of another plan, or a model has changed under its name; the
+            message names the differences.
     """
 
     def __init__(self, plan: Plan):
         self.path = Path(plan.output_dir) / MANIFEST
-        described = describe(plan)
+        described, models = describe(plan), _fingerprints(plan)
         if self.path.exists():
             self.content = self._read(described)
+            self._check_models(models)
+            self._check_results()
         else:
             self.content = {
                 "schema_version": SCHEMA_VERSION,
                 "created": now(),
                 "versions": versions(),
                 "plan": described,
+                "models": models,
                 "stages": [{"name": stage.name, "status": "planned"} for stage in plan.stages],
             }
 
     def _read(self, described: dict[str, Any]) -> dict[str, Any]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"You set an output_dir whose {MANIFEST} is not valid JSON ({error}), but it says what is done "
-                "already. Restore it, or use another output_dir."
-            ) from error
+        content = self._load()
         if content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"You set an output_dir whose {MANIFEST} has schema version {content.get('schema_version')}, but "
-                f"this trl-rsa writes version {SCHEMA_VERSION}. Use another output_dir."
+                f"You set an output_dir whose {MANIFEST} has schema version {_shown(content.get('schema_version'))}, "
+                f"but this trl-rsa writes version {SCHEMA_VERSION}. Use another output_dir."
             )
-        changes = [change for change in differences(content["plan"], described) if not _is_free(change)]
+        stages, plan = content.get("stages"), content.get("plan")
+        if not isinstance(plan, dict) or not isinstance(stages, list) or not all(map(_is_entry, stages)):
+            raise ValueError(
+                f"You set an output_dir whose {self.path} does not say what was planned and done. Restore it, or use "
+                "another output_dir."
+            )
+        changes = [change for change in differences(plan, described) if not _is_free(change)]
+        if len(stages) != len(described["stages"]):
+            changes.append(f"stages: {len(stages)} before, {len(described['stages'])} now")
         if changes:
             raise ValueError(
                 f"You changed the plan in {self.path.parent} since it was started ({'; '.join(changes[:5])}"
@@ -125,10 +153,57 @@ class Manifest:
         content["plan"] = described
         return content
 
+    def _load(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            said = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            raise ValueError(
+                f"You set an output_dir whose {self.path} is not valid JSON ({said}), but it says what is done "
+                "already. Restore it, or use another output_dir."
+            ) from error
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"You set an output_dir whose {self.path} is not a mapping, but it says what is done already. Restore "
+                "it, or use another output_dir."
+            )
+        return content
+
+    def _check_models(self, models: dict[str, Any]) -> None:
+        """What bears the same name as at the start must be the same model."""
+        before = self.content.setdefault("models", models)
+        for name, fingerprint in models.items():
+            if before.get(name) is None:
+                before[name] = fingerprint  # it had not been fetched
+            elif fingerprint is not None and before[name] != fingerprint:
+                raise ValueError(
+                    f"You resume in {self.path.parent}, but {name} is another model than at the start, under the same "
+                    "name. Restore it, or use another output_dir."
+                )
+
+    def _check_results(self) -> None:
+        """A finished stage is not repeated: its model must be the one that was trained."""
+        for entry in self.content["stages"]:
+            if entry["status"] != "complete" or "fingerprint" not in entry:
+                continue
+            folder = self.path.parent / str(entry.get("folder"))
+            if not folder.is_dir() or model_fingerprint(folder) != entry["fingerprint"]:
+                raise ValueError(
+                    f"You resume in {self.path.parent}, but the model of the finished stage {entry['name']!r} in "
+                    f"{folder} is not as it was saved. Restore the folder, or use another output_dir."
+                )
+
     def stage(self, index: int) -> dict[str, Any]:
         return self.content["stages"][index]
 
     def update(self, index: int | None = None, **entries: Any) -> None:
-        """Sets entries of the stage `index` (or of the whole) and writes the file."""
+        """Sets entries of the stage `index` (or of the whole) and writes the file.
+
+        The model of a stage that is complete is on the disk by then, and its fingerprint in the file.
+        """
         (self.content if index is None else self.stage(index)).update(entries)
+        if index is not None and entries.get("status") == "complete" and "folder" in self.stage(index):
+            folder = self.path.parent / self.stage(index)["folder"]
+            sync_folder(folder)
+            self.stage(index)["fingerprint"] = model_fingerprint(folder)
         write_json(self.path, self.content)

@@ -1,16 +1,31 @@
 """What is aligned, in which order, at which temperature: `Stage` and `Plan`, from Python or from YAML."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from trl_rsa.alignment.models import read_model_init_kwargs, read_peft_config
+from trl_rsa.alignment.typed import (
+    check_positive,
+    hints_of,
+    hints_of_arguments,
+    load_yaml,
+    read_arguments,
+    read_dataclass,
+    read_value,
+    shown,
+    suggest,
+)
+from trl_rsa.data import load_preferences
 from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.risk import RISK_MEASURES
+from trl_rsa.sampling.encoding import TEMPLATES
+from trl_rsa.sampling.response import Sampling
 
 
 if TYPE_CHECKING:
@@ -78,17 +93,31 @@ class Stage:
     args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.name)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(self.name)):
             raise ValueError(
                 f"You set the name of a stage to {self.name!r}, but it becomes a folder's name. Use letters, digits, "
-                "'.', '_' and '-'."
+                "'.', '_' and '-', at most 100 of them."
             )
         if self.held_out and self.eval_dataset is not None:
             raise ValueError(
                 f"You set both held_out and eval_dataset for the stage {self.name!r}, but pairs can be held out of "
                 "only one place. Remove one of them."
             )
-        _check_args(f"stage {self.name!r}", self.args)
+        if isinstance(self.held_out, bool) or not 0 <= self.held_out < float("inf"):
+            raise ValueError(
+                f"You set held_out={self.held_out!r} for the stage {self.name!r}, but it is a fraction or a number of "
+                "prompts. Set 0 or more."
+            )
+        if isinstance(self.risk_measure, str) and self.risk_measure not in RISK_MEASURES:
+            raise ValueError(
+                f"You set the risk_measure of the stage {self.name!r} to {self.risk_measure!r}, but the measures are "
+                f"{', '.join(RISK_MEASURES)}.{suggest(self.risk_measure, RISK_MEASURES)}"
+            )
+        for name in ("beta", "constraint_multiplier"):
+            check_positive(getattr(self, name), name, f"the stage {self.name!r}")
+        where = f"stage {self.name!r}"
+        self.dataset_options = _read_dataset_options(self.dataset_options, f"dataset_options of {where}")
+        self.args = _read_args(where, self.args)
 
 
 @dataclass
@@ -136,12 +165,18 @@ class Plan:
             if names.count(name) > 1:
                 raise ValueError(f"You named two stages {name!r}, but each needs a folder of its own. Rename one.")
         self.output_dir = str(self.output_dir)
-        _check_args("plan", self.args)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(
+                f"You set seed={self.seed!r}, but random generators take a whole number from 0 to 2³¹ − 1. Set one."
+            )
+        self.args = _read_args("plan", self.args)
+        self.model_init_kwargs = read_model_init_kwargs(self.model_init_kwargs, self.model)
+        self.peft_config = read_peft_config(self.peft_config)
+        self.rungs.args = _read_args("rungs", self.rungs.args)
         if self.constraint:
             from trl_rsa.ladder.constraint import check_names
 
             check_names(self.constraints)
-            _check_args("rungs", self.rungs.args)
 
     @property
     def constraints(self) -> "list[RiskConstraint]":
@@ -160,28 +195,24 @@ class Plan:
             ValueError: if it is not YAML, or a key is unknown or missing; the message says which.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"You set the plan to {path}, but there is no such file. Check the path.")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"You gave the plan {path}, but it is not valid YAML: {error}. Correct it.") from error
+        content = load_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"You gave the plan {path}, but it is not a mapping of keys to values. Add `stages:`.")
+        content = {key: value for key, value in content.items() if value is not None}
         content |= {key: value for key, value in overrides.items() if value is not None}
-        constraint = content.get("constraint")
-        if constraint:
-            content["constraint"] = _read_constraint(constraint, path)
+        read: dict[str, Any] = {}
+        if "constraint" in content:
+            read["constraint"] = _read_constraint(content.pop("constraint"), path)
         if "rungs" in content:
-            content["rungs"] = _read_rungs(content["rungs"], path)
-        stages = content.pop("stages", [] if constraint else None)
+            read["rungs"] = _read_rungs(content.pop("rungs"), path)
+        stages = content.pop("stages", [] if "constraint" in read else None)
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ValueError(f"You gave the plan {path}, but it has no list `stages:` of mappings. Add one.")
-        known = [
-            _from_mapping(Stage, stage, f"stage {stage.get('name', number)!r} of {path}")
+        read["stages"] = [
+            read_dataclass(Stage, stage, f"stage {stage.get('name', number)!r} of {path}")
             for number, stage in enumerate(stages, start=1)
         ]
-        return _from_mapping(cls, content | {"stages": known}, str(path))
+        return read_dataclass(cls, content, str(path), read)
 
 
 def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
@@ -189,7 +220,7 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
     from trl_rsa.ladder.constraint import RiskConstraint
 
     several = content if isinstance(content, list) else [content]
-    if not all(isinstance(one, dict) for one in several):
+    if not several or not all(isinstance(one, dict) for one in several):
         raise ValueError(
             f"You set `constraint:` in {path} to something else than a mapping or a list of mappings. Give the "
             "arguments of RiskConstraint, or a list with those of each."
@@ -198,19 +229,37 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
         _refuse_former_keys(one, path)
     if len(several) > 1 and not all(one.get("name") for one in several):
         raise ValueError(f"You gave several constraints in {path}, but not each has a name. Add `name:` to each.")
-    read = [
-        _from_mapping(RiskConstraint, one, f"the constraint {one.get('name', '')!r} of {path}".replace(" ''", ""))
-        for one in several
-    ]
+    read = []
+    for one in several:
+        where = f"the constraint {one['name']!r} of {path}" if one.get("name") else f"the constraint of {path}"
+        options = {}
+        if isinstance(one.get("human_options"), dict):
+            options["human_options"] = _read_dataset_options(one["human_options"], f"human_options of {where}")
+        read.append(read_dataclass(RiskConstraint, {**one, **options}, where))
     return read if isinstance(content, list) else read[0]
 
 
 def _read_rungs(content: Any, path: Path) -> RungSettings:
     if not isinstance(content, dict):
         raise ValueError(
-            f"You set `rungs:` in {path} to {content!r}, but it is a mapping. Give the arguments of RungSettings."
+            f"You set `rungs:` in {path} to {shown(content)}, but it is a mapping. Give the arguments of RungSettings."
         )
-    return _from_mapping(RungSettings, content, f"rungs of {path}")
+    where = f"rungs of {path}"
+    options: dict[str, Any] = {}
+    if isinstance(content.get("sampling"), dict):
+        hints = {name: hint for name, hint in hints_of(Sampling).items() if name not in ("draws", "seed")}
+        hints["template"] = Literal[TEMPLATES]
+        options["sampling"] = read_arguments(hints, content["sampling"], f"sampling of {where}")
+    if content.get("risk_measure") is not None:
+        options["risk_measure"] = read_value(
+            Literal[tuple(RISK_MEASURES)], content["risk_measure"], "risk_measure", where
+        )
+    return read_dataclass(RungSettings, {**content, **options}, where)
+
+
+def _read_dataset_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    hints = hints_of_arguments(load_preferences)
+    return read_arguments({name: hint for name, hint in hints.items() if name != "source"}, content, where)
 
 
 # Keys of a constraint that have another name or place now.
@@ -234,32 +283,15 @@ def _refuse_former_keys(constraint: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _from_mapping(cls: type, content: Mapping[str, Any], where: str) -> Any:
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    for key in content:
-        if key not in known:
-            raise ValueError(f"You set {key!r} in {where}, but there is no such key.{_suggest(key, known)}")
-    for name, f in known.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and content.get(name) is None:
-            raise ValueError(f"You left out {name!r} in {where}, but it is needed. Add it.")
-    return cls(**content)
+def _read_args(where: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """[`RSAConfig`] arguments with the types of their fields.
 
-
-def _check_args(where: str, args: Mapping[str, Any]) -> None:
+    Raises:
+        ValueError: if one is unknown, set elsewhere, or of another type.
+    """
     from trl_rsa.config import RSAConfig
 
-    known = {f.name for f in dataclasses.fields(RSAConfig) if f.init}
     for key in args:
         if key in _SET_ELSEWHERE:
             raise ValueError(f"You set {key!r} in the args of the {where}, but its place is {_SET_ELSEWHERE[key]}.")
-        if key not in known:
-            raise ValueError(
-                f"You set {key!r} in the args of the {where}, but RSAConfig has no such argument."
-                f"{_suggest(key, known)}"
-            )
-
-
-def _suggest(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(key), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else " Remove it."
+    return read_arguments(hints_of(RSAConfig), args, f"the args of the {where}", "RSAConfig has no such argument")

@@ -13,6 +13,7 @@ from trl_rsa.alignment.plan import Plan
 from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.sampling.policies import load_tokenizer
+from trl_rsa.storage.locks import hold_folder
 from trl_rsa.storage.provenance import differences, now
 from trl_rsa.training.anchor import ModelSettings, starting_point
 from trl_rsa.training.launched import Launched, check_launch
@@ -72,6 +73,17 @@ def align(
         ChildProcessError: if launched processes failed.
     """
     _refuse_many_processes()
+    with hold_folder(plan.output_dir):
+        return _align(plan, processing_class, callbacks, log, launcher)
+
+
+def _align(
+    plan: Plan,
+    processing_class: PreTrainedTokenizerBase | None,
+    callbacks: Sequence[TrainerCallback],
+    log: Callable[[str], None],
+    launcher: Launcher | None,
+) -> Alignment:
     if launcher is not None:
         args = {"the plan": plan.args} | {f"stage {stage.name!r}": stage.args for stage in plan.stages}
         check_launch(args, callbacks, launcher)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from trl_rsa.data.schema import Row, RowError
+from trl_rsa.storage.lines import LONGEST_LINE, bounded_lines
 
 
 # Where a row is (for messages), and the row or why it cannot be read.
 PlacedRow = tuple[str, Row | RowError]
 
+LARGEST_ARRAY = 1 << 30  # bytes
 BROKEN_LINE = "the line is not valid JSON"
 
 
@@ -49,8 +51,10 @@ def _read_lines(path: Path) -> Iterator[PlacedRow]:
     with _open(path) as file:
         number = 0
         try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
+            for number, line in enumerate(bounded_lines(file), start=1):
+                if line is None:
+                    yield f"line {number}", RowError(f"the line is longer than {LONGEST_LINE >> 20} MiB")
+                elif line.strip():
                     yield f"line {number}", _parse(line)
         except (EOFError, gzip.BadGzipFile, zlib.error):
             yield f"line {number + 1}", RowError("the compressed file ends early or is damaged")
@@ -79,8 +83,14 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
             yield from _read_lines(path)
             return
         file.seek(0)
+        content = file.read(LARGEST_ARRAY + 1)
+        if len(content) > LARGEST_ARRAY:
+            raise ValueError(
+                f"{path} is a JSON array of more than {LARGEST_ARRAY >> 20} MiB, which would have to be read at once. "
+                "Write one row per line to a .jsonl file."
+            )
         try:
-            rows = json.load(file)
+            rows = json.loads(content)
         except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
                 f"{path} begins as a JSON array, but it cannot be parsed ({error}). Repair it, or write one row per "
@@ -117,6 +127,6 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
             for row in batch.to_pylist():
                 yield f"row {index}", row
                 index += 1
-    except pyarrow.ArrowException as error:
-        message = str(error).splitlines()[0]
+    except Exception as error:  # pyarrow's own, and what a damaged page makes Python's decoders raise
+        message = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as parquet ({message}). Write it again.") from None

@@ -78,15 +78,27 @@ def read_attempts(path: str | os.PathLike[str] | None) -> list[Attempt]:
         if content["format"] != FORMAT or content["schema_version"] != SCHEMA_VERSION:
             raise KeyError("format")
         attempts = list(content["attempts"])
-        if not all({"attempt", "prompt_fingerprint", "prompt_sketch"} <= attempt.keys() for attempt in attempts):
+        if not attempts or not all(_is_attempt(attempt, number) for number, attempt in enumerate(attempts, start=1)):
             raise KeyError("attempts")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Starting again at attempt 1 would forget what has been spent.
         raise ValueError(
             f"You set the certificate file to {str(path)!r}, but it is not a certificate that this version can read. "
             "Name another file, or move this one away if it is none of ours."
         ) from error
     return attempts
+
+
+def _is_attempt(attempt: dict[str, Any], number: int) -> bool:
+    """Whether this can be the attempt `number`: one too few, and the next would spend more than is left."""
+    sketch = attempt["prompt_sketch"]
+    return (
+        type(attempt["attempt"]) is int
+        and attempt["attempt"] == number
+        and isinstance(attempt["prompt_fingerprint"], str)
+        and isinstance(sketch, list)
+        and all(isinstance(key, str) for key in sketch)
+    )
 
 
 def earlier_looks(attempts: list[Attempt], fingerprint: str, sketch: list[str]) -> list[int]:

@@ -28,7 +28,6 @@ from typing import Any, TypedDict
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from trl_rsa.config import RSAConfig
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
@@ -59,6 +58,7 @@ from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
+from trl_rsa.training.configuration import make_config
 from trl_rsa.training.runner import StageRunner
 from trl_rsa.training.stage import ReadyStage
 
@@ -156,7 +156,7 @@ class Ladder:
         self.start = ""
         self.also_trained = self._count_also_trained(trained)
         # A wrong argument is found now, not after the first observation.
-        RSAConfig(**self._arguments(1.0, self.folder / "rung-01", self.seed))
+        make_config("the rungs", self._arguments(1.0, self.folder / "rung-01", self.seed))
 
     def describe(self) -> list[str]:
         """What it is to meet, on how many prompts, in a line per constraint."""

@@ -20,6 +20,7 @@ from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
+from trl_rsa.scoring.load import check_spec, spec_fingerprint
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -101,6 +102,7 @@ class RiskConstraint:
                 f"You set bounds={tuple(self.bounds)!r} and budget={self.budget!r}, but costs are clipped to "
                 "[low, high], and a budget outside is always or never met. Set low < budget < high."
             )
+        check_spec(self.scorer, self.scorer_options)
         check_tail(self.tail)
         check_confidence(self.confidence)
         if self.labels not in ("raw", "truncated", "unsafe"):
@@ -142,6 +144,10 @@ class RiskConstraint:
             for name, several in prompts.items()
         }
         return described
+
+    def scorer_fingerprint(self) -> str | None:
+        """Of the cost model's folder, or of a function's file, without loading it; None where there is neither."""
+        return spec_fingerprint(self.scorer)
 
     def categories(self) -> dict[str, str]:
         """By key of the prompt: its category, where the prompts come with one."""

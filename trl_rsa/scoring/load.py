@@ -1,6 +1,8 @@
 """From what a user writes, such as `hf:PATH`, `guard:PATH`, `judge:URL#MODEL` or `module:function`, to a scorer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
 from trl_rsa.scoring.judge import JudgeScorer
 from trl_rsa.scoring.scorer import Direction, Kind, Scorer
 from trl_rsa.scoring.weights import model_folder, model_format
+from trl_rsa.storage.folders import file_digest, model_fingerprint
 
 
 # What stands before the first colon of a spec. A scorer's options are stated by its class.
@@ -63,7 +66,7 @@ def load_scorer(
         return _as_it_is(spec, kind, higher_is, zero, name, options)
     sign: dict[str, Any] = {"kind": kind, "higher_is": higher_is, "zero": zero, "name": name}
     if callable(spec):
-        _check_options("a function", FunctionScorer, options)
+        _check_options("a function", FunctionScorer.option_names(), options)
         return FunctionScorer(spec, **sign)
     if not isinstance(spec, str) or not spec.strip():
         known = ", ".join(f"{prefix}:…" for prefix in SCORERS)
@@ -73,13 +76,75 @@ def load_scorer(
     prefix, _, rest = spec.partition(":")
     if prefix in SCORERS:
         scorer = SCORERS[prefix]
-    elif not rest or Path(spec).is_dir():
+    elif _is_path(spec):
         scorer, rest = _BY_FORMAT[model_format(model_folder(spec, options.get("revision")))], spec
     else:
         scorer, rest = FunctionScorer, spec
     # An address is not repeated: someone may have put a password into it.
-    _check_options(f"a {prefix}" if "://" in rest else spec, scorer, options)
+    _check_options(f"a {prefix}" if "://" in rest else spec, scorer.option_names(), options)
     return scorer.from_spec(rest, sign, options)
+
+
+def _is_path(spec: str) -> bool:
+    """Whether a spec is a path alone, with no prefix."""
+    return not spec.partition(":")[2] or Path(spec).is_dir()
+
+
+def check_spec(spec: Any, options: Mapping[str, Any]) -> None:
+    """Finds the mistakes in a cost's spec and options that show without loading anything.
+
+    Raises:
+        ValueError: if there is no such scorer or option.
+        FileNotFoundError: if there is no such folder.
+    """
+    if options.get("kind", "cost") != "cost":
+        raise ValueError(
+            f"You set kind={options['kind']!r} for the scorer of a constraint, but a budget is on a cost. Remove it; "
+            "where a higher score of the model is better, set higher_is: better."
+        )
+    own = ("higher_is", "zero", "name", "kind")
+    options = {name: value for name, value in options.items() if name not in own}
+    if isinstance(spec, Scorer):
+        return
+    if not isinstance(spec, str):
+        _check_options("a function", FunctionScorer.option_names(), options)
+        return
+    prefix, _, rest = spec.partition(":")
+    if prefix not in SCORERS and not _is_path(spec):
+        _check_function(spec, prefix)
+        _check_options(spec, FunctionScorer.option_names(), options)
+        return
+    known = [SCORERS[prefix]] if prefix in SCORERS else list(_BY_FORMAT.values())
+    names = list(dict.fromkeys(name for scorer in known for name in scorer.option_names()))
+    _check_options(f"a {prefix}" if "://" in rest else spec, names, options)
+    path = rest if prefix in SCORERS else spec
+    if path.startswith(("/", "./", "../")) and not Path(path).is_dir():
+        raise FileNotFoundError(f"You set the scorer to {spec!r}, but there is no folder {path}. Correct the path.")
+
+
+def spec_fingerprint(spec: Any) -> str | None:
+    """What tells a scorer in a folder or a file of Python from another of the same name; None for any other."""
+    if not isinstance(spec, str):
+        return None
+    prefix, _, rest = spec.partition(":")
+    path = Path(rest if prefix in SCORERS and not Path(spec).is_dir() else spec)
+    if path.is_dir():
+        return model_fingerprint(path)
+    if prefix.endswith(".py") and Path(prefix).is_file():
+        return file_digest(Path(prefix))[:32]
+    return None
+
+
+def _check_function(spec: str, module: str) -> None:
+    if module.endswith(".py"):
+        if not Path(module).is_file():
+            raise FileNotFoundError(f"You set the scorer to {spec!r}, but there is no file {module}. Correct it.")
+        return
+    close = get_close_matches(module, SCORERS, n=1)
+    if close and not (module.isidentifier() and find_spec(module)):
+        raise ValueError(
+            f"You set the scorer to {spec!r}, but there is no scorer {module!r}. Did you mean {close[0]!r}?"
+        )
 
 
 def _as_it_is(scorer: Scorer, kind: Kind, higher_is: Any, zero: float, name: str | None, options: Any) -> Scorer:
@@ -97,8 +162,7 @@ def _as_it_is(scorer: Scorer, kind: Kind, higher_is: Any, zero: float, name: str
     return scorer
 
 
-def _check_options(what: str, scorer: type[Scorer], options: dict[str, Any]) -> None:
-    known = scorer.option_names()
+def _check_options(what: str, known: list[str], options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(known))
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no options"

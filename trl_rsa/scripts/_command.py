@@ -10,6 +10,7 @@ A command is a module `trl_rsa/scripts/<name>.py` (with `_` for `-`) with
 """
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trl_rsa.scripts._quiet import hush
+from trl_rsa.storage.printable import printable
 
 
 DEBUG = "TRL_RSA_DEBUG"  # set to anything but nothing: errors show where they were raised
@@ -53,6 +55,9 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
         Exception: whatever is a bug of ours. With `TRL_RSA_DEBUG=1` every error, with its traceback.
     """
     hush()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot write is shown as its escape
     interrupted = ""
     try:
         module = import_module(f"trl_rsa.scripts.{name.replace('-', '_')}")
@@ -74,7 +79,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(5)  # if the first process fails alike, the launcher ends this one before it says the same again
-        print(f"trl-rsa {name}: error: {sentence}", file=sys.stderr)
+        print(f"trl-rsa {name}: error: {printable(sentence)}", file=sys.stderr)
         return 2
 
 
@@ -120,6 +125,19 @@ def parse_arguments(
     return parser.parse_args(argv)
 
 
+def _full_disk(error: BaseException) -> str | None:
+    """The sentence for a full disk, which libraries in other languages report in words of their own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        no_space = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_space or "No space left on device" in str(seen):
+            name = getattr(seen, "filename", None) or getattr(error, "filename", None)
+            where = f" for {name}" if name else ""
+            return f"The disk is full: there is no room{where}. Make room, and start again; what is written stays."
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`". Did you mean …?"` with the known word nearest to `word`, or nothing if none is near."""
     near = difflib.get_close_matches(word, known, n=1)
@@ -140,8 +158,16 @@ def explain(error: Exception) -> str | None:
         return text
     if isinstance(error, yaml.YAMLError):
         return f"The YAML file cannot be read: {text}"
+    if full := _full_disk(error):
+        return full
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return "You gave a path that holds a NUL character, but no file has such a name. Correct it."
+    if isinstance(error, RuntimeError) and "determine home directory" in text:
+        return "You gave a path that begins with ~ and a name, but there is no such user. Write the folder out."
+    if isinstance(error, RuntimeError) and "Symlink loop" in text:
+        return f"You gave a path that leads in a circle of links ({text}). Correct the link."
     raised = traceback.extract_tb(error.__traceback__)[-1]
     if not (raised.line or "").startswith("raise"):
         return None

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.storage.printable import printable
+
 
 EPILOG = """\
 example:
@@ -73,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     )
     shown = min(max(0, args.show), len(data.dataset))
     _print_pairs([data.dataset[i] for i in range(shown)])
-    print(data.counts)
+    print(printable(str(data.counts)))
     if args.output is not None:
         _write(data.dataset, Path(args.output))
         print(f"written to {args.output}")
@@ -89,7 +91,7 @@ def _print_pairs(rows: list[dict[str, Any]]) -> None:
     console = Console()
     colours = {"chosen": "green", "rejected": "red"}
     for index, row in enumerate(rows):
-        lines = [(f"{column}: {_as_text(value)}", colours.get(column, "")) for column, value in row.items()]
+        lines = [(printable(f"{column}: {_as_text(value)}"), colours.get(column, "")) for column, value in row.items()]
         if console.is_terminal:
             # Text, not markup: square brackets in the data are data.
             body = Text("\n").join(Text(line, style=colour) for line, colour in lines)

@@ -5,7 +5,35 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
+
+
+# No row is longer. A small compressed file may hold a line that no memory does.
+LONGEST_LINE = 1 << 24  # bytes
+
+
+def bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:
+    """The lines of a file with their line breaks; None for one above `LONGEST_LINE`, which is never held whole."""
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE)
+        yield None
+
+
+def write_whole(file: IO[bytes], content: bytes, path: Path) -> None:
+    """Writes to an unbuffered file, which may take less than it is given when the disk is nearly full.
+
+    Raises:
+        OSError: with the file's name, as a full disk alone does not say it.
+    """
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class LineWriter:
@@ -23,7 +51,7 @@ class LineWriter:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered append: each write is one system call, and lines of several writers do not interleave.
-        self._file = self.path.open("ab", buffering=0)
+        self._file: IO[bytes] = self.path.open("ab", buffering=0)
         fragment = last_fragment(self.path)
         if fragment:
             self._end(fragment)
@@ -31,7 +59,7 @@ class LineWriter:
     def _end(self, fragment: bytes) -> None:
         """Makes the file end with a line again."""
         if _parse(fragment) is not None:  # only the line break is missing
-            self._file.write(b"\n")
+            write_whole(self._file, b"\n", self.path)
         else:
             self._file.truncate(self._file.tell() - len(fragment))
 
@@ -39,7 +67,7 @@ class LineWriter:
         """Appends one object."""
         line = json.dumps(content, ensure_ascii=False)
         # A lone surrogate, which a tokenizer can produce, has no UTF-8: escape it instead of losing the line.
-        self._file.write(line.encode("utf-8", errors="backslashreplace") + b"\n")
+        write_whole(self._file, line.encode("utf-8", errors="backslashreplace") + b"\n", self.path)
 
     def close(self) -> None:
         self._file.close()
@@ -58,8 +86,8 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     if not Path(path).exists():
         return
     with Path(path).open("rb") as file:
-        for line in file:
-            content = _parse(line)
+        for line in bounded_lines(file):
+            content = None if line is None else _parse(line)
             if content is not None:
                 yield content
 

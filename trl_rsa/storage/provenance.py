@@ -46,7 +46,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """Sentences that name where two described plans differ, as `stages.1.beta: 0.1 before, 0.2 now`."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from differences(before, after, f"{path}.{index}")

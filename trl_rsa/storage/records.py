@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.storage.lines import LineWriter
+from trl_rsa.storage.lines import LONGEST_LINE, LineWriter, bounded_lines, write_whole
+from trl_rsa.storage.printable import whole_characters
 
 
 FIELDS = ("prompt", "response", "reward", "cost", "model", "seed", "category", "attack")
+_NAMES = ("model", "category", "attack")
 Record = dict[str, Any]
 
 
@@ -83,8 +85,8 @@ def read_records(
         )
     report = ReadReport() if report is None else report
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+        for number, line in enumerate(bounded_lines(file), start=1):
+            if line is not None and not line.strip():
                 continue
             record = _parse(line, number, report)
             if record is None:
@@ -96,7 +98,10 @@ def read_records(
             yield record
 
 
-def _parse(line: bytes, number: int, report: ReadReport) -> Record | None:
+def _parse(line: bytes | None, number: int, report: ReadReport) -> Record | None:
+    if line is None:
+        report.add(number, f"longer than {LONGEST_LINE >> 20} MiB")
+        return None
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -109,7 +114,9 @@ def _parse(line: bytes, number: int, report: ReadReport) -> Record | None:
     if missing:
         report.add(number, f"no {' and no '.join(missing)}")
         return None
-    return dict.fromkeys(FIELDS) | record
+    # A name with half a surrogate pair, which JSON may hold, could be shown nowhere.
+    names = {name: whole_characters(record[name]) for name in _NAMES if isinstance(record.get(name), str)}
+    return dict.fromkeys(FIELDS) | record | names
 
 
 def _score(record: Record, name: str, wanted: bool, number: int, report: ReadReport) -> float | None:
@@ -138,7 +145,7 @@ class RecordWriter(LineWriter):
     """
 
     def _end(self, fragment: bytes) -> None:
-        self._file.write(b"\n")
+        write_whole(self._file, b"\n", self.path)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record. Fields of `FIELDS` that are absent are written as null."""

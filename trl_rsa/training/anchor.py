@@ -5,17 +5,22 @@ trained model would silently be anchored at the base model.
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from trl_rsa.sampling.policies import base_of, is_adapter, load_policy
 from trl_rsa.storage.files import write_json
+from trl_rsa.storage.folders import model_fingerprint
 
 
 START = "00-start"
@@ -92,6 +97,13 @@ class ModelSettings:
             return Anchor(self._load(previous), None, _peft_config(self.peft_config))
         return Anchor(self._load(previous), self._load(previous), None)
 
+    def fingerprint(self, name: str) -> str:
+        """Of a policy (a folder or Hub id), of the model that it is an adapter of, and of how both are loaded."""
+        peft = self.peft_config.to_dict() if isinstance(self.peft_config, PeftConfig) else self.peft_config
+        settings = json.dumps([self.init_kwargs, peft], sort_keys=True, default=str)
+        identity = model_identity(name, self.init_kwargs.get("revision"))
+        return f"{identity}, loaded as {sha256(settings.encode()).hexdigest()[:32]}"
+
     def reference(self, previous: str) -> str:
         """The reference of a stage that starts from `previous`, in words."""
         if is_adapter(previous):
@@ -120,3 +132,18 @@ def _peft_config(config: PeftConfig | dict[str, Any]) -> PeftConfig:
     if isinstance(config, dict):
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config})
     return copy.deepcopy(config)  # PEFT writes the base model's name into it
+
+
+def model_identity(name: str, revision: str | None = None) -> str | None:
+    """What tells a model from another of the same name: a digest of its folder, or the commit of a Hub repository;
+    of an adapter, also of its base model. None for what has not been fetched yet."""
+    if Path(name).is_dir():
+        identity = model_fingerprint(Path(name))
+        if not is_adapter(name):
+            return identity
+        return f"{identity} on {model_identity(base_of(name))}"
+    for config in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
+        found = try_to_load_from_cache(name, config, revision=revision)
+        if isinstance(found, str):
+            return f"commit {Path(found).parent.name}"
+    return None

@@ -1,7 +1,8 @@
 """Checkpoints that can be trusted after a kill: each complete one carries a marker, written last.
 
 `transformers.trainer_utils.get_last_checkpoint` takes the highest number, and saving is not atomic: a kill during
-saving leaves a broken newest folder, which it would choose.
+saving leaves a broken newest folder, which it would choose. The marker lists the files that it vouches for, with sizes
+and digests, and what the run was: settings, data, and the model that it started from.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trl_rsa.storage.files import write_json
+from trl_rsa.storage.folders import describe_files, find_damage, sync_folder
 from trl_rsa.storage.provenance import now
 
 
@@ -32,10 +35,12 @@ class CheckpointMarker(TrainerCallback):
     Args:
         limit (`int`, *optional*):
             How many complete checkpoints to keep; `None` keeps all.
+        run (`str`, *optional*):
+            What the checkpoints belong to: [`run_identity`].
     """
 
-    def __init__(self, limit: int | None):
-        self.limit = limit
+    def __init__(self, limit: int | None, run: str = ""):
+        self.limit, self.run = limit, run
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         assert args.distributed_state is not None
@@ -44,7 +49,9 @@ class CheckpointMarker(TrainerCallback):
             return
         run_dir = Path(str(args.output_dir))
         checkpoint = run_dir / f"checkpoint-{state.global_step}"
-        write_json(checkpoint / MARKER, {"global_step": state.global_step, "saved": now(), **engine_of(args)})
+        sync_folder(checkpoint)
+        marker = {"global_step": state.global_step, "saved": now(), "run": self.run, **engine_of(args)}
+        write_json(checkpoint / MARKER, marker | {"files": describe_files(checkpoint, leave_out=[MARKER])})
         if self.limit is not None:
             keep = {checkpoint, Path(state.best_model_checkpoint or checkpoint)}
             for old in complete_checkpoints(run_dir)[: -self.limit]:
@@ -59,13 +66,71 @@ def complete_checkpoints(run_dir: Path) -> list[Path]:
     return [path for path in _checkpoints(run_dir) if (path / MARKER).exists()]
 
 
-def newest_complete_checkpoint(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint in `run_dir`. Incomplete ones, left by a kill during saving, are deleted."""
+def newest_complete_checkpoint(run_dir: Path, log: Callable[[str], None] = print) -> Path | None:
+    """The newest complete checkpoint in `run_dir` whose files are as they were saved.
+
+    Incomplete ones, left by a kill during saving, are deleted. A checkpoint that was damaged later is named and put
+    aside, as `checkpoint-4.damaged`.
+    """
     for path in _checkpoints(run_dir):
         if not (path / MARKER).exists():
             shutil.rmtree(path)
-    complete = complete_checkpoints(run_dir)
-    return complete[-1] if complete else None
+    for path in reversed(complete_checkpoints(run_dir)):
+        damage = _damage(path)
+        if damage is None:
+            return path
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        log(f"warning: {path} is damaged ({damage}) and put aside as {aside.name}; an older checkpoint is looked for")
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    try:
+        files = _read_marker(checkpoint)["files"]
+        return find_damage(checkpoint, files)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return f"{MARKER} does not list its files"
+
+
+def _read_marker(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+
+
+# Where a run is watched and how often it is saved changes nothing of what it computes.
+_FREE = (
+    *("logging_", "log_", "report_to", "run_name", "output_dir", "disable_tqdm", "project", "trackio_", "hub_"),
+    *("push_to_hub", "include_num_input_tokens_seen", "save_total_limit", "use_cpu", "dataloader_num_workers"),
+)
+
+
+def run_identity(arguments: Mapping[str, Any], data: Mapping[str, Any], start: str) -> str:
+    """A digest of what decides a run's result.
+
+    Args:
+        arguments (`Mapping[str, Any]`):
+            Of its [`RSAConfig`].
+        data (`Mapping[str, Any]`):
+            Counts and fingerprints of its pairs, as JSON.
+        start (`str`):
+            The fingerprint of the model that it starts from.
+    """
+    decisive = {name: value for name, value in arguments.items() if not name.startswith(_FREE)}
+    content = {"arguments": decisive, "data": data, "start": start}
+    return sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+
+
+def check_run(checkpoint: Path, run: str) -> None:
+    """
+    Raises:
+        ValueError: if `checkpoint` belongs to another run.
+    """
+    if _read_marker(checkpoint).get("run") != run:
+        raise ValueError(
+            f"You train into {checkpoint.parent}, but {checkpoint.name} there belongs to a run with other settings, "
+            "data or starting model. Restore these, use another output_dir, or delete the folder to train anew."
+        )
 
 
 def is_last(checkpoint: Path) -> bool:
@@ -91,7 +156,7 @@ def check_engine(checkpoint: Path, args: TrainingArguments) -> None:
         ValueError: if `checkpoint` was written by another engine or number of processes: it cannot be read, or the
             batches would be others.
     """
-    marker = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    marker = _read_marker(checkpoint)
     now_used = engine_of(args)
     if now_used != {name: marker.get(name) for name in now_used}:
         raise ValueError(

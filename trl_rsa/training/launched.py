@@ -1,7 +1,6 @@
 """Trains and samples in process groups: one is launched for each stage, by a parent that is in none of them."""
 
 import json
-import pickle
 import shutil
 import textwrap
 import time
@@ -17,7 +16,7 @@ from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import Launcher
 from trl_rsa.training.stage import ReadyStage
-from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest
+from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest, write_request
 
 
 FOLDER = ".launch"
@@ -53,18 +52,7 @@ class Launched:
         Raises:
             ValueError: if the stage holds something that cannot be sent to another process.
         """
-        if type(ready.risk_measure).__module__ == "__main__":
-            raise ValueError(
-                f"You gave {ready.title} a {type(ready.risk_measure).__name__}, which is defined in the script that "
-                "you run, but the launched processes do not import it. Move the class into a module of its own."
-            )
-        try:
-            pickle.dumps(self._request(ready, ""))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"You launch processes, but {ready.title} holds something that cannot be sent to them: {error}. Give "
-                "it by name, or define it in a module."
-            ) from error
+        write_request(self._request(ready, ""), ready.title)
 
     def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
         self.check(ready)
@@ -102,13 +90,15 @@ class Launched:
         shutil.rmtree(folder)
 
     def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
-        return TrainRequest(ready.title, ready.arguments, ready.risk_measure, ready.metrics, start, self.models)
+        return TrainRequest(
+            ready.title, ready.arguments, ready.risk_measure, ready.data, ready.metrics, start, self.models
+        )
 
     def _write(self, request: TrainRequest | SampleRequest) -> Path:
         folder = self.output_dir / FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / REQUEST).write_bytes(pickle.dumps(request))
+        (folder / REQUEST).write_text(write_request(request, "the request"), encoding="utf-8")
         self.processing_class.save_pretrained(str(folder / "tokenizer"))
         return folder
 

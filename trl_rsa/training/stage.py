@@ -20,11 +20,14 @@ from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.checkpoints import (
     CheckpointMarker,
     check_engine,
+    check_run,
     engine_of,
     is_last,
     load_last,
     newest_complete_checkpoint,
+    run_identity,
 )
+from trl_rsa.training.configuration import make_config
 from trl_rsa.training.tracking import LogAtStart
 
 
@@ -57,7 +60,7 @@ class ReadyStage:
     config: RSAConfig = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = RSAConfig(**self.arguments)
+        self.config = make_config(self.title, self.arguments)
 
     @property
     def folder(self) -> Path:
@@ -84,7 +87,7 @@ def train_stage(
     limit, config.save_total_limit = config.save_total_limit, None  # see CheckpointMarker
     log = log if config.process_index == 0 else _say_nothing
     with config.main_process_first(local=False):  # one process alone removes broken checkpoints
-        checkpoint = newest_complete_checkpoint(ready.folder)
+        checkpoint = newest_complete_checkpoint(ready.folder, lambda line: log(f"{ready.title}: {line}"))
     if checkpoint is not None:
         check_engine(checkpoint, config)
     held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
@@ -92,6 +95,9 @@ def train_stage(
     log(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {models.reference(start)}{resumed}")
     set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
     anchor = models.anchor_at(start)
+    run = run_identity(ready.arguments, ready.data, models.fingerprint(start))  # of a model that has been fetched
+    if checkpoint is not None:
+        check_run(checkpoint, run)
     trainer = RSATrainer(
         model=anchor.model,
         ref_model=anchor.ref_model,
@@ -99,7 +105,7 @@ def train_stage(
         train_dataset=ready.train_dataset,
         eval_dataset=ready.eval_dataset,
         processing_class=processing_class,
-        callbacks=[*callbacks, CheckpointMarker(limit)],
+        callbacks=[*callbacks, CheckpointMarker(limit, run)],
         peft_config=anchor.peft_config,
         risk_measure=ready.risk_measure,
     )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from trl_rsa.sampling.response import Sampling
 from trl_rsa.storage.files import write_json
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import end_with_parent
+from trl_rsa.training.messages import decode, encode
 from trl_rsa.training.stage import ReadyStage, train_stage
 
 
-REQUEST, RESULT = "request.pickle", "result.json"
+REQUEST, RESULT = "request.json", "result.json"
 
 
 @dataclass
@@ -31,7 +31,7 @@ class TrainRequest:
     """A stage to train. Its pairs lie beside the request, in `train` and `eval`.
 
     Args:
-        title, arguments, risk_measure, metrics:
+        title, arguments, risk_measure, data, metrics:
             As in [`ReadyStage`].
         start (`str`):
             The policy to start from.
@@ -42,6 +42,7 @@ class TrainRequest:
     title: str
     arguments: dict[str, Any]
     risk_measure: RiskMeasure | None
+    data: dict[str, Any]
     metrics: dict[str, float]
     start: str
     models: ModelSettings
@@ -54,7 +55,7 @@ class TrainRequest:
             self.risk_measure,
             load_from_disk(str(folder / "train")),
             load_from_disk(str(folder / "eval")) if (folder / "eval").exists() else None,
-            {},
+            self.data,
             self.metrics,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
@@ -112,6 +113,26 @@ class SampleRequest:
                 file.flush()  # the parent takes them in at once
 
 
+_REQUESTS: dict[str, type[TrainRequest] | type[SampleRequest]] = {"train": TrainRequest, "sample": SampleRequest}
+
+
+def write_request(request: TrainRequest | SampleRequest, where: str) -> str:
+    """The request as JSON.
+
+    Raises:
+        ValueError: if it holds something that cannot be sent; `where` says whose.
+    """
+    (kind,) = (kind for kind, one in _REQUESTS.items() if one is type(request))
+    fields = {name: encode(value, f"{where} ({name})") for name, value in vars(request).items()}
+    return json.dumps({"kind": kind, "fields": fields})
+
+
+def read_request(text: str) -> TrainRequest | SampleRequest:
+    """What [`write_request`] wrote."""
+    content = json.loads(text)
+    return _REQUESTS[content["kind"]](**{name: decode(value) for name, value in content["fields"].items()})
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -119,7 +140,7 @@ def _say(line: str) -> None:
 def main(folder: Path) -> int:
     end_with_parent()
     try:
-        pickle.loads((folder / REQUEST).read_bytes()).run(folder)
+        read_request((folder / REQUEST).read_text(encoding="utf-8")).run(folder)
     except Exception as error:
         # For the parent, which says it in one sentence; the traceback is for whoever finds that it is a bug.
         said = {"type": type(error).__name__, "message": " ".join(str(error).split())}

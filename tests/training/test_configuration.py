@@ -1,0 +1,32 @@
+"""make_config: what would fail when the training begins is said when the plan is read."""
+
+import pytest
+
+from trl_rsa.training.configuration import make_config
+
+
+ARGS = {"output_dir": "o", "use_cpu": True, "bf16": False, "report_to": "none"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lrr": 1e-6}}, "min_lrr"),
+        ({"lr_scheduler_kwargs": {"min_lr": 1e-6}}, "'linear' with lr_scheduler_kwargs"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "num_decay_steps"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 in the args of stage 1"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
+        ({"adam_beta2": 1.5}, "adam_beta2"),
+    ],
+)
+def test_a_mistake_is_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_config("stage 1", ARGS | changes)
+
+
+def test_a_scheduler_with_its_own_arguments_is_made():
+    config = make_config(
+        "stage 1", ARGS | {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}}
+    )
+    assert config.lr_scheduler_kwargs == {"min_lr": 1e-6}

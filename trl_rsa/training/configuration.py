@@ -1,0 +1,95 @@
+"""An RSAConfig from a plan's arguments, with what would fail only when the training begins found at once."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from trl_rsa.config import RSAConfig
+
+
+def make_config(title: str, arguments: Mapping[str, Any]) -> RSAConfig:
+    """
+    Args:
+        title (`str`):
+            Whose arguments they are, for messages.
+        arguments (`Mapping[str, Any]`):
+            Of [`RSAConfig`].
+
+    Raises:
+        ValueError: if they cannot be, or the learning rate's scheduler does not take its own.
+    """
+    try:
+        config = RSAConfig(**arguments)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # what transformers stumbles over
+        raise ValueError(
+            f"You set args of {title} that RSAConfig cannot take: {_first_line(error)}. Correct them."
+        ) from error
+    _check_numbers(title, config)
+    _check_scheduler(title, config)
+    return config
+
+
+# The least value of each.
+_LEAST = {
+    "learning_rate": 0.0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0.0,
+    "weight_decay": 0.0,
+    "adam_epsilon": 0.0,
+    "logging_steps": 0.0,
+    "save_steps": 0.0,
+    "warmup_steps": 0.0,
+    "dataloader_num_workers": 0,
+    "max_length": 1,
+}
+
+
+def _check_numbers(title: str, config: RSAConfig) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(config, name, None)
+        if value is not None and not value >= least:
+            raise ValueError(
+                f"You set {name}={value!r} in the args of {title}, but it is at least {least:g}. Set it so, or leave "
+                "it out."
+            )
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0.0 <= getattr(config, name) < 1.0:
+            raise ValueError(
+                f"You set {name}={getattr(config, name)!r} in the args of {title}, but it is a rate of decay. Set it "
+                "in [0, 1)."
+            )
+
+
+def _check_scheduler(title: str, config: RSAConfig) -> None:
+    """Makes the scheduler for an optimizer of one number."""
+    import torch
+    from transformers import get_scheduler
+
+    if not config.lr_scheduler_kwargs and config.lr_scheduler_type in ("linear", "cosine", "constant"):
+        return
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate or 1e-5)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_scheduler(
+                config.lr_scheduler_type,
+                optimizer=optimizer,
+                num_warmup_steps=0,
+                num_training_steps=10,
+                scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
+            )
+    except Exception as error:  # a keyword it does not know, a number it cannot take
+        name = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
+        raise ValueError(
+            f"You set lr_scheduler_type={name!r} with lr_scheduler_kwargs={config.lr_scheduler_kwargs!r} in the args "
+            f"of {title}, but this scheduler does not take them: {_first_line(error)}. Correct the arguments."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
