@@ -162,8 +162,8 @@ def test_a_stage_with_a_loss_of_trls(tiny_model_path, make_preference_dataset, t
     pairs, history, lines = make_preference_dataset(12), History(), []
     args = {"loss_type": ["ipo"], "precompute_ref_log_probs": True}
     stages = [
-        Stage("helpful", pairs, args={"eval_on_start": False}),
-        Stage("safe", pairs, held_out=4, constraint_multiplier=2.0, args=args),
+        Stage("helpful", pairs, dataset_options=TEXT, args={"eval_on_start": False}),
+        Stage("safe", pairs, held_out=4, dataset_options=TEXT, constraint_multiplier=2.0, args=args),
     ]
     plan = Plan(stages, model=tiny_model_path, output_dir=str(tmp_path), args=ARGS | {"eval_strategy": "no"})
     align(plan, callbacks=[history], log=lines.append)

@@ -37,6 +37,7 @@ needs_triton = pytest.mark.skipif(
 in_the_interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="is the interpreter's process")
 def test_in_the_interpreter():

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from trl_rsa import __version__
+
 
 # What decides a result, or stands in a bug report.
 _PACKAGES = (
-    "trl-rsa",
     "trl",
     "transformers",
     "torch",
@@ -33,7 +34,8 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, the platform, and the packages; those that are missing are said to be "not installed"."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    # Our own is that of the code: what pip knows of an editable installation may be old.
+    found = {"python": platform.python_version(), "platform": platform.platform(), "trl-rsa": __version__}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
