@@ -26,7 +26,7 @@ def there_and_back(value):
         *({0: "a", 1: "b"}, {"$tuple": 1}, torch.bfloat16, SchedulerType.COSINE, CVaR, torch.nn.functional.relu),
         *(Sampling(draws=3, top_p=0.5), CVaR(0.3), Entropic(2.0), Spectral([0.1, 1.0], [0.5, 0.5])),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,  # an address in a name would differ between workers
 )
 def test_a_value_comes_back_as_it_was(value):
     back = there_and_back(value)
