@@ -19,6 +19,7 @@ from trl_rsa.training.anchor import ModelSettings, starting_point
 from trl_rsa.training.launched import Launched, check_launch
 from trl_rsa.training.launcher import Launcher
 from trl_rsa.training.runner import InProcess, StageRunner
+from trl_rsa.training.stage import ReadyStage
 
 
 @dataclass
@@ -73,17 +74,6 @@ def align(
         ChildProcessError: if launched processes failed.
     """
     _refuse_many_processes()
-    with hold_folder(plan.output_dir):
-        return _align(plan, processing_class, callbacks, log, launcher)
-
-
-def _align(
-    plan: Plan,
-    processing_class: PreTrainedTokenizerBase | None,
-    callbacks: Sequence[TrainerCallback],
-    log: Callable[[str], None],
-    launcher: Launcher | None,
-) -> Alignment:
     if launcher is not None:
         args = {"the plan": plan.args} | {f"stage {stage.name!r}": stage.args for stage in plan.stages}
         check_launch(args, callbacks, launcher)
@@ -101,6 +91,22 @@ def _align(
         for ready in stages:
             runner.check(ready)
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)
+    # Until here nothing was written: a mistake leaves no trace.
+    with hold_folder(plan.output_dir):
+        return _run(plan, start, models, stages, ladder, runner, log)
+
+
+def _run(
+    plan: Plan,
+    start: str,
+    models: ModelSettings,
+    stages: Sequence[ReadyStage],
+    ladder: Ladder | None,
+    runner: StageRunner,
+    log: Callable[[str], None],
+) -> Alignment:
+    # Read again, now that no other run can write it.
+    manifest = Manifest(plan)
     if ladder is not None:
         _check_human_pairs(ladder, manifest)
         for line in ladder.warnings():
