@@ -57,7 +57,83 @@ def generate(
         from trl_rsa.sampling.vllm_engine import generate_with_vllm
 
         return generate_with_vllm(model, prompts, rows, batches, sampling)
-    return (_generate_batch(model, tokenizer, prompts, rows, batch, sampling) for batch in batches)
+    drawn = _generate(model, tokenizer, prompts, rows, batches, sampling)
+    return _in_order(drawn, wanted, batch_size)
+
+
+def _in_order(
+    drawn: Iterator[list[Response]], wanted: Sequence[tuple[int, int]], batch_size: int
+) -> Iterator[list[Response]]:
+    """The responses in the order in which they were wanted: files of them are the same whatever the batch.
+
+    Yields lists of a quarter of a batch to a whole one: scorers like several texts at a time.
+    """
+    held: dict[tuple[int, int], Response] = {}
+    ready: list[Response] = []
+    due = iter(wanted)
+    pair = next(due, None)
+    for responses in drawn:
+        held |= {(response.prompt, response.draw): response for response in responses}
+        while pair in held:
+            ready.append(held.pop(pair))
+            pair = next(due, None)
+        while len(ready) >= max(1, batch_size // 4):
+            yield ready[:batch_size]
+            ready = ready[batch_size:]
+    if ready:
+        yield ready
+
+
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
+    """With transformers, here. Responses come as they are done."""
+    from trl_rsa.sampling.adapters import base_of_adapted, merged_adapters
+    from trl_rsa.sampling.slots import has_plain_cache
+
+    if not batches:
+        return
+    training = model.training
+    model.eval()
+    try:
+        with merged_adapters(model):
+            base = base_of_adapted(model)
+            if base is not None and has_plain_cache(base):
+                wanted = [pair for batch in batches for pair in batch]
+                n_rows = max(map(len, batches))
+                yield from _decode(
+                    base, tokenizer, prompts, rows, wanted, sampling, n_rows, end_tokens(model, tokenizer)
+                )
+            else:
+                for batch in batches:
+                    yield _generate_batch(model, tokenizer, prompts, rows, batch, sampling)
+    finally:
+        model.train(training)
+
+
+def _decode(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    wanted: Sequence[tuple[int, int]],
+    sampling: Sampling,
+    n_rows: int,
+    ends: set[int],
+) -> Iterator[list[Response]]:
+    from trl_rsa.sampling.decoding import Decoder, Wanted
+    from trl_rsa.sampling.noise import TokenDraw, draw_key
+
+    draw = TokenDraw(sampling.temperature, sampling.top_p, sampling.top_k)
+    decoder = Decoder(model, rows, draw, ends, sampling.max_new_tokens, n_rows)
+    responses = [Wanted(i, number, draw_key(sampling.seed, prompts[i], number)) for i, number in wanted]
+    for done in decoder.run(responses):
+        yield [_response(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
 
 
 def _room(model: Any, max_new_tokens: int) -> int | None:
@@ -82,6 +158,7 @@ def _generate_batch(
     batch: Sequence[tuple[int, int]],
     sampling: Sampling,
 ) -> list[Response]:
+    """A whole batch with `model.generate`, for models that our own loop does not know."""
     import torch
     from transformers import LogitsProcessorList
 
@@ -97,17 +174,12 @@ def _generate_batch(
         keys = torch.tensor([draw_key(sampling.seed, prompts[i], draw) for i, draw in batch])
         device = model.device if model.device.type == "cuda" else "cpu"
         processors.append(SeededSampling(keys.to(device), width, sampling.temperature, sampling.top_p, sampling.top_k))
-    training = model.training
-    model.eval()
-    try:
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
-            logits_processor=processors,
-        )
-    finally:
-        model.train(training)
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
+        logits_processor=processors,
+    )
     completions = output[:, width:].tolist()
     return [
         _response(tokenizer, i, draw, completion, ends)
