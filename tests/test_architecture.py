@@ -60,6 +60,7 @@ RULES = {
     "data": Rule(ours=("data", "storage"), others=ANY, never_others=("peft", "trl")),
     "scoring": Rule(ours=("scoring", "data", "storage"), others=ANY),
     "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
+    "sampling.server_engine": Rule(ours=("sampling", "data", "_trl"), others=ANY, never_others=("trl",)),
     "evaluation": Rule(
         ours=("evaluation", "sampling", "scoring", "data", "storage", "kernels", "risk"),
         others=ANY,

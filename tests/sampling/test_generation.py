@@ -1,7 +1,6 @@
 """Sampling: a draw depends on the seed, the prompt and its number alone, and has the model's law."""
 
 import math
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -170,6 +169,10 @@ def test_safe_rlhf_template():
         ({"top_p": 0.0}, "You set top_p=0.0"),
         ({"temperature": 0, "draws": 2}, "greedy decoding has one answer only"),
         ({"engine": "tgi"}, "You set engine='tgi'"),
+        ({"engine": "server"}, "server_url=None, but the server has an address"),
+        ({"engine": "server", "server_url": "localhost:8000"}, "server_url='localhost:8000', but"),
+        ({"server_url": "http://localhost:8000"}, "only the engine 'server' asks a server"),
+        ({"engine": "vllm", "server_model": "m"}, "You set server_model='m' with engine='vllm'"),
     ],
 )
 def test_settings_are_checked(settings, sentence):
@@ -207,45 +210,3 @@ def test_chat_template_is_needed(tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         encode_prompt(tiny_tokenizer, "hi", "chat")
-
-
-# vLLM, in its absence: what is asked of it, as its documentation has it
-
-
-def test_vllm_is_missing(tiny_tokenizer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match="vLLM is not installed"):
-        generate("folder", tiny_tokenizer, ["the cat"], Sampling(engine="vllm"))
-
-
-@pytest.fixture
-def fake_vllm(monkeypatch):
-    class LLM:
-        def __init__(self, model):
-            self.model = model
-
-        def generate(self, prompts, sampling_params, use_tqdm):
-            return [
-                SimpleNamespace(outputs=[SimpleNamespace(text=str(p.seed), token_ids=(1, 2), finish_reason="length")])
-                for _, p in zip(prompts, sampling_params, strict=True)
-            ]
-
-    monkeypatch.setitem(
-        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **kw: SimpleNamespace(**kw))
-    )
-
-
-def test_vllm_gets_a_seed_per_draw(tiny_tokenizer, fake_vllm):
-    def run(prompts, batch_size):
-        sampling = Sampling(draws=2, engine="vllm")
-        batches = generate("folder", tiny_tokenizer, prompts, sampling, batch_size=batch_size)
-        return {(prompts[r.prompt], r.draw): r.text for batch in batches for r in batch}
-
-    several = run(["the cat", "blue"], 3)
-    assert len(set(several.values())) == 4 and all(int(seed) >= 0 for seed in several.values())
-    assert run(["blue"], 1).items() <= several.items()
-
-
-def test_vllm_takes_no_model_in_memory(model, tiny_tokenizer, fake_vllm):
-    with pytest.raises(ValueError, match="vLLM loads models itself"):
-        generate(model, tiny_tokenizer, ["the cat"], Sampling(engine="vllm", max_new_tokens=8))

@@ -57,6 +57,10 @@ def generate(
         from trl_rsa.sampling.vllm_engine import generate_with_vllm
 
         return generate_with_vllm(model, prompts, rows, batches, sampling)
+    if sampling.engine == "server":
+        from trl_rsa.sampling.server_engine import generate_with_server
+
+        return generate_with_server(model, tokenizer, prompts, rows, batches, sampling)
     drawn = _generate(model, tokenizer, prompts, rows, batches, sampling)
     return _in_order(drawn, wanted, batch_size)
 

@@ -56,7 +56,7 @@ class _SlotLayer(DynamicLayer):
     def open(self, like: DynamicLayer, rows: int, columns: int) -> None:
         """Memory for `rows` rows, with `columns` columns in use and nothing in them."""
         room = columns + 64
-        self.buffers = tuple(  # type: ignore[assignment]
+        self.buffers = tuple(
             states.new_zeros(rows, states.shape[1], room, states.shape[3]) for states in (like.keys, like.values)
         )
         self.first, self.end = 0, columns
@@ -72,7 +72,7 @@ class _SlotLayer(DynamicLayer):
 
     def keep(self, rows: Tensor) -> None:
         assert self.buffers is not None
-        self.buffers = tuple(buffer[rows.to(buffer.device)] for buffer in self.buffers)  # type: ignore[assignment]
+        self.buffers = tuple(buffer[rows.to(buffer.device)] for buffer in self.buffers)
         self._show()
 
     def trim(self, first: int) -> None:
