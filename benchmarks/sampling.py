@@ -7,15 +7,16 @@ Three ways to draw, which take turns; reported are the medians.
   the noise of the whole vocabulary made for every token. It is kept here only.
 * `ours`: [`~trl_rsa.sampling.generation.generate`].
 
-Two questions:
+Three questions:
 
+* `ladder`: what the ladder asks for: four draws of each prompt in batches of 16, responses as long as they come.
 * `equal batch`: one batch of different prompts, a draw of each, none of which ends before `max_new_tokens`. What does
   it cost that a draw is a function of its seed, prompt and number?
-* `ladder`: what the ladder asks for: four draws of each prompt in batches of 16, responses as long as they come.
-* `adapter`: the same with a LoRA adapter of rank 16 on every linear layer.
+* `adapter`: the equal batch with a LoRA adapter of rank 16 on every linear layer.
 
 Times are wall time and the processor's time, since other work may share the machine; `load` is the machine's load
-average after the part. Without a model's folder, the model has SmolLM2-135M's shape and random weights, and one token in 64 ends a response.
+average after the part. Without a model's folder, the model has SmolLM2-135M's shape and random weights, and one token
+in 64 ends a response.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from benchmarks.kernels.run import provenance
@@ -218,70 +220,51 @@ class _BytesTokenizer:
 
 
 def measure(model: Any, tokenizer: Any, args: argparse.Namespace, dtype: str) -> list[Row]:
-    device = model.device.type
     about = {"model": Path(args.model).name if args.model else "random weights", "dtype": dtype}
-    print(f"{about} on {device}: equal batch", flush=True)
     for way in (lambda *a: batched(*a, True, []), ours):  # what is imported at first use is no part of a draw
         way(model, tokenizer, PROMPTS[:2], Sampling(max_new_tokens=2), 2)
-    ends, model_ends = end_tokens(model, tokenizer), model.generation_config.eos_token_id
-    # None ends: every method draws the same number of tokens.
-    tokenizer_end, tokenizer.eos_token_id = tokenizer.eos_token_id, None
-    model.generation_config.eos_token_id = None
-    several = [f"{prompt} ({number})" for number in range(1 + args.batch_size // len(PROMPTS)) for prompt in PROMPTS]
-    several = several[: args.batch_size]
-    short = Sampling(max_new_tokens=args.equal_tokens)
-    found = take_turns(
-        {
-            "plain": lambda: batched(model, tokenizer, several, short, args.batch_size, False, []),
-            "before": lambda: batched(model, tokenizer, several, short, args.batch_size, True, []),
-            "ours": lambda: ours(model, tokenizer, several, short, args.batch_size),
-        },
-        args.repeats,
-    )
-    shape = {"prompts": len(several), "draws": 1, "batch_size": args.batch_size, "max_new_tokens": args.equal_tokens}
-    rows = rows_of("equal batch", found, "plain", **about, **shape)
-    tokenizer.eos_token_id, model.generation_config.eos_token_id = tokenizer_end, model_ends
-
+    ends, size = end_tokens(model, tokenizer), 16
+    mix, prompts = Sampling(draws=4, max_new_tokens=args.max_new_tokens), PROMPTS[: args.prompts]
+    shape = {"prompts": len(prompts), "draws": 4, "batch_size": size, "max_new_tokens": args.max_new_tokens}
     print(f"{about}: ladder", flush=True)
-    mix = Sampling(draws=4, max_new_tokens=args.max_new_tokens)
-    prompts = PROMPTS[: args.prompts]
-    shape = {"prompts": len(prompts), "draws": 4, "batch_size": 16, "max_new_tokens": args.max_new_tokens}
-    found = take_turns(
-        {
-            "before": lambda: batched(model, tokenizer, prompts, mix, 16, True, sorted(ends)),
-            "ours": lambda: ours(model, tokenizer, prompts, mix, 16),
-        },
-        args.repeats,
-    )
-    rows += rows_of("ladder", found, "before", **about, **shape)
-    if not args.adapter:
-        return rows
+    subjects = {
+        "before": lambda: batched(model, tokenizer, prompts, mix, size, True, sorted(ends)),
+        "ours": lambda: ours(model, tokenizer, prompts, mix, size),
+        "ours, 32 at a time": lambda: ours(model, tokenizer, prompts, mix, 32),
+    }
+    rows = rows_of("ladder", take_turns(subjects, args.repeats), "before", **about, **shape)
 
-    from peft import LoraConfig, get_peft_model
+    # From here on nothing ends: every method draws the same number of tokens.
+    tokenizer.eos_token_id = model.generation_config.eos_token_id = None
+    several = [f"{prompt} ({number})" for number in range(1 + args.batch_size // len(PROMPTS)) for prompt in PROMPTS]
+    several, size = several[: args.batch_size], args.batch_size
+    short = Sampling(max_new_tokens=args.equal_tokens)
+    shape = {"prompts": len(several), "draws": 1, "batch_size": size, "max_new_tokens": args.equal_tokens}
 
+    def equal(model: Any) -> dict[str, Callable[[], int]]:
+        return {
+            "plain": lambda: batched(model, tokenizer, several, short, size, False, []),
+            "before": lambda: batched(model, tokenizer, several, short, size, True, []),
+            "ours": lambda: ours(model, tokenizer, several, short, size),
+        }
+
+    print(f"{about}: equal batch", flush=True)
+    rows += rows_of("equal batch", take_turns(equal(model), args.repeats), "plain", **about, **shape)
     print(f"{about}: adapter", flush=True)
     adapted = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False)).eval()
-    found = take_turns(
-        {
-            "before": lambda: batched(adapted, tokenizer, prompts, mix, 16, True, sorted(ends)),
-            "ours": lambda: ours(adapted, tokenizer, prompts, mix, 16),
-        },
-        args.repeats,
-    )
-    return rows + rows_of("adapter", found, "before", **about, **shape)
+    return rows + rows_of("adapter", take_turns(equal(adapted), args.repeats), "plain", **about, **shape)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of a chat model; without it random weights")
     parser.add_argument("--output", default="benchmarks/results/sampling.csv")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--batch_size", type=int, default=32, help="of the equal batch")
-    parser.add_argument("--equal_tokens", type=int, default=48, help="tokens of a response in the equal batch")
+    parser.add_argument("--equal_tokens", type=int, default=32, help="tokens of a response in the equal batch")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="of the ladder's mix")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="of the ladder's mix")
-    parser.add_argument("--adapter", action="store_true", help="measure an adapter too")
     args = parser.parse_args(argv)
     rows: list[Row] = []
     for dtype in args.dtypes:
