@@ -1,6 +1,7 @@
 """Sampling a model's responses, reproducible per (seed, prompt, draw) whatever the batch."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from trl_rsa.data.schema import Text
@@ -17,7 +18,7 @@ def generate(
     batch_size: int = 16,
     skip: Container[tuple[int, int]] = (),
 ) -> Iterator[list[Response]]:
-    """Draws responses, batch by batch, the longest prompts first.
+    """Draws responses, the longest prompts first, and hands them out in the order of prompts and draws.
 
     A draw is a function of the model, the seed, the prompt and the number of the draw: neither the other prompts, nor
     their order, nor `batch_size`, nor the global random state (which is left alone) change it. Two models see the same
@@ -27,11 +28,18 @@ def generate(
     rarely in float32, now and then in bfloat16) another token is drawn, and what follows in that response differs.
     `batch_size=1` has no padding and no such case.
 
+    A prompt is read once for all its draws, and a response that is done makes room for the next: see
+    [`~sampling.decoding.Decoder`]. Models that keep something else than the keys and values of all tokens (sliding
+    windows, state-space models) go through `model.generate`, batch by batch.
+
     The model's own `generation_config` is used for its end-of-sequence tokens only: no repetition penalty is applied.
+    Until the generator ends or is closed, the model is in evaluation mode, and its adapters are merged
+    ([`~sampling.adapters.merged_adapters`]): do not train it meanwhile.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            The policy. With `engine="vllm"` its folder or repository, or a `vllm.LLM`.
+            The policy. With `engine="vllm"` its folder or repository (or that of an adapter), or a `vllm.LLM`; with
+            `engine="server"` its folder or repository.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
         prompts (`Sequence[str | list[dict]]`):
@@ -44,7 +52,7 @@ def generate(
             Pairs (prompt, draw) that are not drawn.
 
     Yields:
-        `list[Response]`: a batch, as soon as it is drawn.
+        `list[Response]`: from a quarter of `batch_size` to `batch_size` responses, as soon as they are drawn.
     """
     sampling = Sampling() if sampling is None else sampling
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -66,7 +74,7 @@ def generate(
 
 
 def _in_order(
-    drawn: Iterator[list[Response]], wanted: Sequence[tuple[int, int]], batch_size: int
+    drawn: Generator[list[Response], None, None], wanted: Sequence[tuple[int, int]], batch_size: int
 ) -> Iterator[list[Response]]:
     """The responses in the order in which they were wanted: files of them are the same whatever the batch.
 
@@ -76,14 +84,15 @@ def _in_order(
     ready: list[Response] = []
     due = iter(wanted)
     pair = next(due, None)
-    for responses in drawn:
-        held |= {(response.prompt, response.draw): response for response in responses}
-        while pair in held:
-            ready.append(held.pop(pair))
-            pair = next(due, None)
-        while len(ready) >= max(1, batch_size // 4):
-            yield ready[:batch_size]
-            ready = ready[batch_size:]
+    with closing(drawn):
+        for responses in drawn:
+            held |= {(response.prompt, response.draw): response for response in responses}
+            while pair in held:
+                ready.append(held.pop(pair))
+                pair = next(due, None)
+            while len(ready) >= max(1, batch_size // 4):
+                yield ready[:batch_size]
+                ready = ready[batch_size:]
     if ready:
         yield ready
 
@@ -95,7 +104,7 @@ def _generate(
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
     sampling: Sampling,
-) -> Iterator[list[Response]]:
+) -> Generator[list[Response], None, None]:
     """With transformers, here. Responses come as they are done."""
     from trl_rsa.sampling.adapters import base_of_adapted, merged_adapters
     from trl_rsa.sampling.slots import has_plain_cache

@@ -5,10 +5,10 @@ token i of the vocabulary has an arrival time E_i, exponential with mean 1, and 
 least E_i / p_i. That is the Gumbel-max trick (−ln E_i is Gumbel noise), so it has the law of a draw from p. The times
 are hashes of (seed, prompt, draw, step): nothing is kept, and any row can be drawn alone.
 
-Two models share the times, so that they mostly draw the same token. Measured on 2,000 laws (normal logits of standard
-deviation 3 over 20,000 tokens, 5.7 nats), where a second model's logits differ by 0.1, 0.3 or 1: 94, 86 and 56 of 100
-tokens are the same; no coupling can reach more than 96, 88 and 63. One uniform number and the inverse distribution
-function would be the cheapest noise, but shares only 44, 31 and 16 tokens of 100: paired comparisons would be blunt.
+Two models share the times, so that they mostly draw the same token. Measured with SmolLM2-135M-Instruct at 365 places
+of short texts, against the same model with noise of 2, 5 or 10 % on its weights: 92, 82 and 57 of 100 tokens are the
+same; no coupling can reach more than 93, 84 and 61. One uniform number and the inverse distribution function would be
+simpler, but shares only 68, 56 and 40 tokens of 100: paired comparisons would be blunt.
 
 The times are laid out so that few of them have to be made. Together the tokens' first arrivals are those of a Poisson
 process, and a Poisson process starts afresh after its K-th arrival:
