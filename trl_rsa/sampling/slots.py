@@ -39,7 +39,7 @@ class _SlotLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, self.first : self.end] for buffer in self.buffers)
 
     def _make_room(self, n_new: int) -> None:
-        """Moves the columns in use to the front, when the end is reached; into larger memory unless a quarter is free."""
+        """Moves the columns in use to the front when the end is reached, into larger memory unless a fifth is free."""
         assert self.buffers is not None
         columns, used = self.buffers[0].shape[-2], self.end - self.first
         if self.end + n_new <= columns:
