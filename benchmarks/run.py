@@ -19,6 +19,7 @@ BENCHMARKS = {
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
     "evaluation": "benchmarks.evaluation_speed",
+    "sampling": "benchmarks.sampling",
     "token_risk": "benchmarks.token_risk",
     "step_size": "benchmarks.alignment.step_size",
 }

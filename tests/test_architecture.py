@@ -62,6 +62,7 @@ RULES = {
     "scoring": Rule(ours=("scoring", "data", "storage"), others=ANY),
     "score_models": Rule(ours=("score_models", "scoring", "data", "storage"), others=ANY),
     "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
+    "sampling.server_engine": Rule(ours=("sampling", "data", "_trl"), others=ANY, never_others=("trl",)),
     "evaluation": Rule(
         ours=("evaluation", "sampling", "scoring", "data", "storage", "kernels", "risk"),
         others=ANY,

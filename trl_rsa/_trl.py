@@ -5,6 +5,7 @@ between TRL's minors, so it is gathered here, and `tests/test_trl_contract.py` n
 """
 
 from importlib.metadata import version
+from typing import Any
 
 from packaging.version import Version
 
@@ -31,4 +32,12 @@ __all__ = [
     "get_config_model_id",
     "maybe_gather_lm_head_ctx",
     "use_adapter",
+    "vllm_client",
 ]
+
+
+def vllm_client() -> Any:
+    """TRL's client of a vLLM server, which sends it weights. Imported on use: it brings requests, and wants vLLM."""
+    from trl.generation.vllm_client import VLLMClient
+
+    return VLLMClient

@@ -41,16 +41,17 @@ class Runner:
         self.model, self.tokenizer, self.seen, self.ready = model, tokenizer, [], None
 
     def sample(self, model, prompts, sampling, *, batch_size, skip):
-        whole = self.model.generate
+        whole = self.model.forward
 
         def noted(input_ids, attention_mask, **kwargs):
-            rows = zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
-            self.seen += [[i for i, m in zip(ids, mask, strict=True) if m] for ids, mask in rows]
+            if input_ids.shape[1] > 1:  # prompts are read; then tokens come one by one
+                rows = zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+                self.seen += [[i for i, m in zip(ids, mask, strict=True) if m] for ids, mask in rows]
             return whole(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
-        self.model.generate = noted
+        self.model.forward = noted
         yield from generate(self.model, self.tokenizer, prompts, sampling, batch_size=batch_size, skip=skip)
-        self.model.generate = whole
+        self.model.forward = whole
 
     def train(self, ready, start):
         self.ready = ready

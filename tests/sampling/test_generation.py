@@ -1,7 +1,6 @@
-"""Sampling: the noise, the law of the draws, and that a draw depends on the seed, the prompt and its number alone."""
+"""Sampling: a draw depends on the seed, the prompt and its number alone, and has the model's law."""
 
 import math
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,91 +8,7 @@ import torch
 
 from trl_rsa.sampling.encoding import encode_prompt
 from trl_rsa.sampling.generation import generate
-from trl_rsa.sampling.noise import SeededSampling, draw_key, gumbel_noise
 from trl_rsa.sampling.response import Sampling
-
-
-MASK = 2**64 - 1
-
-
-# The noise
-
-
-def _mix(x: int) -> int:
-    """SplitMix64's output function in Python's integers."""
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
-    return x ^ (x >> 31)
-
-
-def test_mix_is_splitmix64():
-    """The published first outputs of SplitMix64 with state 1234567."""
-    gamma = 0x9E3779B97F4A7C15
-    outputs = [_mix(1234567 + i * gamma & MASK) for i in (1, 2, 3)]
-    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
-def test_noise_is_the_hash(key):
-    """−ln(−ln u), u the top 52 bits of the hash and a half, in units of 2⁻⁵²; the sign of the integers is none."""
-    gamma, step = 0x9E3779B97F4A7C15, 3
-    state = _mix((key + _mix(step * gamma & MASK)) & MASK)
-    expected = [-math.log(-math.log(((_mix(state + i * gamma & MASK) >> 12) + 0.5) * 2.0**-52)) for i in range(1, 8)]
-    assert gumbel_noise(torch.tensor([key]), step, 7)[0].tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_noise_is_gumbel():
-    """Mean γ = 0.5772, variance π²/6 = 1.6449; 400,000 draws, four standard errors: 0.008 and 0.03."""
-    noise = gumbel_noise(torch.arange(400), 0, 1000)
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.008)
-    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
-
-
-def test_noise_of_a_row_is_its_own():
-    keys = torch.tensor([5, -9, 77])
-    alone = torch.cat([gumbel_noise(key[None], 4, 11) for key in keys])
-    assert torch.equal(gumbel_noise(keys, 4, 11), alone)
-    assert not torch.equal(gumbel_noise(keys, 5, 11), alone)
-
-
-def test_keys_differ():
-    keys = {
-        draw_key(s, p, d) for s in (0, 1, -1) for p in ("a", "b", [{"role": "user", "content": "a"}]) for d in (0, 1)
-    }
-    assert len(keys) == 18
-
-
-# The law of a draw
-
-
-def _shares(logits: list[float], **options) -> torch.Tensor:
-    n = 20_000
-    processor = SeededSampling(torch.arange(n), 0, **{"temperature": 1.0} | options)
-    scores = processor(torch.zeros(n, 0, dtype=torch.long), torch.tensor(logits).expand(n, -1))
-    return scores.argmax(-1).bincount(minlength=len(logits)) / n
-
-
-def test_draws_follow_the_softmax():
-    """Probabilities .1, .2, .3, .4; standard error of a share at most .0035."""
-    assert _shares([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)]).tolist() == pytest.approx(
-        [0.1, 0.2, 0.3, 0.4], abs=0.014
-    )
-
-
-def test_temperature():
-    """At temperature ½ probabilities 1 : 2 become 1 : 4."""
-    assert _shares([0.0, math.log(2)], temperature=0.5).tolist() == pytest.approx([0.2, 0.8], abs=0.014)
-
-
-@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.65}])
-def test_filters_come_before_the_noise(options):
-    """Of .1, .2, .3, .4 the largest two (.7 of the mass, the least set with .65) remain, as 3/7 and 4/7."""
-    shares = _shares([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)], **options).tolist()
-    assert shares[:2] == [0, 0]
-    assert shares[2:] == pytest.approx([3 / 7, 4 / 7], abs=0.014)
-
-
-# Whole responses
 
 
 PROMPTS = ["the cat", "a big red dog ran on the hill", "blue", "the dog sat", "was the cat in the hill"]
@@ -256,6 +171,10 @@ def test_safe_rlhf_template():
         ({"top_p": 0.0}, "You set top_p=0.0"),
         ({"temperature": 0, "draws": 2}, "greedy decoding has one answer only"),
         ({"engine": "tgi"}, "You set engine='tgi'"),
+        ({"engine": "server"}, "server_url=None, but the server has an address"),
+        ({"engine": "server", "server_url": "localhost:8000"}, "server_url='localhost:8000', but"),
+        ({"server_url": "http://localhost:8000"}, "only the engine 'server' asks a server"),
+        ({"engine": "vllm", "server_model": "m"}, "You set server_model='m' with engine='vllm'"),
     ],
 )
 def test_settings_are_checked(settings, sentence):
@@ -293,45 +212,3 @@ def test_chat_template_is_needed(tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         encode_prompt(tiny_tokenizer, "hi", "chat")
-
-
-# vLLM, in its absence: what is asked of it, as its documentation has it
-
-
-def test_vllm_is_missing(tiny_tokenizer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match="vLLM is not installed"):
-        generate("folder", tiny_tokenizer, ["the cat"], Sampling(engine="vllm"))
-
-
-@pytest.fixture
-def fake_vllm(monkeypatch):
-    class LLM:
-        def __init__(self, model):
-            self.model = model
-
-        def generate(self, prompts, sampling_params, use_tqdm):
-            return [
-                SimpleNamespace(outputs=[SimpleNamespace(text=str(p.seed), token_ids=(1, 2), finish_reason="length")])
-                for _, p in zip(prompts, sampling_params, strict=True)
-            ]
-
-    monkeypatch.setitem(
-        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **kw: SimpleNamespace(**kw))
-    )
-
-
-def test_vllm_gets_a_seed_per_draw(tiny_tokenizer, fake_vllm):
-    def run(prompts, batch_size):
-        sampling = Sampling(draws=2, engine="vllm")
-        batches = generate("folder", tiny_tokenizer, prompts, sampling, batch_size=batch_size)
-        return {(prompts[r.prompt], r.draw): r.text for batch in batches for r in batch}
-
-    several = run(["the cat", "blue"], 3)
-    assert len(set(several.values())) == 4 and all(int(seed) >= 0 for seed in several.values())
-    assert run(["blue"], 1).items() <= several.items()
-
-
-def test_vllm_takes_no_model_in_memory(model, tiny_tokenizer, fake_vllm):
-    with pytest.raises(ValueError, match="vLLM loads models itself"):
-        generate(model, tiny_tokenizer, ["the cat"], Sampling(engine="vllm", max_new_tokens=8))

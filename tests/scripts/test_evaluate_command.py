@@ -312,22 +312,26 @@ def test_yaml_sentences(work, capsys, line, sentence):
 
 def test_interrupted_while_sampling(arguments, no_page, monkeypatch):
     assert main(["evaluate", *arguments, "--output_dir", "whole"]) == 0
-    real, batches = generation._generate_batch, []
+    real, calls = generation._generate, []
 
-    def interrupted(model, tokenizer, prompts, rows, batch, sampling):
-        if len(batches) in (2, 4):  # once in each model
-            batches.append("kill")
-            raise KeyboardInterrupt
-        batches.append(batch)
-        return real(model, tokenizer, prompts, rows, batch, sampling)
+    def interrupted(*args):
+        calls.append([pair for batch in args[4] for pair in batch])
+        killed = len(calls) in (1, 3)  # once in each model
+        count = 0
+        for responses in real(*args):
+            count += len(responses)
+            if killed and count > 8:
+                raise KeyboardInterrupt
+            yield responses
 
-    monkeypatch.setattr(generation, "_generate_batch", interrupted)
+    monkeypatch.setattr(generation, "_generate", interrupted)
     assert main(["evaluate", *arguments, "--output_dir", "out"]) == 130
     with open("out/responses.jsonl", "ab") as file:
         file.write(b'{"prompt": "the cat sat", "resp')  # a line cut by a kill
     assert main(["evaluate", *arguments, "--output_dir", "out"]) == 130
     assert main(["evaluate", *arguments, "--output_dir", "out"]) == 0
-    assert sum(len(batch) for batch in batches if batch != "kill") == 24
+    assert [len(pairs) for pairs in calls[::2]] == [12, 12]
+    assert all(0 < len(pairs) < 12 for pairs in calls[1::2])  # what is recorded is not drawn again
     assert records("out") == records("whole")
 
 
@@ -345,7 +349,7 @@ def test_killed_while_scoring(arguments, no_page, monkeypatch, work):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = len(Path("out/cost_scores.jsonl").read_text().splitlines())
     assert 0 < done < 24 and not Path("out/records.jsonl").exists()
-    monkeypatch.setattr(generation, "_generate_batch", None)  # nothing is sampled again
+    monkeypatch.setattr(generation, "_generate", None)  # nothing is sampled again
     assert main(["evaluate", *arguments, "--output_dir", "out"]) == 0
     assert _log() == once
     assert Path("out/records.jsonl").read_bytes() == Path("whole/records.jsonl").read_bytes()

@@ -1,6 +1,7 @@
 """Sampling a model's responses, reproducible per (seed, prompt, draw) whatever the batch."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from trl_rsa.data.schema import Text
@@ -17,7 +18,7 @@ def generate(
     batch_size: int = 16,
     skip: Container[tuple[int, int]] = (),
 ) -> Iterator[list[Response]]:
-    """Draws responses, batch by batch, the longest prompts first.
+    """Draws responses, the longest prompts first, and hands them out in the order of prompts and draws.
 
     A draw is a function of the model, the seed, the prompt and the number of the draw: neither the other prompts, nor
     their order, nor `batch_size`, nor the global random state (which is left alone) change it. Two models see the same
@@ -27,11 +28,18 @@ def generate(
     rarely in float32, now and then in bfloat16) another token is drawn, and what follows in that response differs.
     `batch_size=1` has no padding and no such case.
 
+    A prompt is read once for all its draws, and a response that is done makes room for the next: see
+    [`~sampling.decoding.Decoder`]. Models that keep something else than the keys and values of all tokens (sliding
+    windows, state-space models) go through `model.generate`, batch by batch.
+
     The model's own `generation_config` is used for its end-of-sequence tokens only: no repetition penalty is applied.
+    Until the generator ends or is closed, the model is in evaluation mode, and its adapters are merged
+    ([`~sampling.adapters.merged_adapters`]): do not train it meanwhile.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            The policy. With `engine="vllm"` its folder or repository, or a `vllm.LLM`.
+            The policy. With `engine="vllm"` its folder or repository (or that of an adapter), or a `vllm.LLM`; with
+            `engine="server"` its folder or repository.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
         prompts (`Sequence[str | list[dict]]`):
@@ -44,7 +52,7 @@ def generate(
             Pairs (prompt, draw) that are not drawn.
 
     Yields:
-        `list[Response]`: a batch, as soon as it is drawn.
+        `list[Response]`: from a quarter of `batch_size` to `batch_size` responses, as soon as they are drawn.
     """
     sampling = Sampling() if sampling is None else sampling
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -57,7 +65,88 @@ def generate(
         from trl_rsa.sampling.vllm_engine import generate_with_vllm
 
         return generate_with_vllm(model, prompts, rows, batches, sampling)
-    return (_generate_batch(model, tokenizer, prompts, rows, batch, sampling) for batch in batches)
+    if sampling.engine == "server":
+        from trl_rsa.sampling.server_engine import generate_with_server
+
+        return generate_with_server(model, tokenizer, prompts, rows, batches, sampling)
+    drawn = _generate(model, tokenizer, prompts, rows, batches, sampling)
+    return _in_order(drawn, wanted, batch_size)
+
+
+def _in_order(
+    drawn: Generator[list[Response], None, None], wanted: Sequence[tuple[int, int]], batch_size: int
+) -> Iterator[list[Response]]:
+    """The responses in the order in which they were wanted: files of them are the same whatever the batch.
+
+    Yields lists of a quarter of a batch to a whole one: scorers like several texts at a time.
+    """
+    held: dict[tuple[int, int], Response] = {}
+    ready: list[Response] = []
+    due = iter(wanted)
+    pair = next(due, None)
+    with closing(drawn):
+        for responses in drawn:
+            held |= {(response.prompt, response.draw): response for response in responses}
+            while pair in held:
+                ready.append(held.pop(pair))
+                pair = next(due, None)
+            while len(ready) >= max(1, batch_size // 4):
+                yield ready[:batch_size]
+                ready = ready[batch_size:]
+    if ready:
+        yield ready
+
+
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
+    sampling: Sampling,
+) -> Generator[list[Response], None, None]:
+    """With transformers, here. Responses come as they are done."""
+    from trl_rsa.sampling.adapters import base_of_adapted, merged_adapters
+    from trl_rsa.sampling.slots import has_plain_cache
+
+    if not batches:
+        return
+    training = model.training
+    model.eval()
+    try:
+        with merged_adapters(model):
+            base = base_of_adapted(model)
+            if base is not None and has_plain_cache(base):
+                wanted = [pair for batch in batches for pair in batch]
+                n_rows = max(map(len, batches))
+                yield from _decode(
+                    base, tokenizer, prompts, rows, wanted, sampling, n_rows, end_tokens(model, tokenizer)
+                )
+            else:
+                for batch in batches:
+                    yield _generate_batch(model, tokenizer, prompts, rows, batch, sampling)
+    finally:
+        model.train(training)
+
+
+def _decode(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    rows: Sequence[Sequence[int]],
+    wanted: Sequence[tuple[int, int]],
+    sampling: Sampling,
+    n_rows: int,
+    ends: set[int],
+) -> Iterator[list[Response]]:
+    from trl_rsa.sampling.decoding import Decoder, Wanted
+    from trl_rsa.sampling.noise import TokenDraw, draw_key
+
+    draw = TokenDraw(sampling.temperature, sampling.top_p, sampling.top_k)
+    decoder = Decoder(model, rows, draw, ends, sampling.max_new_tokens, n_rows)
+    responses = [Wanted(i, number, draw_key(sampling.seed, prompts[i], number)) for i, number in wanted]
+    for done in decoder.run(responses):
+        yield [_response(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
 
 
 def _room(model: Any, max_new_tokens: int) -> int | None:
@@ -82,6 +171,7 @@ def _generate_batch(
     batch: Sequence[tuple[int, int]],
     sampling: Sampling,
 ) -> list[Response]:
+    """A whole batch with `model.generate`, for models that our own loop does not know."""
     import torch
     from transformers import LogitsProcessorList
 
@@ -97,17 +187,12 @@ def _generate_batch(
         keys = torch.tensor([draw_key(sampling.seed, prompts[i], draw) for i, draw in batch])
         device = model.device if model.device.type == "cuda" else "cpu"
         processors.append(SeededSampling(keys.to(device), width, sampling.temperature, sampling.top_p, sampling.top_k))
-    training = model.training
-    model.eval()
-    try:
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
-            logits_processor=processors,
-        )
-    finally:
-        model.train(training)
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
+        logits_processor=processors,
+    )
     completions = output[:, width:].tolist()
     return [
         _response(tokenizer, i, draw, completion, ends)

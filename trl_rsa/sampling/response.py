@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-ENGINES = ("transformers", "vllm")
+ENGINES = ("transformers", "vllm", "server")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class Sampling:
         template (`str`, *optional*, defaults to `"auto"`):
             As in [`~sampling.encoding.encode_prompt`].
         engine (`str`, *optional*, defaults to `"transformers"`):
-            `"vllm"` draws with vLLM, which must be installed. Its draws are seeded too, but they are others.
+            `"vllm"` draws with vLLM, which must be installed; `"server"` asks a server that is running, vLLM's or
+            another that speaks OpenAI's completions. Their draws are seeded too, but they are others.
+        server_url (`str`, *optional*):
+            Address of the server, such as `http://localhost:8000`, with `engine="server"`.
+        server_model (`str`, *optional*):
+            Which of the server's models to ask, if it serves several.
+        server_key_env (`str`, *optional*):
+            Name of the environment variable that holds the server's key, if it wants one.
     """
 
     draws: int = 1
@@ -57,6 +64,9 @@ class Sampling:
     top_k: int = 0
     template: str = "auto"
     engine: str = "transformers"
+    server_url: str | None = None
+    server_model: str | None = None
+    server_key_env: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("max_new_tokens", 1), ("top_k", 0)):
@@ -78,3 +88,16 @@ class Sampling:
             )
         if self.engine not in ENGINES:
             raise ValueError(f"You set engine={self.engine!r}, but the engines are {', '.join(ENGINES)}. Set one.")
+        if self.engine == "server":
+            if not str(self.server_url).startswith(("http://", "https://")):
+                raise ValueError(
+                    f"You set engine='server' with server_url={self.server_url!r}, but the server has an address. Set "
+                    "http://localhost:8000, say."
+                )
+            return
+        for name in ("server_url", "server_model", "server_key_env"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"You set {name}={getattr(self, name)!r} with engine={self.engine!r}, but only the engine "
+                    "'server' asks a server. Set engine to server, or leave it out."
+                )

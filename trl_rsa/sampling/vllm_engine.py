@@ -1,14 +1,16 @@
 """Sampling with vLLM, when it is installed and asked for."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trl_rsa.data.schema import Text
+from trl_rsa.sampling.adapter_folder import AdapterFolder, read_adapter
 from trl_rsa.sampling.noise import draw_key
+from trl_rsa.sampling.response import Response, Sampling
 
 
-if TYPE_CHECKING:
-    from trl_rsa.sampling.response import Response, Sampling
+# The ranks that vLLM makes room for.
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def generate_with_vllm(
@@ -16,10 +18,13 @@ def generate_with_vllm(
     prompts: Sequence[Text],
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
-    sampling: "Sampling",
-) -> Iterator[list["Response"]]:
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
     """As [`~sampling.generation.generate`], which calls it. Every draw has vLLM's own seed of a request, made from
-    (seed, prompt, draw): the same draws again on the same version of vLLM and the same kind of device."""
+    (seed, prompt, draw): the same draws again on the same version of vLLM and the same kind of device.
+
+    The folder of a LoRA adapter is loaded on top of its base model, which its configuration names.
+    """
     try:
         import vllm
     except ImportError as error:
@@ -32,22 +37,35 @@ def generate_with_vllm(
             f"You set engine='vllm' with a {type(model).__name__} in memory, but vLLM loads models itself. Give the "
             "model's folder or repository, or a vllm.LLM."
         )
-    return _batches(vllm, model, prompts, rows, batches, sampling)
+    adapter = read_adapter(model, "vllm")
+    if adapter is not None and adapter.rank > _RANKS[-1]:
+        raise ValueError(
+            f"You set engine='vllm' for the adapter in {model}, but its rank is {adapter.rank} and vLLM takes ranks "
+            f"up to {_RANKS[-1]}. Leave the engine out to draw with transformers."
+        )
+    return _batches(vllm, model, adapter, prompts, rows, batches, sampling)
 
 
 def _batches(
     vllm: Any,
     model: Any,
+    adapter: AdapterFolder | None,
     prompts: Sequence[Text],
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
-    sampling: "Sampling",
-) -> Iterator[list["Response"]]:
-    from trl_rsa.sampling.response import Response
-
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
     if not batches:
         return
-    engine = vllm.LLM(model=model) if isinstance(model, str) else model
+    request: dict[str, Any] = {}
+    if adapter is not None:
+        from vllm.lora.request import LoRARequest
+
+        room = next(rank for rank in _RANKS if rank >= adapter.rank)
+        engine = vllm.LLM(model=adapter.base, enable_lora=True, max_lora_rank=room)
+        request["lora_request"] = LoRARequest(adapter.name, 1, adapter.path)
+    else:
+        engine = vllm.LLM(model=model) if isinstance(model, str) else model
     for batch in batches:
         parameters = [
             vllm.SamplingParams(
@@ -60,7 +78,7 @@ def _batches(
             for i, draw in batch
         ]
         given = [{"prompt_token_ids": list(rows[i])} for i, _ in batch]
-        outputs = engine.generate(given, parameters, use_tqdm=False)
+        outputs = engine.generate(given, parameters, use_tqdm=False, **request)
         answers = [output.outputs[0] for output in outputs]
         yield [
             Response(i, draw, answer.text, list(answer.token_ids), answer.finish_reason == "stop")
