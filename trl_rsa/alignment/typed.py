@@ -164,7 +164,8 @@ def read_value(hint: Any, value: Any, name: str, where: str) -> Any:
         raise _misfit(hint, value, name, where) from error
     if _turned_into_number(value, result):
         raise _misfit(hint, value, name, where)
-    return result
+    # 2 of a share or a number is a number, 2.0 is a share.
+    return value if type(value) is int and isinstance(result, float) else result
 
 
 @cache
