@@ -9,7 +9,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install test lint demo bench clean
+.PHONY: install test attack lint demo bench clean
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# What tests/attack tries in `make test`, twenty times over.
+attack: $(STAMP)
+	OMP_NUM_THREADS=1 TRL_RSA_ATTACK=20 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests/attack
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
