@@ -1,5 +1,6 @@
 """Seeded mutations of JSON, bytes and folders, and a command run in this process that must never show a traceback."""
 
+import copy
 import json
 import os
 import random
@@ -32,7 +33,7 @@ class Attack:
         self.random = random.Random(seed)
 
     def odd(self) -> Any:
-        return self.random.choice(ODD)
+        return copy.deepcopy(self.random.choice(ODD))
 
     def json(self, value: Any, times: int = 1) -> Any:
         """A copy of a JSON value in which a random place is changed."""
@@ -134,6 +135,6 @@ def run(capsys: Any, name: str, *argv: str) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
-def copy(folder: Path, to: Path) -> Path:
+def copy_folder(folder: Path, to: Path) -> Path:
     shutil.rmtree(to, ignore_errors=True)
     return Path(shutil.copytree(folder, to, symlinks=True))

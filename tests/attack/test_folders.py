@@ -3,7 +3,7 @@
 import pytest
 import torch
 from align_and_die import ARGS
-from attacking import TIMES, Attack, copy
+from attacking import TIMES, Attack, copy_folder
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -46,7 +46,7 @@ def stopped(save_tiny_llama, make_preference_dataset, tmp_path_factory):
 @pytest.mark.parametrize("seed", range(10 * TIMES))
 def test_damage(seed, stopped, tmp_path):
     model, data, folder, expected = stopped
-    run, attack = copy(folder, tmp_path / "run"), Attack(seed)
+    run, attack = copy_folder(folder, tmp_path / "run"), Attack(seed)
     hurt = [attack.folder(run) for _ in range(attack.random.randint(1, 2))]
     try:
         align(make_plan(model, data, run), log=quietly)
