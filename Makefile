@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 NOT_FAST := slow or engines or kills or demo or chromium
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: install fast test lint docs wheel hooks demo bench clean
+.PHONY: install fast test attack lint docs wheel hooks demo bench clean
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ fast: $(STAMP)
 
 test: $(STAMP)
 	$(PYTEST)
+
+# What tests/attack tries in `make test`, twenty times over.
+attack: $(STAMP)
+	OMP_NUM_THREADS=1 TRL_RSA_ATTACK=20 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests/attack
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -64,3 +64,12 @@ def test_help_has_an_example(capsys):
     output = capsys.readouterr().out
     assert output.startswith("usage: trl-rsa data")
     assert "example:" in output
+
+
+def test_data_moves_no_cursor(tmp_path, capsys):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "p\x1b[2J", "chosen": "a\u202eb", "rejected": "c\x07"}) + "\n")
+    assert run(str(path)) == 0
+    shown = capsys.readouterr().out
+    assert "p\\x1b[2J" in shown and "a\\u202eb" in shown and "c\\x07" in shown
+    assert not any(character in shown for character in "\x1b\u202e\x07")

@@ -76,3 +76,33 @@ def test_a_thread_may_hold_it_again_and_another_may_not(tmp_path):
 def test_the_file_itself_is_not_touched(tmp_path):
     with hold_file(tmp_path / "certificate.json"):
         assert not (tmp_path / "certificate.json").exists()
+
+
+def test_nothing_is_left_behind(tmp_path):
+    with hold_file(tmp_path / "certificate.json"), hold_folder(tmp_path):
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from trl_rsa.storage.locks import LockedError, hold_file
+path, done = Path(sys.argv[1]), 0
+while done < 200:
+    try:
+        with hold_file(path):
+            path.write_text(str(int(path.read_text()) + 1))
+            done += 1
+    except LockedError:
+        pass
+"""
+
+
+def test_several_processes_never_meet(tmp_path):
+    """Each adds 1 two hundred times; one lost update would show. The lock file comes and goes all the while."""
+    path = tmp_path / "count"
+    path.write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(path)]) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert path.read_text() == "600"

@@ -232,11 +232,32 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
     read = []
     for one in several:
         where = f"the constraint {one['name']!r} of {path}" if one.get("name") else f"the constraint of {path}"
-        options = {}
+        options = {name: read_value(hint, one[name], name, where) for name, hint in _SOURCES.items() if name in one}
+        _check_prompts(options.get("prompts"), where)
         if isinstance(one.get("human_options"), dict):
             options["human_options"] = _read_dataset_options(one["human_options"], f"human_options of {where}")
         read.append(read_dataclass(RiskConstraint, {**one, **options}, where))
     return read if isinstance(content, list) else read[0]
+
+
+_Prompt = str | list[dict[str, Any]] | dict[str, Any]
+# What a constraint takes as an object in Python, in a file.
+_SOURCES = {
+    "scorer": str,
+    "prompts": str | list[_Prompt] | dict[Literal["train", "decide", "certify"], str | list[_Prompt]],
+    "human_pairs": str | list[dict[str, Any]] | None,
+}
+
+
+def _check_prompts(prompts: Any, where: str) -> None:
+    """Prompts that are written into the plan itself."""
+    for part in prompts.values() if isinstance(prompts, dict) else [prompts]:
+        for row in part if isinstance(part, list) else ():
+            if isinstance(row, dict) and not isinstance(row.get("prompt"), (str, list)):
+                raise ValueError(
+                    f"You set 'prompts' to a list with {shown(row)} in {where}, but it has no prompt. Write a text, "
+                    "a list of messages, or a mapping with `prompt`."
+                )
 
 
 def _read_rungs(content: Any, path: Path) -> RungSettings:

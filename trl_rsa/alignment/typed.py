@@ -12,6 +12,7 @@ import math
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -34,8 +35,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key in keys:
-            if keys.count(key) > 1:
+        for key, times in Counter(keys).items():
+            if times > 1:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -164,7 +165,8 @@ def read_value(hint: Any, value: Any, name: str, where: str) -> Any:
         raise _misfit(hint, value, name, where) from error
     if _turned_into_number(value, result):
         raise _misfit(hint, value, name, where)
-    return result
+    # 2 of a share or a number is a number, 2.0 is a share.
+    return value if type(value) is int and isinstance(result, float) else result
 
 
 @cache

@@ -68,29 +68,41 @@ def _hold(lock: Path, path: Path) -> Iterator[None]:
         yield
     finally:
         _held.remove(key)
+        lock.unlink(missing_ok=True)  # while it is held: see _take
         file.close()
 
 
 def _take(lock: Path, path: Path) -> IO[str]:
-    # Not "w": the holder's name must not be wiped by one who does not get in.
-    file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace")
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = _in_words(file.read(4096))
-        file.close()
-        raise LockedError(
-            f"You write to {path}, but {holder} writes there, and two would spoil each other's work. Wait until it "
-            "ends, end it, or use another place."
-        ) from error
-    except OSError:  # a file system without locks
-        pass
+    while True:
+        # Not "w": the holder's name must not be wiped by one who does not get in.
+        file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _in_words(file.read(4096))
+            file.close()
+            raise LockedError(
+                f"You write to {path}, but {holder} writes there, and two would spoil each other's work. Wait until "
+                "it ends, end it, or use another place."
+            ) from error
+        except OSError:  # a file system without locks
+            break
+        if _is_still(lock, file):
+            break
+        file.close()  # the one before has removed it since it was opened: that lock is nobody's
     me = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "command": Path(sys.argv[0]).name}
     file.truncate(0)
     file.write(json.dumps(me))
     file.flush()
     return file
+
+
+def _is_still(lock: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(lock.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _in_words(content: str) -> str:

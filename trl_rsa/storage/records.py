@@ -114,9 +114,17 @@ def _parse(line: bytes | None, number: int, report: ReadReport) -> Record | None
     if missing:
         report.add(number, f"no {' and no '.join(missing)}")
         return None
-    # A name with half a surrogate pair, which JSON may hold, could be shown nowhere.
-    names = {name: whole_characters(record[name]) for name in _NAMES if isinstance(record.get(name), str)}
+    base = record.get("base_prompt")
+    if base is not None and not isinstance(base, (str, list)):
+        report.add(number, "base_prompt is neither text nor messages")
+        return None
+    names = {name: _as_name(record[name]) for name in _NAMES if record.get(name) is not None}
     return dict.fromkeys(FIELDS) | record | names
+
+
+def _as_name(value: Any) -> str:
+    """A text that can be shown: the JSON of a value of another type, the escape of half a surrogate pair."""
+    return whole_characters(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _score(record: Record, name: str, wanted: bool, number: int, report: ReadReport) -> float | None:
