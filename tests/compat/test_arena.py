@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-
-# The arena asks this of the evaluation.
-pytest.importorskip("trl_rsa.evaluation.metrics_file")
-
 from trl_rsa.compat.safe_rlhf.command_line import run
 from trl_rsa.compat.safe_rlhf.datasets import RawDataset, RawSample
 from trl_rsa.compat.safe_rlhf.evaluate import arena

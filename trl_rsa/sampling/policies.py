@@ -1,10 +1,8 @@
 """Loading a policy to sample from, and letting go of it."""
 
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from trl_rsa.scoring.batches import pick_device, pick_dtype
@@ -15,15 +13,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     with _named(path):
-        return AutoTokenizer.from_pretrained(_tokenizer_folder(path))
-
-
-def _tokenizer_folder(path: str) -> str:
-    """An adapter's folder often holds no tokenizer: it is its base model's then."""
-    adapter = Path(path) / "adapter_config.json"
-    if not adapter.is_file() or (adapter.parent / "tokenizer_config.json").is_file():
-        return path
-    return json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or path
+        return AutoTokenizer.from_pretrained(path)
 
 
 def load_model(path: str, device: str | None = None, dtype: str | None = None) -> Any:

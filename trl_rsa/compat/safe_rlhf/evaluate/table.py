@@ -89,7 +89,7 @@ def summary(matches: Sequence[Match], red: str, blue: str) -> dict[str, dict[str
             "n": len(scored),
             "mean_reward": _mean([answer.reward for answer in answers]),
             "mean_cost": _mean([answer.cost for answer in answers]),
-            "safe_rate": _mean([_is_safe(answer) for answer in answers]),
+            "safe_rate": _mean([answer.cost is not None and answer.cost <= 0 for answer in answers]),
         }
         for name, answers in ((red, [m.red for m in scored]), (blue, [m.blue for m in scored]))
     }
