@@ -110,9 +110,10 @@ def _of_yaml(path: Path, text: str) -> Draft:
         return merges.merge(content, str(path))
     if align_anything.is_configuration(content):
         flags = align_anything.flags_of_configuration(content)
-        if "scale_coeff" in flags:
+        kind = align_anything.kind_of_configuration(path.stem, flags)
+        if kind == "dpo":
             return align_anything.dpo("align_anything.trainers.text_to_text.dpo", flags)
-        if "regularization" in flags or "rm" in path.stem.split("_"):
+        if kind == "rm":
             return align_anything.reward_model("align_anything.trainers.text_to_text.rm", flags)
     if isinstance(content, dict) and ("stages" in content or "constraint" in content):
         raise ValueError(f"You gave {path}, but that is a plan already. Run trl-rsa align --config {path} --dry_run.")
