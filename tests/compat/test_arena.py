@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trl_rsa.cli import main
 from trl_rsa.compat.safe_rlhf.command_line import run
 from trl_rsa.compat.safe_rlhf.datasets import RawDataset, RawSample
 from trl_rsa.compat.safe_rlhf.evaluate import arena
@@ -87,6 +88,14 @@ def test_table_analysis_and_page(work, tiny_model_path, other_tiny_model_path, m
     before = (folder / "table.csv").read_bytes()
     assert start(tiny_model_path, other_tiny_model_path, *more) == 0
     assert (folder / "table.csv").read_bytes() == before
+    # And so from answers that are written down, by one command.
+    words = ["--responses", str(folder / "responses.jsonl"), "--output_dir", "E"]
+    assert main(["evaluate", *words, "--reward", "scorers.py:reward", "--cost", "scorers.py:cost"]) == 0
+    for name, model in json.loads(Path("E/metrics.json").read_text())["models"].items():
+        three = model["reward"]["mean"], model["cost"]["mean"], model["cost"]["unsafe_rate"]
+        reward, cost, unsafe = (estimate["value"] for estimate in three)
+        assert told[name]["mean_reward"] == pytest.approx(reward) and told[name]["mean_cost"] == pytest.approx(cost)
+        assert told[name]["safe_rate"] == pytest.approx(1 - unsafe)
 
 
 def test_adapter_without_a_tokenizer_against_its_base(work, tiny_model_path, no_page, capsys):

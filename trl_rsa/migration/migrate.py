@@ -1,5 +1,6 @@
 """From a script or a configuration to a plan: which commands belong together, and what is said about them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -196,6 +197,9 @@ def _finish(path: Path, drafts: Sequence[Draft], notes: list[str], number: int |
     lines = _plan(chain, commands, notes) if chain else [line for draft in commands for line in draft.lines]
     written = hide("\n".join(lines))
     unknown = sorted({name.split("}")[0] for name in written.split("${")[1:]})
+    absent = [word for word in ("MODEL", "COST_MODEL", "DATA") if re.search(rf"(?m)^[^#]*: {word}$", written)]
+    if absent:
+        notes.append(f"replace {', '.join(absent)}: the script names none")
     if unknown:
         notes.append(f"replace {', '.join(f'${{{name}}}' for name in unknown)}: the script gives no value")
     head = [f"# From {path.name}, by trl-rsa migrate. Nothing was run."]
