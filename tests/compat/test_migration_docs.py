@@ -1,9 +1,15 @@
 """docs/migration.md names every flag of the dpo module with its default, and nothing that does not exist."""
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 from trl_rsa.compat.safe_rlhf.algorithms import dpo
+from trl_rsa.compat.safe_rlhf.evaluate import arena
+from trl_rsa.migration.migrate import migrate
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
@@ -45,3 +51,38 @@ def test_the_defaults_in_the_tables_are_the_parsers():
             continue
         checked += 1
     assert checked >= 20
+
+
+def section(title: str) -> str:
+    return re.split(r"\n##", PAGE.split(title + "\n", 1)[1], maxsplit=1)[0]
+
+
+def test_migrate_knows_every_flag_of_ppo_lag_that_the_table_names(tmp_path):
+    flags = re.findall(r"`--([\w]+)`", section("### `safe_rlhf.algorithms.ppo_lag`"))
+    assert len(flags) > 50
+    words = dict.fromkeys(flags, "1") | {"log_type": "wandb", "offload": "none"}
+    script = tmp_path / "lag.sh"
+    script.write_text(
+        "deepspeed --module safe_rlhf.algorithms.ppo_lag " + " ".join(f"--{k}={v}" for k, v in words.items()) + "\n"
+    )
+    found = migrate(script)
+    assert found.is_plan and not [line for line in found.without if "no such flag" in line]
+    # What the table says becomes nothing is named, and nothing else is.
+    nothing = [line for line in section("### `safe_rlhf.algorithms.ppo_lag`").splitlines() if "| nothing" in line]
+    for flag in re.findall(r"`--([\w]+)`", " ".join(line.split("|")[1] for line in nothing)):
+        assert any(line.startswith(f"--{flag} 1: ") for line in found.without), flag
+
+
+def test_flags_of_the_arena_are_in_its_table():
+    own = {option for option in arena.make_parser()._option_string_actions if option.startswith("--")}
+    named = set(re.findall(r"`(--\w+)(?: \w+)?`", section("### `safe_rlhf.evaluate.arena`")))
+    assert own - {"--help", "--local_rank", "--dataset_module"} == named
+
+
+def test_line_for_three_numbers_runs(tmp_path):
+    (line,) = re.findall(r"^python -c .*$", section("### Mean reward, mean cost, safe rate"), re.MULTILINE)
+    estimates = {"reward": {"mean": {"value": 1.5}}, "cost": {"mean": {"value": -2.0}, "unsafe_rate": {"value": 0.25}}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"models": {"m": estimates}}))
+    words = [sys.executable, *shlex.split(line)[1:-1], str(tmp_path / "metrics.json")]
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == {"model": "m", "mean_reward": 1.5, "mean_cost": -2.0, "safe_rate": 0.75}

@@ -276,7 +276,9 @@ def test_fork_of_ppo_lag_and_plain_ppo(work, capsys):
     more = "--cost_model_name_or_path C --threshold -1 --quantile 0.9"
     plan, _, said = plan_of(script(command.format("reinforce_lag", more)), capsys=capsys)
     assert plan["constraint"]["budget"] == -1.0 and "no equivalent: --quantile: " in said and "0.9" not in said
-    assert "note: mine is no dataset that is known here" in said
+    assert "note: mine is no dataset that is known here" in said and "is taken as a fork of ppo_lag" in said
+    plan, _, said = plan_of(script(command.format("ppo_reward_shaping", "--cost_model_name_or_path C")), capsys=capsys)
+    assert plan["constraint"]["budget"] == 0.0 and "no --threshold is given" in said
     plan, _, _ = plan_of(script(command.format("ppo", "--reward_model_name_or_path R")), capsys=capsys)
     assert "constraint" not in plan and plan["stages"][0]["beta"] == 0.1
 
@@ -358,7 +360,8 @@ def test_flags_behind_a_missing_backslash_count_where_the_shell_makes_them_count
     text = (
         'betas=(0.1 0.05)\nrun() {\n  for i in $(seq 0 1); do\n    cmd="nohup accelerate launch \\\n'
         "      -m src.train.safety_dpo --model_name_or_path 'm' \\\n --beta ${betas[i]} --model_dtype 'bfloat16'\n"
-        '      --learning_rate 2e-5 \\\n      > log_${betas[i]}.txt &"\n    eval $cmd\n  done\n}\ncase $1 in\n'
+        '      --learning_rate 2e-5 \\\n      > log_${betas[i]}.txt &"\n    echo $cmd\n    eval $cmd\n  done\n}\n'
+        "case $1 in\n"
         '  "safe") run ;;\nesac\n'
     )
     plan, _, said = plan_of(script(text), capsys=capsys)
@@ -451,6 +454,7 @@ def test_mergekit(work, capsys):
         ("a.py", "from trl import DPOTrainer\n", "DPOConfig to RSAConfig and DPOTrainer to RSATrainer"),
         ("a.py", "from safe_rlhf.models import AutoModelForScore\n", "Change safe_rlhf to trl_rsa.compat.safe_rlhf"),
         ("a.yaml", "stages: []\n", "is a plan already"),
+        ("kto.yaml", "train_cfgs: {scale_coeff: 1}\nmodel_cfgs: {}\n", "neither a configuration of align-anything"),
         ("a.yaml", "x: 1\n", "neither a configuration of align-anything"),
         ("a.yaml", "x: [1\n", "The YAML file cannot be read"),
     ],
@@ -491,6 +495,7 @@ def test_output_is_written_once(work, capsys):
         ("A=(1 '2 3'); A+=(4); run \"${A[@]}\" ${A[1]}\n", ["run", "1", "2 3", "4", "2", "3"]),
         ("run a > out 2>&1 | tee log\n", ["run", "a"]),
         ('if [ -z "$X" ]; then X=y; fi; run $X\n', ["run", "y"]),
+        ('X=$X\nif [ -z "$X" ]; then\n echo no\n X=y\nfi\nrun $X/z\n', ["run", "y/z"]),
         ('X=z; if [ -z "$X" ]; then X=y; else X=w; fi; run $X\n', ["run", "z"]),
         ('cat <<EOF\nrun no\nEOF\nexport X="q"; run --x="$X r"\n', ["run", "--x=q r"]),
         ("bash -c 'run in'\n", ["run", "in"]),

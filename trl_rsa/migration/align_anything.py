@@ -10,6 +10,7 @@ from trl_rsa.migration.shell import in_one_line
 
 _PAIRS = ("PKUSafeRLHF", "PKUSafeRLHF_Cost")
 _SECTIONS = ("train_cfgs", "data_cfgs", "logger_cfgs", "model_cfgs", "lora_cfgs", "bnb_cfgs")
+_OTHERS = {"kto", "orpo", "simpo", "sft", "ppo", "grpo", "score"}  # its other trainers
 _NOT_HERE = {
     "log_project": "a tracker's own setting: export WANDB_PROJECT",
     "log_run_name": "every stage is a run of its own, named after it",
@@ -29,6 +30,7 @@ _NOT_HERE = {
     "load_multi_datasets": "a stage has one dataset",
     "task_type": "a policy is a causal language model",
     "bnb_4bit_*": "add it to quantization_config",
+    "load_checkpoint": "a killed plan resumes by itself",
     "config_name": "give that configuration file to trl-rsa migrate",
     "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
     "gradient_checkpointing_kwargs": "add it to args",
@@ -37,6 +39,16 @@ _NOT_HERE = {
 
 def is_configuration(content: Any) -> bool:
     return isinstance(content, Mapping) and "train_cfgs" in content and "model_cfgs" in content
+
+
+def kind_of_configuration(name: str, flags: Flags) -> str | None:
+    """`"dpo"` or `"rm"`, by the file's name as align-anything gives it, else by what only these have."""
+    words = name.lower().split("_")
+    if _OTHERS & set(words) or "actor_lr" in flags:
+        return None
+    if "dpo" in words or "rm" in words:
+        return "dpo" if "dpo" in words else "rm"
+    return "dpo" if "scale_coeff" in flags else "rm" if "regularization" in flags else None
 
 
 def flags_of_configuration(content: Mapping[str, Any]) -> Flags:

@@ -52,6 +52,8 @@ class Flags:
 
     def text(self, *names: str, default: str = "") -> str:
         values = self.several(*names)
+        if values and " --" in values[0]:
+            self.notes.append(f"the value of --{names[0]} holds other flags: a quote is missing in the script")
         return values[0] if values else default
 
     def number(self, *names: str, default: float) -> float:

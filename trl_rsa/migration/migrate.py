@@ -1,5 +1,6 @@
 """From a script or a configuration to a plan: which commands belong together, and what is said about them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -110,9 +111,10 @@ def _of_yaml(path: Path, text: str) -> Draft:
         return merges.merge(content, str(path))
     if align_anything.is_configuration(content):
         flags = align_anything.flags_of_configuration(content)
-        if "scale_coeff" in flags:
+        kind = align_anything.kind_of_configuration(path.stem, flags)
+        if kind == "dpo":
             return align_anything.dpo("align_anything.trainers.text_to_text.dpo", flags)
-        if "regularization" in flags or "rm" in path.stem.split("_"):
+        if kind == "rm":
             return align_anything.reward_model("align_anything.trainers.text_to_text.rm", flags)
     if isinstance(content, dict) and ("stages" in content or "constraint" in content):
         raise ValueError(f"You gave {path}, but that is a plan already. Run trl-rsa align --config {path} --dry_run.")
@@ -195,6 +197,9 @@ def _finish(path: Path, drafts: Sequence[Draft], notes: list[str], number: int |
     lines = _plan(chain, commands, notes) if chain else [line for draft in commands for line in draft.lines]
     written = hide("\n".join(lines))
     unknown = sorted({name.split("}")[0] for name in written.split("${")[1:]})
+    absent = [word for word in ("MODEL", "COST_MODEL", "DATA") if re.search(rf"(?m)^[^#]*: {word}$", written)]
+    if absent:
+        notes.append(f"replace {', '.join(absent)}: the script names none")
     if unknown:
         notes.append(f"replace {', '.join(f'${{{name}}}' for name in unknown)}: the script gives no value")
     head = [f"# From {path.name}, by trl-rsa migrate. Nothing was run."]

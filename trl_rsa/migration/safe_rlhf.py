@@ -37,6 +37,7 @@ _PPO = {
     "normalize_reward": "a matter of PPO",
     "normalize_cost": "set do_normalize in the cost model's config.json, which the scorer follows",
     "eval_*": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
+    "cost_coeff*": "λ is found, not set: see the rungs",
     "need_eval": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
     "per_device_eval_batch_size": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
 }
@@ -102,6 +103,11 @@ def ppo(program: str, flags: Flags) -> StageDraft:
 
 def ppo_lag(program: str, flags: Flags) -> StageDraft:
     """PPO-Lag and its forks: a stage on the pairs, then rungs until mean cost ≤ threshold."""
+    if not program.endswith("ppo_lag"):
+        flags.notes.append(
+            f"{program} has a cost model, and is taken as a fork of ppo_lag; a penalty with a fixed weight becomes a "
+            "budget too"
+        )
     return _from_ppo(program, flags, flags.text("cost_model_name_or_path", default="COST_MODEL"))
 
 
@@ -150,6 +156,8 @@ def _from_ppo(program: str, flags: Flags, cost: str | None) -> StageDraft:
 def _budget(
     flags: Flags, cost: str, dataset: str, template: str, max_length: int, comments: dict[str, list[str]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    if "threshold" not in flags:
+        flags.notes.append("no --threshold is given: the budget is Safe RLHF's default, mean cost <= 0")
     threshold = flags.number("threshold", default=0.0)
     low, high = min(-10.0, threshold - 10), max(10.0, threshold + 10)
     constraint = {
@@ -161,9 +169,8 @@ def _budget(
         "labels": "raw",
     }
     comments["constraint"] = [
-        f"Safe RLHF's constraint: mean cost <= {threshold:g} (--threshold, which is -d of the paper). It acts only if",
-        "the model that the rungs start from has a higher mean cost. See where the budget lies among that model's own",
-        "costs before you train: trl-rsa evaluate --model MODEL --prompts FILE --cost COST_MODEL.",
+        f"Safe RLHF's constraint: mean cost <= {threshold:g} (--threshold, which is -d of the paper). It acts only on",
+        "a model whose mean cost is higher: --dry_run says where the budget lies among the starting model's costs.",
     ]
     comments["constraint.scorer"] = [
         "Higher must be worse, above 0 unsafe. If it is not: scorer_options: {higher_is: better}. A *ForScore model",

@@ -18,6 +18,7 @@ _ASSIGNMENT = re.compile(r"(\w+)(\+?=)", re.ASCII)
 _WORDS_AROUND = ("then", "do", "else", "fi", "done", "{", "}", "!", "time", "esac")
 _DECLARES = ("export", "declare", "local", "readonly", "typeset")
 _TESTS = ("[[", "[", "test")
+_PRINTS = ("echo", "printf")  # a command that is shown before it is run is one command
 
 Value = str | list[str] | None  # None: it has a value, which nobody knows before the script runs
 
@@ -158,7 +159,7 @@ class Script:
             self._read(" ".join(words[1:]), line)
         elif name in ("bash", "sh", "source", "."):
             self._other_script(name, words[1:], words, line)
-        else:
+        elif name not in _PRINTS:
             if words[:2] == ["wandb", "login"]:
                 self._secrets |= {word for word in words[2:] if not word.startswith("-")}
             self.commands.append(Command(words, line))
@@ -261,6 +262,8 @@ class Script:
             value = (before or ".") if here else before
         if maybe and before:
             return True
+        if value == f"${{{name}}}":  # what the environment gives, if it does
+            value = None
         self._set(name, f"{before or ''}{value}" if operator == "+=" and isinstance(value, str) else value)
         return True
 
