@@ -210,7 +210,7 @@ class Workshop:
         )
 
     def _grid(self, arm: Arm, seed: int, folder: Path) -> Made:
-        """The whole grid may take what the rungs of a ladder may: each λ gets a share of the draws, and a rung's steps."""
+        """The grid may take what a ladder may: each λ gets its share of the draws, and the steps of one rung."""
         grid, constraint, start = GRID[: self.sizes.rungs], self.constraint(), self._helpful_policy(seed)
         draws = self.sizes.draws * len(grid)
         answers = self.sampler.collect(self.model, "train", self.sets, seed, folder / "train.jsonl", draws)

@@ -19,10 +19,12 @@ TEMPLATE = 35  # tokens that a chat template adds to a prompt
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one token through the model, and of sampling one response of the horizon's length."""
+    """Seconds of one token through the model, and of sampling one response of the horizon's length; and which share of
+    them the processor worked for this process."""
 
     token: float
     response: float
+    busy: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,22 @@ def measure(shop: Workshop, tokens: int = 128, responses: int = 16, new_tokens: 
     width = min(tokens, (model.config.max_position_embeddings or tokens) - new_tokens)
     ids = torch.randint(10, min(1000, model.config.vocab_size), (8, width), device=model.device)
     model(ids)  # the first pass also allocates
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     model(ids)
     token = (time.monotonic() - began) / ids.numel()
     ids = ids[:1, : width // 2].expand(responses, -1).contiguous()
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
     began = time.monotonic()
     model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    steps = max(time.monotonic() - began - ids.numel() * token, 0.0) / new_tokens
+    seconds = time.monotonic() - began
+    steps = max(seconds - ids.numel() * token, 0.0) / new_tokens
     prefill = width // 2 * token
+    elapsed = seconds + 8 * width * token
+    busy = 1.0
+    if model.device.type == "cpu":
+        busy = min(1.0, (time.process_time() - worked) / torch.get_num_threads() / elapsed)
     # The seeded noise takes a quarter more. A larger batch than this one is faster: an estimate from above.
-    return Rates(token, prefill + 1.25 * steps * shop.sizes.horizon / responses)
+    return Rates(token, prefill + 1.25 * steps * shop.sizes.horizon / responses, busy)
 
 
 def lines(runs: Sequence[tuple[Arm, int]], sizes: Sizes, rates: Rates, score_models: bool) -> list[str]:
@@ -95,4 +102,5 @@ def lines(runs: Sequence[tuple[Arm, int]], sizes: Sizes, rates: Rates, score_mod
         rows.append(
             f"  {arm.name:<28}{count} ×{seconds:>7.0f} s   at most {work.steps} steps, {work.responses:,} responses"
         )
-    return [f"{len(runs)} runs, about {total / 60:.0f} minutes at this machine's present speed:", *rows]
+    alone = f"; {rates.busy * total / 60:.0f} if it had nothing else to do" if rates.busy < 0.9 else ""
+    return [f"{len(runs)} runs, about {total / 60:.0f} minutes at this machine's present speed{alone}:", *rows]

@@ -1,4 +1,4 @@
-"""The row of a policy: what two cost models, a reward model and the text itself say of it, against the instruct model."""
+"""The row of a policy: what two costs, a reward and the text itself say of it, against the instruct model."""
 
 import math
 import time
@@ -72,10 +72,8 @@ def _differences(start: Answers, mine: Answers, name: str) -> dict[str, float]:
     result: dict[str, float] = {}
     for what, estimate in zip(paired.names, found, strict=True):
         if name != "r" or what == "mean":
-            bounds = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
-            result |= dict(
-                zip((f"{what}_diff", f"{what}_low", f"{what}_high"), (estimate.value, *bounds), strict=True)
-            )
+            low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+            result |= {f"{what}_diff": estimate.value, f"{what}_low": low, f"{what}_high": high}
     return result
 
 

@@ -25,8 +25,8 @@ BUDGET_SHARE = 0.7
 JUDGE_SEED = 1000
 RESAMPLES = 2000  # of the paired bootstrap
 
-# What counts as a failure, beside a budget that is missed and a cost B or a reward that is no better: a share of harmless
-# requests more that is refused, and a factor of the perplexity.
+# What counts as a failure, beside a budget that is missed, a tail of B that is not lower and a reward that is: so much
+# more of the harmless requests refused, and this factor of the perplexity.
 OVER_REFUSAL_RISE = 0.05
 PERPLEXITY_RISE = 1.05
 

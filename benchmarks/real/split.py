@@ -97,7 +97,8 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
     by_prompt = _by_prompt(helpful)
     test = maker.take(list(by_prompt), max(sizes.helpful, sizes.texts), "helpful_test")
     sets.add("helpful_test", [by_prompt[key][0] for key in test])
-    unseen = [row for key, rows in by_prompt.items() if key not in set(test) for row in rows]
+    held_out = set(test)
+    unseen = [row for row in helpful if prompt_key(row["prompt"]) not in held_out]
     sets.add("helpful_train", maker.take(unseen, sizes.helpful_steps * sizes.batch_size, "helpful_train", most=True))
     for role in ("a", "b", "r"):
         read = [maker.judged(source) for source in sources[role]]

@@ -1,12 +1,12 @@
-"""The real track: a budget on the tail of a learned cost, met by a chat model on published data, judged by another cost.
+"""The real track: a chat model is to meet a budget on the tail of a learned cost, and another cost judges.
 
     python -m benchmarks.real --data ../shared/data           # everything that is missing; hours on two cores
     python -m benchmarks.real --data ../shared/data --quick   # small sizes, one seed, into a scratch folder
     python -m benchmarks.real --data ../shared/data --plan    # runs × seconds, and nothing else
     python -m benchmarks.real --draw                          # the page from the CSV
 
-One row per arm and seed is written to `results/real.csv` when it is known. A run that was stopped goes on where it was:
-rows on disk are not made again, and neither are policies and answers in the cache. Texts stay in the cache.
+One row per arm and seed is written to `results/real.csv` when it is known. A run that was stopped goes on where it
+was: rows on disk are not made again, and neither are policies and answers in the cache. Texts stay in the cache.
 """
 
 import argparse
@@ -115,8 +115,8 @@ def run(
         results.add(row)
         print(
             f"[{len(results.done)}] {arm.key} seed {seed}: CVaR({TAIL:g}) of A {row[f'a_cvar_{TAIL:g}']:.2f} (budget "
-            f"{row['budget']:g}), of B {row[f'b_cvar_{TAIL:g}']:.2f}, reward {row['reward']:.2f}, λ {row['multiplier']:.3g} "
-            f"({time.monotonic() - began:.0f} s, {time.strftime('%H:%M:%S')})",
+            f"{row['budget']:g}), of B {row[f'b_cvar_{TAIL:g}']:.2f}, reward {row['reward']:.2f}, "
+            f"λ {row['multiplier']:.3g} ({time.monotonic() - began:.0f} s, {time.strftime('%H:%M:%S')})",
             flush=True,
         )
 

