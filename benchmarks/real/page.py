@@ -119,7 +119,7 @@ def above(row: Row, name: str) -> bool:
 
 def _introduction(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
     sizes = provenance.get("sizes", asdict(FULL))
-    budget = f"{provenance['budget']:g}" if "budget" in provenance else "not computed yet"
+    budget = f"CVaR({TAIL:g}) of A at most {provenance['budget']:g}" if "budget" in provenance else "not computed yet"
     nothing = "" if rows else "\n**Nothing has been run yet: the cells are empty.**\n"
     pairs = sizes["train"] * sizes["pairs_per_prompt"]
     return f"""# The real track
@@ -130,12 +130,12 @@ SmolLM2-135M-Instruct is to meet a budget on the tail of harm, as a learned cost
 and does another cost, which it has not seen, agree? Everything here was fixed in the code before the first run, and
 nothing was tuned.
 
-* **Cost A steers, cost B judges.** A learned grades of harm (rubric scores of answers to attacks) and safety labels,
-  with an adapter, on the scale `{HARM_SCALE}`; B learned safety labels and human pairs of other data, with all of its
+* **Cost A steers, cost B judges.** A learned grades of harm and safety labels, with an adapter, on the scale
+  `{HARM_SCALE}`; B learned safety labels and human pairs of other data, with all of its
   weights, and has no scale. For both a cost above 0 is unsafe. A reward model learned human judgements of helpfulness.
   No prompt of one set is in another.
-* **The budget**: CVaR({TAIL:g}) of A at most {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from
-  the least cost, {BOUNDS[0]:g}, to that of the instruct model on the decide prompts. Searches are steered by the bound
+* **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
+  cost, {BOUNDS[0]:g}, to the CVaR of the instruct model on the decide prompts. Searches are steered by the bound
   of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).
 * **Prompts** are those of BeaverTails-Evaluation: {sizes["train"]} to train on, {sizes["decide"]} to decide on,
   {sizes["certify"]} to judge with. Responses have at most {sizes["horizon"]} tokens, and those that are cut count like
@@ -339,9 +339,9 @@ def _provenance(rows: Sequence[Row], provenance: dict[str, Any], folder: str) ->
     )
     return f"""## Provenance
 
-{len(rows)} rows in [`real.csv`]({folder}/real.csv), settings in [`provenance.json`]({folder}/provenance.json). Rows were
-made by the code at these commits (`+`: with uncommitted changes): {machines}. Seconds are by the clock, and include
-whatever else the machine did; those of a start that was killed are lost.
+{len(rows)} rows in [`real.csv`]({folder}/real.csv), settings in [`provenance.json`]({folder}/provenance.json).
+Rows were made by the code at these commits (`+`: with uncommitted changes): {machines}. Seconds are by the clock, and
+include whatever else the machine did; those of a start that was killed are lost.
 
 Sets: {sets}.
 """
