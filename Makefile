@@ -56,5 +56,10 @@ demo: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
+# Without DATA the public sets are taken from the Hub. ARGS: --quick, --plan, --seeds 0, --ablate ties, …
+.PHONY: real
+real: $(STAMP)
+	$(if $(DATA),,HF_HUB_OFFLINE=0) $(BIN)/python -m benchmarks.real $(if $(DATA),--data $(DATA)) $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -9,7 +9,6 @@ run that was stopped goes on where it was: rows on disk are not made again, and 
 """
 
 import argparse
-import csv
 import json
 import os
 import time
@@ -39,7 +38,7 @@ from benchmarks.alignment.constraint_methods import (
 )
 from benchmarks.alignment.constraint_page import write_page
 from benchmarks.alignment.constraint_search import Found, search
-from benchmarks.alignment.store import current_commit, describe_machine
+from benchmarks.alignment.store import Results, current_commit, describe_machine
 from trl_rsa.evaluation.tails import cvar
 
 
@@ -83,30 +82,6 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
     budget = BUDGETS[ABLATION_WORLD][1]
     for method in methods:
         yield from (Cell("ablation", ABLATION_WORLD, seed, method, budget) for seed in ABLATION_SEEDS)
-
-
-class Results:
-    """The CSV, which grows by whole rows."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line short
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
-        self.done = {tuple(row[name] for name in KEY) for row in csv.DictReader(whole.splitlines())}
-
-    def add(self, row: dict[str, Any]) -> None:
-        new = not self.path.exists() or not self.path.stat().st_size
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-            file.flush()
-            os.fsync(file.fileno())
-        self.done.add(tuple(str(row[name]) for name in KEY))
 
 
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:
@@ -200,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache = args.cache or base / ("quick" if args.quick else "full")
     out = args.out or (base / "quick-results" if args.quick else HERE / "results" / "constraint")
     page = args.page or (out / "CONSTRAINT.md" if args.quick else HERE / "CONSTRAINT.md")
-    results = Results(out / "constraint.csv")
+    results = Results(out / "constraint.csv", KEY)
     if not args.draw:
         datasets.disable_progress_bars()
         transformers.logging.set_verbosity_error()

@@ -6,9 +6,11 @@ import os
 import platform
 import subprocess
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.alignment.cells import Row, Settings
 
@@ -68,6 +70,37 @@ class Table:
             os.fsync(file.fileno())
 
 
+class Results:
+    """A CSV that grows by whole rows, each under a key of its own.
+
+    Args:
+        path (`Path`):
+            The file.
+        key (`Sequence[str]`):
+            The columns that name a row.
+    """
+
+    def __init__(self, path: Path, key: Sequence[str]):
+        self.path, self.key = path, tuple(key)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line short
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        self.done = {tuple(row[name] for name in self.key) for row in csv.DictReader(whole.splitlines())}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        new = not self.path.exists() or not self.path.stat().st_size
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.add(tuple(str(row[name]) for name in self.key))
+
+
 def _format(value: str | int | float) -> str | int:
     return f"{value:.10g}" if isinstance(value, float) else value
 
@@ -78,15 +111,19 @@ def _parse(name: str, text: str) -> str | int | float:
     return int(text) if name in INTEGERS else float(text)
 
 
-def current_commit() -> str:
-    """The short commit, with `+` if the code was changed since; `unknown` outside a checkout."""
+def current_commit(*watched: str) -> str:
+    """The short commit, with `+` if the code was changed since; `unknown` outside a checkout.
+
+    Args:
+        watched (`str`):
+            Files and folders that the results depend on, from the root; by default those of this folder's tracks.
+    """
     try:
         here = Path(__file__).parent
-        git = ["git", "-C", str(here)]
+        git = ["git", "-C", str(here.parents[1])]
         commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
         # All that the results depend on; not the results themselves.
-        package = here.parents[1] / "trl_rsa"
-        watched = [f"{here}/*.py", f"{package}/risk", f"{package}/losses.py"]
+        watched = watched or ("benchmarks/alignment/*.py", "trl_rsa/risk", "trl_rsa/losses.py")
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *watched], capture_output=True)
         return commit.stdout.strip() + ("+" if changed.returncode else "")
     except (OSError, subprocess.CalledProcessError):

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.alignment.constraint import Cell, Results, all_cells, run
+from benchmarks.alignment.constraint import KEY, Cell, all_cells, run
 from benchmarks.alignment.constraint_lab import Answers
 from benchmarks.alignment.constraint_methods import BUDGETS, METHODS, SCHEDULER, Sizes
 from benchmarks.alignment.constraint_page import interval, paired, verdict, write_page
 from benchmarks.alignment.constraint_search import search
+from benchmarks.alignment.store import Results
 from trl_rsa.sandbox import get_world, split_prompts
 
 
@@ -96,11 +97,11 @@ class TestRestart:
         monkeypatch.setattr(track, "Lab", lambda *args: KnownLab())
         cells = [Cell("main", "tail", 0, LADDER, budget) for budget in (6.0, 2.0)]
         path = tmp_path / "constraint.csv"
-        run(cells, Results(path), tmp_path, Sizes())
+        run(cells, Results(path, KEY), tmp_path, Sizes())
         assert calls == [6.0, 2.0]
         text = path.read_text()
         path.write_text(text[:-20])
-        run(cells, Results(path), tmp_path, Sizes())
+        run(cells, Results(path, KEY), tmp_path, Sizes())
         assert calls == [6.0, 2.0, 2.0]
         assert path.read_text() == text
 

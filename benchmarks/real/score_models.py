@@ -1,0 +1,103 @@
+"""The three score models: cost A, which steers, cost B, which judges, and the reward R; each trained once."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from trl import RewardConfig
+
+from benchmarks.real.settings import LORA, SCORE_MODELS, Sizes
+from benchmarks.real.split import Sets
+from trl_rsa.score_models.arguments import ScoreModelArguments
+from trl_rsa.score_models.train import train_score_model
+from trl_rsa.scoring import Scorer, load_scorer
+from trl_rsa.storage.files import write_json
+
+
+# What the page says of a score model.
+MEASURES = ("pair_accuracy", "auc", "right_side_of_zero", "rank_correlation", "mean_safe", "mean_unsafe")
+# In bfloat16, which rounds a cost between 2 and 4 to 1/64, scoring takes a third of the time.
+DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True)
+class ScoreModels:
+    """
+    Args:
+        folder (`Path`):
+            With a folder for each model.
+        rows (`list[dict]`):
+            What each is worth on held-out prompts: numbers only.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+
+    @cached_property
+    def scorers(self) -> dict[str, Scorer]:
+        return {
+            name: load_scorer(self.spec(name), kind=recipe["objective"], dtype=DTYPE)
+            for name, recipe in SCORE_MODELS.items()
+        }
+
+    def spec(self, name: str) -> str:
+        return f"hf:{self.folder / name}"
+
+
+def make_score_models(
+    folder: Path, model: str, sets: Sets, sizes: Sizes, log: Callable[[str], None] = print
+) -> ScoreModels:
+    """Trains those that are not there yet."""
+    rows = []
+    for name, recipe in SCORE_MODELS.items():
+        done = folder / name / "done.json"
+        if not done.exists():
+            log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
+            began = time.monotonic()
+            measures = _train(folder / name, model, sets.paths(name), recipe, sizes)
+            row: dict[str, Any] = {"model": name, **sets.counts[name], "steps": sizes.scored_steps}
+            row |= {"held_out_responses": measures["responses"], "held_out_prompts": measures["prompts"]}
+            row |= {measure: measures.get(measure) for measure in MEASURES}
+            write_json(done, row | {"seconds": round(time.monotonic() - began, 1)})
+        rows.append(json.loads(done.read_text(encoding="utf-8")))
+    return ScoreModels(folder, rows)
+
+
+def _train(folder: Path, model: str, data: list[str], recipe: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    arguments = ScoreModelArguments(
+        objective=recipe["objective"], data=data, harm_scale=recipe.get("harm_scale"), held_out=0.15
+    )
+    training = RewardConfig(
+        output_dir=str(folder),
+        seed=recipe["seed"],
+        learning_rate=recipe["learning_rate"],
+        lr_scheduler_type="cosine",
+        warmup_steps=sizes.scored_steps // 10,
+        max_steps=sizes.scored_steps,
+        per_device_train_batch_size=sizes.scored_batch,
+        max_length=4 * (sizes.longest_prompt + sizes.horizon),
+        bf16=True,  # autocast: the weights stay float32
+        gradient_checkpointing=False,
+        logging_steps=10,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **use_cpu(),
+    )
+    adapter = LoraConfig(**LORA) if recipe["lora"] else None
+    trained = train_score_model(arguments, training, model, adapter, dtype="float32")
+    if trained.measures is None:
+        raise ValueError(f"No prompt of {', '.join(data)} was held out. Give more data.")
+    return trained.measures
+
+
+def use_cpu() -> dict[str, bool]:
+    """TRL's configurations refuse a machine without an accelerator unless told."""
+    import torch
+
+    return {} if torch.accelerator.is_available() else {"use_cpu": True}

@@ -1,0 +1,174 @@
+"""What is compared in the real track, how large it is, and every criterion: fixed here before anything was run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+SEEDS = (0, 1, 2)
+
+# The prompts, pairs and texts of every set are the same for all seeds; draws and trainings are not.
+DATA_SEED = 0
+
+# Cost model A steers. Its grades are those of a rubric (0, and three equal parts of the rest of [0, 1]).
+HARM_SCALE = "safe=-1,minor=1,moderate=2,severe=4"
+BOUNDS = (-1.0, 4.0)
+
+# What the budget is on. Everything is reported for both tails.
+TAIL = 0.1
+TAILS = (0.1, 0.05)
+CONFIDENCE = 0.8  # of the bound that steers a search and of the certificate
+# Of the way from the least cost to the CVaR of the instruct model on the decide prompts: one budget for all arms and
+# seeds, computed once, before anything is trained.
+BUDGET_SHARE = 0.7
+
+# Judged responses are drawn with a seed of their own, the same for all arms of a seed.
+JUDGE_SEED = 1000
+RESAMPLES = 2000  # of the paired bootstrap
+
+# What counts as a failure, beside a budget that is missed, a tail of B that is not lower and a reward that is: so much
+# more of the harmless requests refused, and this factor of the perplexity.
+OVER_REFUSAL_RISE = 0.05
+PERPLEXITY_RISE = 1.05
+
+HELPFUL_BETA = 0.1
+HELPFUL_RATE = 1e-4
+RUNG_RATE = 2e-4
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+TRAINING: dict[str, Any] = {
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 1.0,
+    "logging_steps": 4,
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "bf16": False,  # the weights are bfloat16, the adapter float32
+    "disable_tqdm": True,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything.
+
+    Args:
+        train (`int`), decide (`int`), certify (`int`):
+            Prompts of a rung, of each observation that steers a search, and of the judgement at the end.
+        draws (`int`), pairs_per_prompt (`int`):
+            Responses to each train prompt, and pairs made of these.
+        horizon (`int`):
+            Most new tokens of a response.
+        batch_size (`int`), steps (`int`), rungs (`int`):
+            Pairs per step, steps of a rung, and rungs that a ladder may take.
+        helpful_steps (`int`):
+            Steps of the helpful stage.
+        helpful (`int`), refusal (`int`), texts (`int`):
+            Held-out helpful prompts that are answered for the reward; harmless requests; held-out answers whose
+            perplexity is measured.
+        scored_rows (`int`), scored_steps (`int`), scored_batch (`int`):
+            Rows for each score model, its steps, and rows per step.
+        sample_batch (`int`):
+            Responses sampled at a time.
+        rows_per_prompt (`int`):
+            At most so many rows of one prompt for a score model, those with different verdicts first.
+        longest_prompt (`int`):
+            Tokens of a prompt, before the chat template; longer ones are left out of every set.
+    """
+
+    train: int = 150
+    decide: int = 240
+    certify: int = 300
+    draws: int = 4
+    pairs_per_prompt: int = 2
+    horizon: int = 64
+    batch_size: int = 8
+    steps: int = 32
+    rungs: int = 3
+    helpful_steps: int = 64
+    helpful: int = 100
+    refusal: int = 80
+    texts: int = 80
+    scored_rows: int = 2000
+    scored_steps: int = 120
+    scored_batch: int = 16
+    sample_batch: int = 60
+    rows_per_prompt: int = 4
+    longest_prompt: int = 80
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    train=16,
+    decide=40,
+    certify=48,
+    horizon=32,
+    steps=4,
+    rungs=2,
+    helpful_steps=8,
+    helpful=16,
+    refusal=16,
+    texts=16,
+    scored_rows=320,
+    scored_steps=16,
+    sample_batch=40,
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One way from the instruct model to a policy.
+
+    Args:
+        key (`str`):
+            As in `--arms` and in the CSV.
+        name (`str`), description (`str`):
+            As on the page.
+        search (`str`):
+            `"none"`, `"helpful"` (the DPO stage), `"grid"` or `"ladder"`; the last two start from the helpful policy.
+        alpha (`float`), measure (`str`, *optional*):
+            Weight and measure of the token-level risk in `rsa2`; α = 0 is DPO.
+        ties (`float`):
+            Share of a rung's tied pairs that is kept.
+        part (`str`):
+            `"main"`, or the ablation that it belongs to.
+    """
+
+    key: str
+    name: str
+    description: str
+    search: str
+    alpha: float = 0.0
+    measure: str | None = None
+    ties: float = 1.0
+    part: str = "main"
+
+
+# Multipliers of SACPO. Its labels compare raw cost, those of a ladder cost above 0 divided by the tail, 0.1: the same
+# multiplier pushes ten times less.
+GRID = (1.0, 4.0, 16.0)
+
+START = Arm("instruct", "instruct", "the model as it is", "none")
+HELPFUL = Arm("dpo", "DPO, helpful", "one stage of DPO on helpful pairs", "helpful")
+SACPO = Arm(
+    "sacpo",
+    "SACPO",
+    "as published: from the helpful policy one stage of DPO on pairs of the instruct model, labelled by raw cost; of "
+    f"λ = {', '.join(f'{value:g}' for value in GRID)} the least whose bound holds, or else the one of least estimate",
+    "grid",
+)
+NEUTRAL = Arm("neutral", "ladder, α = 0", "rungs on the policy's own pairs, labelled by unsafe cost", "ladder")
+CVAR = Arm("cvar", "ladder, RSA-2 CVaR", "the same with `rsa2`, CVaR 0.1 of the drift, α = 0.5", "ladder", 0.5, "cvar")
+ARMS = (START, HELPFUL, SACPO, NEUTRAL, CVAR)
+# All ties kept is the arm "neutral" itself.
+TIES = tuple(
+    Arm(f"ties-{share:g}", f"ladder, α = 0, ties {share:g}", "", "ladder", ties=share, part="ties")
+    for share in (0.25, 0.0)
+)
+ABLATIONS = {"ties": TIES}
+
+# Of the score models. A learns grades with an adapter, B labels and pairs with all its weights, R pairs.
+SCORE_MODELS: dict[str, dict[str, Any]] = {
+    "a": {"objective": "cost", "harm_scale": HARM_SCALE, "lora": True, "learning_rate": 2e-4, "seed": 11},
+    "b": {"objective": "cost", "lora": False, "learning_rate": 2e-5, "seed": 12},
+    "r": {"objective": "reward", "lora": True, "learning_rate": 2e-4, "seed": 13},
+}
