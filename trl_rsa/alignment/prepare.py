@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_rsa.alignment.manifest import StageEntry
 from trl_rsa.alignment.plan import Plan, Stage
 from trl_rsa.data import load_preferences, split_by_prompt
 from trl_rsa.ladder.climb import Ladder, refuse_adapters_with_vllm
@@ -63,7 +64,7 @@ def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
         yield from ready.train_dataset["prompt"]
 
 
-def check_data(ready: ReadyStage, entry: dict[str, Any]) -> None:
+def check_data(ready: ReadyStage, entry: StageEntry) -> None:
     if "data" in entry and entry["data"] != ready.data:
         raise ValueError(
             f"You resume the stage {entry['name']!r}, but its data has changed since it was started "

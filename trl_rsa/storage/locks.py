@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
 from trl_rsa.storage.provenance import now
 
@@ -25,6 +25,15 @@ except ImportError:  # not POSIX: no lock there
 LOCK = ".lock"
 
 _held: set[tuple[str, int]] = set()  # lock file and thread
+
+
+class LockFile(TypedDict):
+    """What a lock file says of the process that holds it, or held it last."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
 
 
 class LockedError(ValueError):
@@ -86,7 +95,12 @@ def _take(lock: Path, path: Path) -> IO[str]:
         ) from error
     except OSError:  # a file system without locks
         pass
-    me = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "command": Path(sys.argv[0]).name}
+    me: LockFile = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": now(),
+        "command": Path(sys.argv[0]).name,
+    }
     file.truncate(0)
     file.write(json.dumps(me))
     file.flush()
