@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from trl_rsa.alignment.plan import Plan
+from trl_rsa.data.report import DataReportJSON
 from trl_rsa.ladder.climb import LadderSummary
+from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint, sync_folder
 from trl_rsa.storage.names import MANIFEST
@@ -16,6 +18,14 @@ from trl_rsa.training.anchor import model_identity
 
 
 SCHEMA_VERSION = 1
+
+
+class StageData(TypedDict):
+    """The pairs of a stage: what was read, and what is held out of it, a data set of its own or a number of pairs."""
+
+    train: DataReportJSON
+    eval: NotRequired[DataReportJSON]
+    held_out_pairs: NotRequired[int]
 
 
 class StageEntry(TypedDict):
@@ -28,7 +38,7 @@ class StageEntry(TypedDict):
     started: NotRequired[str]
     reference: NotRequired[str]
     temperature: NotRequired[float]
-    data: NotRequired[dict[str, Any]]
+    data: NotRequired[StageData]
     finished: NotRequired[str]
     seconds: NotRequired[float]
     steps: NotRequired[int]
@@ -47,7 +57,7 @@ class ManifestFile(TypedDict):
     plan: dict[str, Any]  # what describe gives
     models: dict[str, str | None]
     stages: list[StageEntry]
-    human_pairs: NotRequired[dict[str, dict[str, Any]]]
+    human_pairs: NotRequired[dict[str, HumanCounts]]
     ladder: NotRequired[LadderSummary]
 
 

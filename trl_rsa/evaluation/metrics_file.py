@@ -115,6 +115,16 @@ class EvaluationMetrics(TypedDict):
     source: ReadReportJSON  # of the file that was evaluated
 
 
+class DemoSettings(TypedDict):
+    """How the demo measured, if it wrote the file."""
+
+    world: str
+    seed: int
+    prompts: int
+    draws: int
+    budget: float
+
+
 class Metrics(TypedDict, total=False):
     """metrics.json. `benchmarks`: model, requested task, task of the harness, number."""
 
@@ -122,4 +132,4 @@ class Metrics(TypedDict, total=False):
     comparisons: list[ComparisonMetrics]
     evaluation: EvaluationMetrics
     benchmarks: dict[str, dict[str, dict[str, dict[str, Any]]]]
-    demo: dict[str, Any]  # settings of the demo, if it wrote the file
+    demo: DemoSettings

@@ -33,7 +33,7 @@ from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.human import load_human_pairs
+from trl_rsa.ladder.human import HumanCounts, HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
     FILE_NAME,
@@ -54,6 +54,7 @@ from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import is_adapter
+from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
@@ -79,9 +80,9 @@ class ConstraintSummary(TypedDict, total=False):
     multiplier: float
     confidence: float
     certified: bool
-    scorer: Any
+    scorer: ScorerDescription
     prompts: dict[str, PromptSetSummary]
-    human_pairs: dict[str, Any]
+    human_pairs: HumanCounts
     compared: list[Comparison]
 
 
@@ -367,7 +368,7 @@ class Ladder:
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
         return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
 
-    def _load_human_pairs(self) -> dict[str, Any]:
+    def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {
             prompt_key(prompt)
             for split in ("decide", "certify")
