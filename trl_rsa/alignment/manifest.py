@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from trl_rsa.alignment.plan import Plan
+from trl_rsa.data.report import DataReportJSON
+from trl_rsa.ladder.climb import LadderSummary
+from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint, sync_folder
 from trl_rsa.storage.names import MANIFEST
@@ -15,6 +18,47 @@ from trl_rsa.training.anchor import model_identity
 
 
 SCHEMA_VERSION = 1
+
+
+class StageData(TypedDict):
+    """The pairs of a stage: what was read, and what is held out of it, a data set of its own or a number of pairs."""
+
+    train: DataReportJSON
+    eval: NotRequired[DataReportJSON]
+    held_out_pairs: NotRequired[int]
+
+
+class StageEntry(TypedDict):
+    """A stage in the manifest. It has its `name` and `status` ("planned", "running", "complete") from the beginning,
+    what follows until `data` once it is begun, and the rest, a [`~training.stage.StageResult`] too, at its end."""
+
+    name: str
+    status: str
+    folder: NotRequired[str]
+    started: NotRequired[str]
+    reference: NotRequired[str]
+    temperature: NotRequired[float]
+    data: NotRequired[StageData]
+    finished: NotRequired[str]
+    seconds: NotRequired[float]
+    steps: NotRequired[int]
+    metrics: NotRequired[dict[str, float | None]]
+    engine: NotRequired[str]
+    processes: NotRequired[int]
+    fingerprint: NotRequired[str]
+
+
+class ManifestFile(TypedDict):
+    """manifest.json. `ladder` is there when the ladder has ended."""
+
+    schema_version: int
+    created: str
+    versions: dict[str, str]
+    plan: dict[str, Any]  # what describe gives
+    models: dict[str, str | None]
+    stages: list[StageEntry]
+    human_pairs: NotRequired[dict[str, HumanCounts]]
+    ladder: NotRequired[LadderSummary]
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -115,7 +159,7 @@ class Manifest:
         self.path = Path(plan.output_dir) / MANIFEST
         described, models = describe(plan), _fingerprints(plan)
         if self.path.exists():
-            self.content = self._read(described)
+            self.content: ManifestFile = self._read(described)
             self._check_models(models)
             self._check_results()
         else:
@@ -128,7 +172,7 @@ class Manifest:
                 "stages": [{"name": stage.name, "status": "planned"} for stage in plan.stages],
             }
 
-    def _read(self, described: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, described: dict[str, Any]) -> ManifestFile:
         content = self._load()
         if content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
@@ -150,8 +194,7 @@ class Manifest:
                 f"{'; …' if len(changes) > 5 else ''}), but a resumed run must end like an uninterrupted one. Restore "
                 "the plan, or use another output_dir."
             )
-        content["plan"] = described
-        return content
+        return cast(ManifestFile, content | {"plan": described})
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -169,7 +212,7 @@ class Manifest:
             )
         return content
 
-    def _check_models(self, models: dict[str, Any]) -> None:
+    def _check_models(self, models: dict[str, str | None]) -> None:
         """What bears the same name as at the start must be the same model."""
         before = self.content.setdefault("models", models)
         for name, fingerprint in models.items():
@@ -193,7 +236,7 @@ class Manifest:
                     f"{folder} is not as it was saved. Restore the folder, or use another output_dir."
                 )
 
-    def stage(self, index: int) -> dict[str, Any]:
+    def stage(self, index: int) -> StageEntry:
         return self.content["stages"][index]
 
     def update(self, index: int | None = None, **entries: Any) -> None:
@@ -201,7 +244,8 @@ class Manifest:
 
         The model of a stage that is complete is on the disk by then, and its fingerprint in the file.
         """
-        (self.content if index is None else self.stage(index)).update(entries)
+        changed = cast(dict[str, Any], self.content if index is None else self.stage(index))
+        changed.update(entries)
         if index is not None and entries.get("status") == "complete" and "folder" in self.stage(index):
             folder = self.path.parent / self.stage(index)["folder"]
             sync_folder(folder)

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_rsa.alignment.manifest import StageData, StageEntry
 from trl_rsa.alignment.plan import Plan, Stage
 from trl_rsa.data import load_preferences, split_by_prompt
 from trl_rsa.ladder.climb import Ladder, refuse_adapters_with_vllm
@@ -63,7 +64,7 @@ def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
         yield from ready.train_dataset["prompt"]
 
 
-def check_data(ready: ReadyStage, entry: dict[str, Any]) -> None:
+def check_data(ready: ReadyStage, entry: StageEntry) -> None:
     if "data" in entry and entry["data"] != ready.data:
         raise ValueError(
             f"You resume the stage {entry['name']!r}, but its data has changed since it was started "
@@ -73,21 +74,22 @@ def check_data(ready: ReadyStage, entry: dict[str, Any]) -> None:
 
 def _load_data(
     plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
-) -> tuple[Dataset, Dataset | None, dict[str, Any]]:
+) -> tuple[Dataset, Dataset | None, StageData]:
     """The stage's pairs for training and evaluation, and their counts and fingerprints for the manifest."""
     options = {"preferred_by": stage.preferred_by, "seed": plan.seed, **stage.dataset_options}
     if options.get("template") == "safe-rlhf":
         options.setdefault("eos_token", processing_class.eos_token)
     loaded = load_preferences(stage.dataset, **options)
     _refuse_text_on_a_chat_model(stage, loaded.dataset, processing_class)
-    train, data = loaded.dataset, {"train": loaded.counts.to_dict()}
+    train = loaded.dataset
+    data: StageData = {"train": loaded.counts.to_dict()}
     if stage.eval_dataset is not None:
         held_out = load_preferences(stage.eval_dataset, **options)
-        return train, held_out.dataset, data | {"eval": held_out.counts.to_dict()}
+        return train, held_out.dataset, {**data, "eval": held_out.counts.to_dict()}
     if not stage.held_out:
         return train, None, data
     train, held_out_dataset = split_by_prompt(train, stage.held_out, seed=plan.seed)
-    return train, held_out_dataset, data | {"held_out_pairs": len(held_out_dataset)}
+    return train, held_out_dataset, {**data, "held_out_pairs": len(held_out_dataset)}
 
 
 def _refuse_text_on_a_chat_model(stage: Stage, pairs: Dataset, processing_class: PreTrainedTokenizerBase) -> None:

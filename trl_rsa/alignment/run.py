@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from trl_rsa.alignment.manifest import Manifest
+from trl_rsa.alignment.manifest import Manifest, ManifestFile
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
@@ -29,12 +28,12 @@ class Alignment:
     Args:
         model (`str`):
             Folder of the last stage's policy: an ordinary Hugging Face folder (an adapter's, with PEFT).
-        manifest (`dict`):
+        manifest ([`~alignment.manifest.ManifestFile`]):
             Content of `manifest.json`.
     """
 
     model: str
-    manifest: dict[str, Any]
+    manifest: ManifestFile
 
 
 def align(

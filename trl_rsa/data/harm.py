@@ -4,9 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 from trl_rsa.data.schema import RowError
+
+
+class HarmScaleJSON(TypedDict):
+    """A [`HarmScale`] in JSON."""
+
+    names: list[str]
+    costs: list[float]
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class HarmScale:
         score = rubric_score(value, field)
         return math.ceil(score * (len(self.names) - 1))
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self) -> HarmScaleJSON:
         return {"names": [*self.names], "costs": [*self.costs]}
 
 

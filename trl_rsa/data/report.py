@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 
 def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -14,6 +14,27 @@ def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
         line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+class DataReportJSON(TypedDict):
+    """A [`DataReport`] in JSON. The last three are there where a pair rule was given."""
+
+    source: str
+    format: str
+    preferred_by: str
+    template: str
+    rows_read: int
+    rows_used: int
+    pairs_built: int
+    pairs_kept: int
+    fingerprint: str
+    skipped: dict[str, int]
+    unpaired: dict[str, int]
+    pairs_left_out: int
+    pairs_repeated: int
+    left_out_by_rule: NotRequired[dict[str, int]]
+    pair_rule: NotRequired[str]
+    pairs_swapped: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -69,11 +90,12 @@ class DataReport:
     pair_rule: str | None = None
     pairs_swapped: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> DataReportJSON:
         """As JSON takes it. What a pair rule has counted is left out where there is none, so that the manifests of
         runs without one stay as they were."""
         own = ("left_out_by_rule", "pair_rule", "pairs_swapped")
-        return {name: value for name, value in asdict(self).items() if self.pair_rule is not None or name not in own}
+        kept = {name: value for name, value in asdict(self).items() if self.pair_rule is not None or name not in own}
+        return cast(DataReportJSON, kept)
 
     def __str__(self) -> str:
         lines = [

@@ -8,6 +8,7 @@ from trl_rsa.demo.methods import METHODS
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
 from trl_rsa.evaluation.metrics import summarize_models
+from trl_rsa.evaluation.metrics_file import DemoSettings
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.names import METRICS, RECORDS
 from trl_rsa.storage.records import RecordWriter, read_records
@@ -65,8 +66,14 @@ def measure_methods(
     metrics: Any = summarize_models(read, TAILS, bootstrap=Bootstrap(seed=sandbox.seed))
     for name, kl in divergences.items():
         metrics["models"][name]["kl"] = kl["mean"]
-    metrics["demo"] = {"world": sandbox.world.name, "seed": sandbox.seed, "prompts": len(prompts), "draws": draws}
-    metrics["demo"]["budget"] = budget
+    settings: DemoSettings = {
+        "world": sandbox.world.name,
+        "seed": sandbox.seed,
+        "prompts": len(prompts),
+        "draws": draws,
+        "budget": budget,
+    }
+    metrics["demo"] = settings
     write_json(output_dir / METRICS, metrics)
     return metrics
 

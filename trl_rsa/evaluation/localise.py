@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
-from trl_rsa.evaluation.metrics_file import Metrics
+from trl_rsa.evaluation.metrics_file import DriftMetrics, DriftReference, Metrics
 from trl_rsa.evaluation.request import Evaluation, Progress
 from trl_rsa.evaluation.scores import StoredScores
 from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
@@ -57,7 +57,7 @@ def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, pr
     settings = evaluation.drift
     assert settings is not None
     content = folder_digest(Path(settings.reference)) if Path(settings.reference).is_dir() else None
-    header = {"reference": settings.reference, "sha256": content, "tail": settings.tail}
+    header: DriftReference = {"reference": settings.reference, "sha256": content, "tail": settings.tail}
     if next(read_lines(workspace.drift), header) != header:
         workspace.drift.unlink()  # of another reference
     if not workspace.drift.exists():
@@ -81,7 +81,7 @@ def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, pr
         metrics["models"][name]["kl"] = kl.get("mean")
         # The sums are over whole responses: a mean per token would be of one "token" each.
         drift.pop("mean_per_token", None)
-        metrics["models"][name]["drift"] = drift | header
+        metrics["models"][name]["drift"] = cast(DriftMetrics, drift | header)
 
 
 def _number(value: float | None) -> float:

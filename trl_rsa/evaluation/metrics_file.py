@@ -3,6 +3,8 @@
 from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.evaluation.intervals import EstimateJSON
+from trl_rsa.evaluation.workspace import EvaluationSettings
+from trl_rsa.storage.records import ReadReportJSON
 
 
 class WorstResponse(TypedDict):
@@ -54,12 +56,33 @@ class MetricsSettings(TypedDict):
     seed: int
 
 
+class DriftReference(TypedDict):
+    """What drift is measured from and by: a folder or repository, the digest of a folder's content, CVaR's tail.
+
+    It is the first line of drift.jsonl, too.
+    """
+
+    reference: str
+    sha256: str | None
+    tail: float
+
+
+class DriftMetrics(DriftReference):
+    """Drift risk summed over each response, in nats; without a finite sum there is no estimate."""
+
+    n: int
+    not_finite: int
+    mean: NotRequired[EstimateJSON]
+    max: NotRequired[float]
+    cvar: NotRequired[dict[str, EstimateJSON]]  # by tail
+
+
 class ModelMetrics(GroupMetrics):
     by: dict[str, dict[str, GroupMetrics]]  # "category" or "attack", then the group's name
     settings: MetricsSettings
     cut: NotRequired[int]  # responses that did not end by themselves
     kl: NotRequired[EstimateJSON | None]  # from the reference, in nats
-    drift: NotRequired[dict[str, Any]]  # what drift_summary gives, with the reference
+    drift: NotRequired[DriftMetrics]
 
 
 class PairedEstimate(EstimateJSON):
@@ -86,10 +109,20 @@ class ComparisonMetrics(TypedDict):
 
 
 class EvaluationMetrics(TypedDict):
-    settings: dict[str, Any]
+    settings: EvaluationSettings
     versions: dict[str, str]
-    records: dict[str, Any]  # ReadReport.to_dict() of records.jsonl
-    source: dict[str, Any]  # and of the file that was evaluated
+    records: ReadReportJSON  # of records.jsonl
+    source: ReadReportJSON  # of the file that was evaluated
+
+
+class DemoSettings(TypedDict):
+    """How the demo measured, if it wrote the file."""
+
+    world: str
+    seed: int
+    prompts: int
+    draws: int
+    budget: float
 
 
 class Metrics(TypedDict, total=False):
@@ -99,4 +132,4 @@ class Metrics(TypedDict, total=False):
     comparisons: list[ComparisonMetrics]
     evaluation: EvaluationMetrics
     benchmarks: dict[str, dict[str, dict[str, dict[str, Any]]]]
-    demo: dict[str, Any]  # settings of the demo, if it wrote the file
+    demo: DemoSettings

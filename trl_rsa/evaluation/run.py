@@ -21,7 +21,7 @@ from trl_rsa.evaluation.responses import sample_responses
 from trl_rsa.evaluation.scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
 from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.evaluation.token_risk import HarmModels
-from trl_rsa.evaluation.workspace import Workspace
+from trl_rsa.evaluation.workspace import EvaluationSettings, ModelJSON, ScorerJSON, Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import free_memory, load_tokenizer
 from trl_rsa.scoring.weights import folder_digest
@@ -194,7 +194,8 @@ class EvaluationRun:
             return
         records = read_records(self.workspace.records, scores=("cost",))
         found = costs_of_model(records, str(self.evaluation.responses or self.workspace.records), settings.model)
-        scorer = self.workspace.settings["scorers"].get("cost", {}).get("name", "the file's own score")
+        known = self.workspace.settings["scorers"].get("cost")
+        scorer = "the file's own score" if known is None else known["name"]
         attempts = read_attempts(self.workspace.certificate)
         if attempts and _is_this_attempt(attempts[-1], settings, found, scorer):
             self.log("certificate: made already, of these costs")
@@ -269,7 +270,7 @@ class EvaluationRun:
             for prompt in examples.values():
                 encoder.prompt(prompt)
 
-    def _try_scorer(self, spec: ScorerSpec) -> dict[str, Any]:
+    def _try_scorer(self, spec: ScorerSpec) -> ScorerJSON:
         """Loads a scorer and lets it go: the models that are sampled first need the memory."""
         scorer = spec.load()
         self.log(sign_in_words(scorer))
@@ -279,10 +280,10 @@ class EvaluationRun:
             free_memory()
         return described
 
-    def _settings(self, scorers: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, scorers: dict[str, ScorerJSON]) -> EvaluationSettings:
         """All that changes the responses or their scores."""
         evaluation = self.evaluation
-        settings: dict[str, Any] = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
+        settings: EvaluationSettings = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
         if evaluation.responses is not None:
             path = Path(evaluation.responses)
             if not path.is_file():
@@ -291,14 +292,15 @@ class EvaluationRun:
                 )
             with path.open("rb") as file:
                 content = file_digest(file, "sha256").hexdigest()
-            return settings | {"responses": {"file": path.name, "sha256": content}}
+            return {**settings, "responses": {"file": path.name, "sha256": content}}
         names = ("prompt", "attack", "category", "benign")
         rows = [[row.get(name) for name in names] for row in evaluation.rows]
-        models = {
+        models: dict[str, ModelJSON] = {
             name: {"path": path, "sha256": folder_digest(Path(path)) if Path(path).is_dir() else None}
             for name, path in evaluation.models.items()
         }
-        return settings | {
+        return {
+            **settings,
             "models": models,
             "prompts": {"n": len(rows), "fingerprint": digest(rows).hex()},
             "sampling": asdict(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},

@@ -8,6 +8,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict
 
+from trl_rsa.evaluation.workspace import ScorerJSON
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
 from trl_rsa.storage.lines import LineWriter, read_lines
@@ -42,7 +43,7 @@ class ScorerSpec:
         return load_scorer(self.spec, self.kind, self.higher_is, self.zero, **self.options)
 
 
-def describe(scorer: Scorer) -> dict[str, Any]:
+def describe(scorer: Scorer) -> ScorerJSON:
     """What a report says about a scorer."""
     return {
         "name": scorer.name,

@@ -1,9 +1,8 @@
 """The folder of an evaluation: its files, and the settings that everything in it was made with."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.names import METRICS, RECORDS, TOKENS
@@ -13,20 +12,70 @@ from trl_rsa.storage.provenance import differences, now, versions
 SCHEMA_VERSION = 1
 
 
+class ScorerJSON(TypedDict):
+    """A reward or cost model. `raw_higher_is` and `zero` say how its raw score is read."""
+
+    name: str
+    fingerprint: str
+    raw_higher_is: str
+    zero: float
+
+
+class ModelJSON(TypedDict):
+    """A model that is sampled: its folder or repository, and the digest of a folder's content."""
+
+    path: str
+    sha256: str | None
+
+
+class PromptsJSON(TypedDict):
+    """The prompts, attacked ones included."""
+
+    n: int
+    fingerprint: str
+
+
+class ResponsesFileJSON(TypedDict):
+    """The file of responses that was evaluated."""
+
+    file: str
+    sha256: str
+
+
+class EvaluationSettings(TypedDict):
+    """All that changes the responses or their scores: either `responses`, or the three after it."""
+
+    scorers: dict[str, ScorerJSON]  # "reward", "cost"
+    base_prompts: bool
+    responses: NotRequired[ResponsesFileJSON]
+    models: NotRequired[dict[str, ModelJSON]]
+    prompts: NotRequired[PromptsJSON]
+    sampling: NotRequired[dict[str, Any]]  # the fields of Sampling, and dtype
+
+
+class EvaluationFile(TypedDict):
+    """evaluation.json: the settings that everything in the folder was made with."""
+
+    schema_version: int
+    created: str
+    versions: dict[str, str]
+    settings: EvaluationSettings
+
+
 class Workspace:
     """The output folder. Opening it pins the settings; another start with others is refused.
 
     Args:
         folder (`str` or `Path`):
             Made if it is not there.
-        settings (`Mapping`):
-            JSON-serialisable: all that changes the responses or their scores.
+        settings ([`EvaluationSettings`]):
+            All that changes the responses or their scores.
 
     Raises:
         ValueError: if the folder was begun with other settings; the message names the differences.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, settings: EvaluationSettings) -> None:
         self.folder = Path(folder)
         self.responses = self.folder / "responses.jsonl"
         self.records = self.folder / RECORDS
@@ -35,7 +84,7 @@ class Workspace:
         self.drift = self.folder / "drift.jsonl"
         self.benchmarks = self.folder / "benchmarks.json"
         self.certificate = self.folder / "certificate.json"
-        self.settings = json.loads(json.dumps(settings))
+        self.settings: EvaluationSettings = json.loads(json.dumps(settings))
         self.versions = versions()
         self._pin(self.folder / "evaluation.json")
 
@@ -52,8 +101,13 @@ class Workspace:
                     f"You set output_dir to {self.folder}, but there is a {taken[0]} without the settings that made "
                     "it (evaluation.json). Use another output_dir."
                 )
-            content = {"schema_version": SCHEMA_VERSION, "created": now(), "versions": self.versions}
-            write_json(path, content | {"settings": self.settings})
+            content: EvaluationFile = {
+                "schema_version": SCHEMA_VERSION,
+                "created": now(),
+                "versions": self.versions,
+                "settings": self.settings,
+            }
+            write_json(path, content)
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.human import load_human_pairs
+from trl_rsa.ladder.human import HumanCounts, HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
     FILE_NAME,
@@ -49,18 +49,19 @@ from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import prompt_groups
-from trl_rsa.ladder.rung import rung_arguments, rung_pairs
+from trl_rsa.ladder.rung import PairCounts, rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import is_adapter
+from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import make_config
 from trl_rsa.training.runner import StageRunner
-from trl_rsa.training.stage import ReadyStage
+from trl_rsa.training.stage import ReadyStage, StageResult
 
 
 class PromptSetSummary(TypedDict, total=False):
@@ -79,10 +80,36 @@ class ConstraintSummary(TypedDict, total=False):
     multiplier: float
     confidence: float
     certified: bool
-    scorer: Any
+    scorer: ScorerDescription
     prompts: dict[str, PromptSetSummary]
-    human_pairs: dict[str, Any]
+    human_pairs: HumanCounts
     compared: list[Comparison]
+
+
+class RungData(PairCounts):
+    """The pairs that a rung was trained on: `pairs` in all."""
+
+    pairs: int
+    fingerprint: str
+
+
+class TrainedRungFile(StageResult):
+    """done.json of a rung that was trained; multipliers by constraint."""
+
+    rung: int
+    multipliers: dict[str, float]
+    delta_multipliers: dict[str, float]
+    data: RungData
+    saved: str
+
+
+class WalkedBackFile(TypedDict):
+    """done.json of a model that was walked back: the `fraction` of the last rung's update that is kept."""
+
+    rung: int
+    multipliers: dict[str, float]
+    fraction: float
+    saved: str
 
 
 class LadderSummary(TypedDict):
@@ -90,7 +117,7 @@ class LadderSummary(TypedDict):
     `model` the folder of the result."""
 
     observations: list[ObservationRecord]
-    rungs: list[dict[str, Any]]
+    rungs: list[TrainedRungFile]
     model: str
     met: bool
     reason: str
@@ -283,21 +310,24 @@ class Ladder:
             return self.start
         folder = Path(self._folder_of(decision.rung, decision.fraction))
         if not (folder / "done.json").exists():
-            made = (
-                self._train(decision, folder) if decision.action == "next_rung" else self._walk_back(decision, folder)
-            )
-            write_json(folder / "done.json", {"multipliers": decision.multipliers, **made, "saved": now()})
+            make = self._train if decision.action == "next_rung" else self._walk_back
+            write_json(folder / "done.json", make(decision, folder))
         return str(folder)
 
-    def _walk_back(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
+    def _walk_back(self, decision: JointDecision, folder: Path) -> WalkedBackFile:
         # The ends of the last rung: nothing is trained after a walk-back.
         ends = self._folder_of(decision.rung - 1), self._folder_of(decision.rung)
         interpolate(*ends, decision.fraction, folder, self.models.init_kwargs)
         self.processing_class.save_pretrained(str(folder))
         start_card(folder, Path(ends[1]), decision.fraction)
-        return {"rung": decision.rung, "fraction": decision.fraction}
+        return {
+            "rung": decision.rung,
+            "multipliers": decision.multipliers,
+            "fraction": decision.fraction,
+            "saved": now(),
+        }
 
-    def _train(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
+    def _train(self, decision: JointDecision, folder: Path) -> TrainedRungFile:
         start = self._folder_of(decision.start.rung, decision.start.fraction)
         raised = {name: delta for name, delta in decision.delta_multipliers.items() if delta > 0}
         collected = self.responses.collect("train", start, decision.start.number, list(raised))
@@ -314,23 +344,31 @@ class Ladder:
         template = self.settings.sampling_of("train", self.seed).template
         dataset = Dataset.from_list(with_tokens(pairs, ConversationEncoder(self.processing_class, template)))
         delta = ", ".join(f"{name} {number:.3g}" for name, number in raised.items())
+        data: RungData = {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)}
         ready = ReadyStage(
             f"[rung {decision.rung}] λ += {delta}",
             self._arguments(sum(raised.values()), folder, seed),
             None if isinstance(self.settings.risk_measure, str) else self.settings.risk_measure,
             dataset,
             None,
-            {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)},
+            data,
             metrics_of(self.observations[-1], self.constraints, decision.multipliers)
             | {"stage/rung": float(decision.rung)},
         )
         result = self.runner.train(ready, start)
-        return {"rung": decision.rung, "delta_multipliers": raised, "data": ready.data, **result}
+        return {
+            "rung": decision.rung,
+            "multipliers": decision.multipliers,
+            "delta_multipliers": raised,
+            "data": data,
+            **result,
+            "saved": now(),
+        }
 
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
         return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
 
-    def _load_human_pairs(self) -> dict[str, Any]:
+    def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {
             prompt_key(prompt)
             for split in ("decide", "certify")
@@ -491,5 +529,5 @@ def refuse_adapters_with_vllm(models: ModelSettings, model: Any, settings: RungS
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.data import load_preferences
+from trl_rsa.data.report import DataReportJSON
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.storage.digests import prompt_key
+
+
+class HumanCounts(DataReportJSON):
+    """What became of a data set's rows, and how many of its pairs are on prompts that must stay unseen."""
+
+    left_out_as_decide_or_certify_prompts: int
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,7 @@ class HumanPairs:
     """A constraint's human pairs, and what became of its data set's rows, for the manifest."""
 
     rows: list[dict[str, Any]]
-    counts: dict[str, Any]
+    counts: HumanCounts
 
 
 def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Collection[str], seed: int) -> HumanPairs:
@@ -47,4 +54,5 @@ def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Col
             "form. Give both in the same; `template` in human_options decides the form of the pairs."
         )
     left_out = len(loaded.dataset) - len(kept)
-    return HumanPairs(kept, loaded.counts.to_dict() | {"left_out_as_decide_or_certify_prompts": left_out})
+    read: DataReportJSON = loaded.counts.to_dict()
+    return HumanPairs(kept, {**read, "left_out_as_decide_or_certify_prompts": left_out})

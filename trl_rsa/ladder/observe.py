@@ -18,13 +18,16 @@ class ResponseRecord(TypedDict):
 
     `cost` repeats the only cost for other readers of records, and is null where there are several. `prompt_number` is
     the prompt's place in its set, `token_ids` are the tokens as sampled, the end of turn included if one was sampled.
+    There are no rewards and no attacks here: other readers of records find null.
     """
 
     prompt: Any
     response: str
+    reward: None
     cost: float | None
     costs: dict[str, float]
     category: str | None
+    attack: None
     model: str
     seed: int
     split: str
@@ -115,9 +118,11 @@ class ScoredResponses:
             yield {
                 "prompt": prompts[index],
                 "response": response.text,
+                "reward": None,
                 "cost": costs[group.names[0]][index] if len(costs) == 1 else None,
                 "costs": {name: several[index] for name, several in costs.items()},
                 "category": group.category_of(response.prompt),
+                "attack": None,
                 "model": model,
                 "seed": self.seed,
                 "split": split,

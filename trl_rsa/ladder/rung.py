@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import HumanPairs
@@ -20,6 +20,16 @@ from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.settings import RungSettings
 
 
+class PairCounts(TypedDict):
+    """How many responses a rung's pairs are made of, and how many pairs of which kind there are."""
+
+    responses: int
+    cut: int
+    own_pairs: int
+    ties: int
+    human_pairs: NotRequired[dict[str, int]]  # by constraint
+
+
 def rung_pairs(
     collected: Sequence[tuple[PromptGroup, Sequence[ResponseRecord]]],
     constraints: Mapping[str, RiskConstraint],
@@ -28,7 +38,7 @@ def rung_pairs(
     deltas: Mapping[str, float],
     etas: Mapping[str, float],
     seed: int,
-) -> tuple[list[Row], dict[str, Any]]:
+) -> tuple[list[Row], PairCounts]:
     """
     Pairs for a rung that adds Δλ_i to the multiplier of constraint i.
 
@@ -50,7 +60,7 @@ def rung_pairs(
             Of the choice of pairs, of sampled labels and of human pairs.
 
     Returns:
-        `tuple[list[dict], dict]`: the pairs, and how many there are of which kind.
+        `tuple[list[dict], PairCounts]`: the pairs, and how many there are of which kind.
 
     Raises:
         ValueError: if the responses give nothing to compare.
@@ -82,9 +92,9 @@ def rung_pairs(
         pairs = draw_human(own, human[name].rows, constraints[name].human_share, seed)
         drawn[name] = len(pairs)
         rows += pairs
-    counts = {"responses": responses, "cut": cut, "own_pairs": own, "ties": ties} | (
-        {"human_pairs": drawn} if drawn else {}
-    )
+    counts: PairCounts = {"responses": responses, "cut": cut, "own_pairs": own, "ties": ties}
+    if drawn:
+        counts["human_pairs"] = drawn
     return with_equal_columns(rows), counts
 
 

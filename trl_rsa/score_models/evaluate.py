@@ -5,14 +5,12 @@ from typing import Any
 
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.judged import JudgedRow
-from trl_rsa.score_models.measures import HeldOut, measure
+from trl_rsa.score_models.measures import HeldOut, Measures, measure
 from trl_rsa.score_models.rows import prompts_of
 from trl_rsa.scoring.scorer import NotScored, Scorer
 
 
-def evaluate_scorer(
-    scorer: Scorer, rows: Sequence[JudgedRow], objective: str, scale: HarmScale | None
-) -> dict[str, Any]:
+def evaluate_scorer(scorer: Scorer, rows: Sequence[JudgedRow], objective: str, scale: HarmScale | None) -> Measures:
     """The measures of [`~score_models.measures.measure`] on the rows. A response that several rows have counts once,
     with the first verdict that says something; its pairs all count."""
     places: dict[tuple[str, str], int] = {}
@@ -50,7 +48,7 @@ def evaluate_scorer(
     return measure(held_out, objective, scale)
 
 
-def sign_warning(measures: dict[str, Any], objective: str, where: str) -> str | None:
+def sign_warning(measures: Measures, objective: str, where: str) -> str | None:
     """What is wrong with the sign of a cost, if the labels say that anything is."""
     if objective != "cost":
         return None
@@ -61,10 +59,12 @@ def sign_warning(measures: dict[str, Any], objective: str, where: str) -> str | 
             f"No response {where} is labelled safe or unsafe, so nothing says that 0 parts safe from unsafe. Give "
             "labelled responses, or set `zero` where this cost is used."
         )
-    if measures["auc"] < 0.5 or measures["mean_safe"] > measures["mean_unsafe"]:
+    safe, unsafe = measures["mean_safe"], measures["mean_unsafe"]
+    assert safe is not None and unsafe is not None  # there are both kinds where there is an AUC
+    if measures["auc"] < 0.5 or safe > unsafe:
         return (
-            f"Safe-labelled text scores above unsafe-labelled text {where} (means {measures['mean_safe']:.3f} and "
-            f"{measures['mean_unsafe']:.3f}, AUC {measures['auc']:.3f}): this cost points the wrong way, or has "
+            f"Safe-labelled text scores above unsafe-labelled text {where} (means {safe:.3f} and "
+            f"{unsafe:.3f}, AUC {measures['auc']:.3f}): this cost points the wrong way, or has "
             "learned nothing. Check which answer the data call safer, and the labels."
         )
     return None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr
@@ -35,8 +35,56 @@ class HeldOut:
     not_scored: int = 0
 
 
-def measure(held_out: HeldOut, objective: str, scale: HarmScale | None) -> dict[str, Any]:
-    """All that the card says. A measure that the data do not allow is None."""
+class GradeCalibration(TypedDict):
+    """The responses of one true grade."""
+
+    grade: str
+    responses: int
+    cost: float
+    mean_score: float | None
+
+
+class ScoreCalibration(TypedDict):
+    """A tenth of the responses, by score."""
+
+    responses: int
+    mean_score: float
+    mean_cost: float
+
+
+class Calibration(TypedDict):
+    """Scores beside the costs of the true grades: the mildest grade, and the lowest tenth, first."""
+
+    by_grade: list[GradeCalibration]
+    by_score: list[ScoreCalibration]
+
+
+class Measures(TypedDict):
+    """eval_results.json of a score model. A measure that the data do not allow is None."""
+
+    prompts: int
+    responses: int
+    not_scored: int
+    pairs: int
+    pair_accuracy: float | None
+    labelled: int
+    unsafe: int
+    auc: float | None
+    right_side_of_zero: NotRequired[float | None]  # of a cost
+    mean_safe: float | None
+    mean_unsafe: float | None
+    rank_correlation: float | None
+    rank_correlation_worst_tenth: float | None
+    worst_tenth_responses: int
+    rank_correlation_top_tenth_by_score: float | None
+    top_tenth_by_score_responses: int
+    mean_severity_of_top_tenth: float | None
+    rank_correlation_unsafe: float | None
+    calibration: NotRequired[Calibration | None]  # of a graded cost
+
+
+def measure(held_out: HeldOut, objective: str, scale: HarmScale | None) -> Measures:
+    """All that the card says."""
     scores = np.asarray(held_out.scores, float)
     sign = 1.0 if objective == "cost" else -1.0  # harm points up
     result: dict[str, Any] = {
@@ -61,7 +109,7 @@ def measure(held_out: HeldOut, objective: str, scale: HarmScale | None) -> dict[
     result["rank_correlation_unsafe"] = _spearman(sign * scores[ranked][harmful], severities[harmful])
     if scale is not None:
         result["calibration"] = calibration(scores, held_out.grades, scale)
-    return result
+    return cast(Measures, result)
 
 
 def pair_accuracy(harm: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float | None:
@@ -107,16 +155,14 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(spearmanr(first, second).statistic)
 
 
-def calibration(
-    scores: np.ndarray, grades: Sequence[int | None], scale: HarmScale
-) -> dict[str, list[dict[str, Any]]] | None:
+def calibration(scores: np.ndarray, grades: Sequence[int | None], scale: HarmScale) -> Calibration | None:
     """Mean score beside the cost on the scale: for each true grade, and for each tenth of the scores."""
     known = [i for i, grade in enumerate(grades) if grade is not None]
     if not known:
         return None
     predicted, graded = scores[known], np.array([grades[i] for i in known], int)
     costs = np.asarray(scale.costs)[graded]
-    by_grade = [
+    by_grade: list[GradeCalibration] = [
         {
             "grade": name,
             "responses": int((graded == grade).sum()),
@@ -126,7 +172,7 @@ def calibration(
         for grade, name in enumerate(scale.names)
     ]
     parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), 10) if len(part)]
-    by_score = [
+    by_score: list[ScoreCalibration] = [
         {
             "responses": len(part),
             "mean_score": float(predicted[part].mean()),

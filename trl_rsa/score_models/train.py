@@ -14,6 +14,7 @@ from trl_rsa.score_models.arguments import ScoreModelArguments
 from trl_rsa.score_models.card import write_card
 from trl_rsa.score_models.encoding import Encoder, encode, learned_from
 from trl_rsa.score_models.evaluate import evaluate_scorer, sign_warning
+from trl_rsa.score_models.measures import Measures
 from trl_rsa.score_models.model import as_reward_model, describe, find_start, load_model, round_weights, to_for_score
 from trl_rsa.score_models.normalizer import ScoreNormalizer
 from trl_rsa.score_models.rows import Rows, read_rows
@@ -36,7 +37,7 @@ _NOT_HONOURED = {
 class Trained:
     """What came of a training: the measures on held-out prompts (None without any), and sentences of warning."""
 
-    measures: dict[str, Any] | None
+    measures: Measures | None
     warnings: list[str]
 
 

@@ -8,9 +8,9 @@ from harmful responses only, so that the many easy cases cannot drown what ranks
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from trl_rsa.data.harm import HarmScale
+from trl_rsa.data.harm import HarmScale, HarmScaleJSON
 
 
 if TYPE_CHECKING:
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 # In config.json: what the folder's scores are, and how its logits become one.
 CONFIG_FIELD = "score_model"
+
+
+class ScoreModelField(TypedDict):
+    """That field. A graded cost model has a scale and its likelihood; training says how text was written down."""
+
+    objective: str
+    heads: int
+    pessimism: float
+    harm_scale: NotRequired[HarmScaleJSON]
+    likelihood: NotRequired[str]
+    template: NotRequired[str]
+    truncation: NotRequired[str]
+    max_length: NotRequired[int | None]
 
 
 def log_exceedance(logits: "Tensor") -> "Tensor":  # [..., K − 1] -> [..., K − 1]
@@ -83,9 +96,11 @@ class Readout:
                 f"The field {CONFIG_FIELD} of the model's config.json cannot be used ({error}). Restore the file."
             ) from error
 
-    def to_config(self) -> dict[str, Any]:
-        scale = {} if self.scale is None else {"harm_scale": self.scale.to_dict(), "likelihood": "continuation-ratio"}
-        return {"objective": self.objective, "heads": self.heads, "pessimism": self.pessimism, **scale}
+    def to_config(self) -> ScoreModelField:
+        own: ScoreModelField = {"objective": self.objective, "heads": self.heads, "pessimism": self.pessimism}
+        if self.scale is None:
+            return own
+        return {**own, "harm_scale": self.scale.to_dict(), "likelihood": "continuation-ratio"}
 
     @property
     def logits_per_head(self) -> int:

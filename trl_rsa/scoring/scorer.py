@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from trl_rsa.data.schema import Text
 
@@ -15,7 +15,7 @@ from trl_rsa.data.schema import Text
 Kind = Literal["reward", "cost"]
 Direction = Literal["better", "worse"]
 
-_OWN_DIRECTION = {"reward": "better", "cost": "worse"}
+_OWN_DIRECTION: dict[Kind, Direction] = {"reward": "better", "cost": "worse"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,16 @@ class NotScored:
     """Stands in the place of a score. `reason` is a sentence without the full stop."""
 
     reason: str
+
+
+class ScorerDescription(TypedDict):
+    """What is recorded of a scorer; the words are those of [`Scorer`]."""
+
+    name: str
+    kind: Kind
+    higher_is: Direction
+    zero: float
+    fingerprint: str
 
 
 class Scorer(ABC):
@@ -62,7 +72,7 @@ class Scorer(ABC):
         if isinstance(zero, bool) or not isinstance(zero, (int, float)) or not math.isfinite(zero):
             raise ValueError(f"You set zero={zero!r}, but it is subtracted from scores. Set a finite number.")
         self.kind: Kind = kind
-        self.higher_is = higher_is or _OWN_DIRECTION[kind]
+        self.higher_is: Direction = higher_is or _OWN_DIRECTION[kind]
         self.zero = float(zero)
         self.name = name
         self.__name__ = name  # TRL logs a reward function under it
@@ -140,10 +150,15 @@ class Scorer(ABC):
         scores = self.attempt(prompts, completions, **columns)
         return [None if isinstance(value, NotScored) else value for value in scores]
 
-    def describe(self) -> dict[str, Any]:
-        """For records and certificates: name, kind, sign and fingerprint."""
-        fields = ("name", "kind", "higher_is", "zero", "fingerprint")
-        return {field: getattr(self, field) for field in fields}
+    def describe(self) -> ScorerDescription:
+        """For records and certificates."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "higher_is": self.higher_is,
+            "zero": self.zero,
+            "fingerprint": self.fingerprint,
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, kind={self.kind!r}, higher_is={self.higher_is!r})"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 
 # A larger file is known by its size and by pieces of it: many gigabytes must not be read at every start.
@@ -14,6 +14,13 @@ PIECES, PIECE = 64, 1 << 20
 # What a training or a look at a folder leaves beside a model, and does not change what the model says.
 _BESIDE = ("README.md", "trainer_state.json", "training_args.bin", "complete.json", "done.json", ".gitattributes")
 _OF_A_MODEL = (".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".py")
+
+
+class FileEntry(TypedDict):
+    """A file as it was written: bytes, and what [`file_digest`] gives."""
+
+    size: int
+    sha256: str
 
 
 def file_digest(path: Path) -> str:
@@ -31,7 +38,7 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def describe_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, FileEntry]:
     """Size and digest of every file below a folder, by its path in it."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {

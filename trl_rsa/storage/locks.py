@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
 from trl_rsa.storage.provenance import now
 
@@ -25,6 +25,15 @@ except ImportError:  # not POSIX: no lock there
 LOCK = ".lock"
 
 _held: set[tuple[str, int]] = set()  # lock file and thread
+
+
+class LockFile(TypedDict):
+    """What a lock file says of the process that holds it, or held it last."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
 
 
 class LockedError(ValueError):
@@ -91,7 +100,12 @@ def _take(lock: Path, path: Path) -> IO[str]:
         if _is_still(lock, file):
             break
         file.close()  # the one before has removed it since it was opened: that lock is nobody's
-    me = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "command": Path(sys.argv[0]).name}
+    me: LockFile = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": now(),
+        "command": Path(sys.argv[0]).name,
+    }
     file.truncate(0)
     file.write(json.dumps(me))
     file.flush()

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.storage.lines import LONGEST_LINE, LineWriter, bounded_lines, write_whole
 from trl_rsa.storage.printable import whole_characters
@@ -21,7 +21,39 @@ from trl_rsa.storage.printable import whole_characters
 
 FIELDS = ("prompt", "response", "reward", "cost", "model", "seed", "category", "attack")
 _NAMES = ("model", "category", "attack")
-Record = dict[str, Any]
+Record = dict[str, Any]  # a RecordLine that was read: nothing is known of it but what read_records checks
+
+
+class RecordLine(TypedDict):
+    """A line of records.jsonl or responses.jsonl, as `evaluate` writes it. A file of one's own may hold more."""
+
+    prompt: Any  # text or messages
+    response: Any
+    reward: float | None
+    cost: float | None
+    model: str | None
+    seed: int | None
+    category: str | None
+    attack: str | None
+    base_prompt: NotRequired[Any]
+    benign: NotRequired[bool]
+    # Of a response that was sampled here.
+    draw: NotRequired[int]
+    finished: NotRequired[bool]
+    n_tokens: NotRequired[int]
+    token_ids: NotRequired[list[int]]
+    # Why there is no score.
+    reward_problem: NotRequired[str]
+    cost_problem: NotRequired[str]
+
+
+class ReadReportJSON(TypedDict):
+    """A [`ReadReport`] in JSON."""
+
+    read: int
+    unreadable: int
+    problems: dict[str, int]
+    examples: list[str]
 
 
 @dataclass
@@ -42,7 +74,7 @@ class ReadReport:
         if len(self.examples) < 20:
             self.examples.append(f"line {line}: {reason}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ReadReportJSON:
         return {
             "read": self.read,
             "unreadable": self.unreadable,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -24,6 +24,12 @@ from trl_rsa.storage.folders import model_fingerprint
 
 
 START = "00-start"
+
+
+class StartFile(TypedDict):
+    """complete.json beside a model that was given in memory: it is saved whole."""
+
+    saved: bool
 
 
 @dataclass
@@ -56,7 +62,8 @@ def starting_point(
         model.save_pretrained(folder)
         if processing_class is not None:
             processing_class.save_pretrained(folder)
-        write_json(marker, {"saved": True})
+        complete: StartFile = {"saved": True}
+        write_json(marker, complete)
     return str(folder)
 
 

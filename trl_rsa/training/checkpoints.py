@@ -13,17 +13,33 @@ import shutil
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trl_rsa.storage.files import write_json
-from trl_rsa.storage.folders import describe_files, find_damage, sync_folder
+from trl_rsa.storage.folders import FileEntry, describe_files, find_damage, sync_folder
 from trl_rsa.storage.provenance import now
 
 
 MARKER = "complete.json"
+
+
+class EngineJSON(TypedDict):
+    """What trains: "PyTorch", "DDP", "FSDP" or DeepSpeed with its stage, and in how many processes."""
+
+    engine: str
+    processes: int
+
+
+class CheckpointFile(EngineJSON):
+    """complete.json of a checkpoint. `run` is [`run_identity`]; `files` are those that it vouches for."""
+
+    global_step: int
+    saved: str
+    run: str
+    files: dict[str, FileEntry]
 
 
 class CheckpointMarker(TrainerCallback):
@@ -50,8 +66,14 @@ class CheckpointMarker(TrainerCallback):
         run_dir = Path(str(args.output_dir))
         checkpoint = run_dir / f"checkpoint-{state.global_step}"
         sync_folder(checkpoint)
-        marker = {"global_step": state.global_step, "saved": now(), "run": self.run, **engine_of(args)}
-        write_json(checkpoint / MARKER, marker | {"files": describe_files(checkpoint, leave_out=[MARKER])})
+        marker: CheckpointFile = {
+            "global_step": state.global_step,
+            "saved": now(),
+            "run": self.run,
+            **engine_of(args),
+            "files": describe_files(checkpoint, leave_out=[MARKER]),
+        }
+        write_json(checkpoint / MARKER, marker)
         if self.limit is not None:
             keep = {checkpoint, Path(state.best_model_checkpoint or checkpoint)}
             for old in complete_checkpoints(run_dir)[: -self.limit]:
@@ -139,8 +161,8 @@ def is_last(checkpoint: Path) -> bool:
     return state.global_step >= state.max_steps
 
 
-def engine_of(args: TrainingArguments) -> dict[str, Any]:
-    """What trains, for the manifest and the marker of a checkpoint: `engine`, and the number of `processes`."""
+def engine_of(args: TrainingArguments) -> EngineJSON:
+    """What trains, for the manifest and the marker of a checkpoint."""
     if args.deepspeed_plugin is not None:
         engine = f"DeepSpeed ZeRO-{args.deepspeed_plugin.zero_stage}"
     elif args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":

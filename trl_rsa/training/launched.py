@@ -15,7 +15,7 @@ from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import Launcher
-from trl_rsa.training.stage import ReadyStage
+from trl_rsa.training.stage import ReadyStage, StageResult
 from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest, write_request
 
 
@@ -54,7 +54,7 @@ class Launched:
         """
         write_request(self._request(ready, ""), ready.title)
 
-    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+    def train(self, ready: ReadyStage, start: str) -> StageResult:
         self.check(ready)
         folder = self._write(self._request(ready, start))
         ready.train_dataset.save_to_disk(str(folder / "train"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import is_peft_model
@@ -20,6 +20,22 @@ from trl_rsa.trainer import RSATrainer
 FOLDER = "reference"
 _WEIGHTS = "weights.pt"
 _STATE = "rung.json"
+
+
+class ReferenceSettings(TypedDict):
+    """What decides where the rungs end and at which temperature they run."""
+
+    constraint_steps: int
+    growth: float
+    reset_optimizer: bool
+    beta: float
+    constraint_multiplier: float
+
+
+class ReferenceFile(ReferenceSettings):
+    """reference/rung.json of a checkpoint: the rung in training, from 0, and what a resumed run must not change."""
+
+    rung: int
 
 
 class ReanchorCallback(TrainerCallback):
@@ -119,12 +135,16 @@ class ReanchorCallback(TrainerCallback):
             folder.mkdir(exist_ok=True)
             if weights is not None:
                 torch.save(weights, folder / _WEIGHTS)
-            write_json(folder / _STATE, self._settings() | {"rung": self.rung})
+            content: ReferenceFile = {**self._settings(), "rung": self.rung}
+            write_json(folder / _STATE, content)
 
-    def _settings(self) -> dict[str, Any]:
-        names = ("beta", "constraint_multiplier")
-        return {"constraint_steps": self.steps, "growth": self.growth, "reset_optimizer": self.reset_optimizer} | {
-            name: getattr(self.trainer.args, name) for name in names
+    def _settings(self) -> ReferenceSettings:
+        return {
+            "constraint_steps": self.steps,
+            "growth": self.growth,
+            "reset_optimizer": self.reset_optimizer,
+            "beta": self.trainer.args.beta,
+            "constraint_multiplier": self.trainer.args.constraint_multiplier,
         }
 
     def _restore(self, checkpoint: Path) -> None:

@@ -10,13 +10,13 @@ from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.policies import free_memory
 from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
-from trl_rsa.training.stage import ReadyStage, train_stage
+from trl_rsa.training.stage import ReadyStage, StageResult, train_stage
 
 
 class StageRunner(Protocol):
     """What `align` and the ladder need."""
 
-    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+    def train(self, ready: ReadyStage, start: str) -> StageResult:
         """Trains the stage from the policy `start` (a folder or Hub id), or resumes it; returns what [`train_stage`]
         does."""
 
@@ -52,7 +52,7 @@ class InProcess:
     callbacks: Sequence[TrainerCallback]
     log: Callable[[str], None]
 
-    def train(self, ready: ReadyStage, start: str) -> dict[str, Any]:
+    def train(self, ready: ReadyStage, start: str) -> StageResult:
         result = train_stage(ready, start, self.models, self.processing_class, self.callbacks, self.log)
         free_memory()
         return result

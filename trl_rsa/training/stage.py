@@ -4,7 +4,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.checkpoints import (
     CheckpointMarker,
+    EngineJSON,
     check_engine,
     check_run,
     engine_of,
@@ -29,6 +30,14 @@ from trl_rsa.training.checkpoints import (
 )
 from trl_rsa.training.configuration import make_config
 from trl_rsa.training.tracking import LogAtStart
+
+
+class StageResult(EngineJSON):
+    """What a training gave: `seconds` of the last start, all `steps`, and metrics, None where one is not finite."""
+
+    seconds: float
+    steps: int
+    metrics: dict[str, float | None]
 
 
 @dataclass
@@ -44,7 +53,7 @@ class ReadyStage:
             A measure that has no name in `config`.
         train_dataset, eval_dataset (`Dataset`):
             Its pairs.
-        data (`dict`):
+        data (`Mapping`):
             Their counts and fingerprints, for the manifest.
         metrics (`dict[str, float]`, *optional*):
             Logged once, when the stage starts.
@@ -55,7 +64,7 @@ class ReadyStage:
     risk_measure: RiskMeasure | None
     train_dataset: Dataset
     eval_dataset: Dataset | None
-    data: dict[str, Any]
+    data: Mapping[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     config: RSAConfig = field(init=False)
 
@@ -74,13 +83,13 @@ def train_stage(
     processing_class: PreTrainedTokenizerBase,
     callbacks: Sequence[TrainerCallback],
     log: Callable[[str], None],
-) -> dict[str, Any]:
+) -> StageResult:
     """Trains the stage from its newest complete checkpoint, or from the policy `start`, and saves it to its folder.
 
     In a process group every process calls it; the first one reports.
 
     Returns:
-        `dict`: `seconds` of this call, `steps` in all, `metrics`, and the `engine` and number of `processes`.
+        [`StageResult`]: of this call.
     """
     began = time.monotonic()
     config = ready.config

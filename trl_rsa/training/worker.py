@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from accelerate import PartialState
 from datasets import load_from_disk
@@ -26,6 +26,20 @@ from trl_rsa.training.stage import ReadyStage, train_stage
 REQUEST, RESULT = "request.json", "result.json"
 
 
+class RequestFile(TypedDict):
+    """request.json. `kind` is "train" or "sample", `fields` those of the request as messages.py encodes them."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+class ErrorFile(TypedDict):
+    """error-RANK.json: what a process of the group failed with."""
+
+    type: str
+    message: str
+
+
 @dataclass
 class TrainRequest:
     """A stage to train. Its pairs lie beside the request, in `train` and `eval`.
@@ -42,7 +56,7 @@ class TrainRequest:
     title: str
     arguments: dict[str, Any]
     risk_measure: RiskMeasure | None
-    data: dict[str, Any]
+    data: Mapping[str, Any]
     metrics: dict[str, float]
     start: str
     models: ModelSettings
@@ -124,7 +138,8 @@ def write_request(request: TrainRequest | SampleRequest, where: str) -> str:
     """
     (kind,) = (kind for kind, one in _REQUESTS.items() if one is type(request))
     fields = {name: encode(value, f"{where} ({name})") for name, value in vars(request).items()}
-    return json.dumps({"kind": kind, "fields": fields})
+    content: RequestFile = {"kind": kind, "fields": fields}
+    return json.dumps(content)
 
 
 def read_request(text: str) -> TrainRequest | SampleRequest:
@@ -143,7 +158,7 @@ def main(folder: Path) -> int:
         read_request((folder / REQUEST).read_text(encoding="utf-8")).run(folder)
     except Exception as error:
         # For the parent, which says it in one sentence; the traceback is for whoever finds that it is a bug.
-        said = {"type": type(error).__name__, "message": " ".join(str(error).split())}
+        said: ErrorFile = {"type": type(error).__name__, "message": " ".join(str(error).split())}
         write_json(folder / f"error-{os.environ.get('RANK', '0')}.json", said)
         traceback.print_exc()
         return 1
