@@ -1,5 +1,6 @@
 """Models, a tokenizer and preference pairs, made on the spot: the tests need no network and no GPU."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -64,10 +65,15 @@ def tiny_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 @pytest.fixture(scope="session")
-def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
+def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Iterator[Callable[..., str]]:
     """`save_tiny_llama(seed=0, **config)` saves a Llama of two layers with its tokenizer and returns the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    # The package collects garbage whenever it lets go of a model. Each time that would look through all that has been
+    # imported by now, for most of a second: half the time of the tests of `evaluate`. Frozen, it is passed over.
+    gc.collect()
+    gc.freeze()
 
     def save(seed: int = 0, **changes: Any) -> str:
         config = {
@@ -91,7 +97,8 @@ def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
         tiny_tokenizer.save_pretrained(folder)
         return folder
 
-    return save
+    yield save
+    gc.unfreeze()  # or nanobind takes what is frozen for leaks
 
 
 @pytest.fixture(scope="session")
@@ -151,19 +158,31 @@ def implicit_prompt_dataset(preference_dataset) -> "Dataset":
     )
 
 
+# Arguments of any trainer for a quiet run on the CPU: the part that tests share, wherever their steps differ.
+CPU_ARGS: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(scope="session")
+def cpu_args() -> dict[str, Any]:
+    """A copy of `CPU_ARGS`, for trainers whose steps a test sets itself."""
+    return dict(CPU_ARGS)
+
+
 @pytest.fixture
 def tiny_args(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`tiny_args(**changes)`: keyword arguments for RSAConfig and DPOConfig, for a few quiet steps on the CPU."""
 
     def make(**changes: Any) -> dict[str, Any]:
         return {
+            **CPU_ARGS,
             "output_dir": str(tmp_path / "out"),
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
             "save_strategy": "no",
-            "disable_tqdm": True,
             "learning_rate": 1e-2,
             "max_steps": 4,
             "per_device_train_batch_size": 4,

@@ -4,6 +4,7 @@ Each case writes to a folder of its own name in FOLDER, in a process of its own.
 has done nothing but import: that saves the seconds of importing. Prints how each of them ended.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -81,6 +82,7 @@ def start(model: str, data: str, output_dir: str, peft: bool, when: str) -> int:
 
 
 def main(model: str, data: str, folder: str, *cases: str) -> None:
+    gc.freeze()  # the children's collections of garbage pass over the imports
     for case in cases:
         tuning, _, when = case.partition("-")
         status = start(model, data, str(Path(folder, case)), tuning == "peft", when)

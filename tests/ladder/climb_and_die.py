@@ -5,6 +5,7 @@ that goes on from what the one before left, and a last one that ends. All are fo
 but imports has happened: that saves the seconds of importing. Prints how each of them ended.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -148,6 +149,7 @@ def start(model, folder, peft, place):
 
 
 def main(model, folder, kind, *places):
+    gc.freeze()  # the children's collections of garbage pass over the imports
     for name, place in (("whole", "nowhere"), *(("again", place) for place in places), ("again", "nowhere")):
         status = start(model, Path(folder, name), kind == "lora", place)
         print(f"{name}, {place}: {status}", flush=True)
