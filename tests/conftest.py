@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -65,7 +65,7 @@ def tiny_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 @pytest.fixture(scope="session")
-def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
+def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Iterator[Callable[..., str]]:
     """`save_tiny_llama(seed=0, **config)` saves a Llama of two layers with its tokenizer and returns the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -97,7 +97,8 @@ def save_tiny_llama(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
         tiny_tokenizer.save_pretrained(folder)
         return folder
 
-    return save
+    yield save
+    gc.unfreeze()  # or nanobind takes what is frozen for leaks
 
 
 @pytest.fixture(scope="session")
