@@ -16,7 +16,7 @@ from trl_rsa.sampling.response import Sampling
 from trl_rsa.scoring import score
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.training.anchor import ModelSettings
-from trl_rsa.training.stage import free_memory
+from trl_rsa.sampling.policies import free_memory
 
 
 # Which scores are needed where. Only cost A steers, so that B is not asked before the end.

@@ -87,9 +87,9 @@ def _train(objective: str, args: argparse.Namespace) -> None:
         return
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for measure, value in (result.measures or {}).items():
-        if measure in ("pair_accuracy", "auc", "right_side_of_zero") and isinstance(value, float):
-            print(f"{measure}: {value:.3f}")
+    for name, value in (result.measures or {}).items():
+        if name in ("pair_accuracy", "auc", "right_side_of_zero") and isinstance(value, float):
+            print(f"{name}: {value:.3f}")
     print(f"Saved to {args.output_dir}: load it as beaver:{args.output_dir}.")
 
 
