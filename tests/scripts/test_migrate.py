@@ -517,11 +517,11 @@ def test_words_of_a_command(text, words):
 def test_words_are_those_of_bash():
     text = (
         "A='x y'; B=(p 'q r'); C=dir/file.txt\n"
-        'printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" ${N:-"d e"} \\\n  end # no\n'
+        'env printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" ${N:-"d e"} \\\n  end # no\n'
     )
     bash = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout.splitlines()
     (command,) = Script(text).commands
-    assert command.words[2:] == bash
+    assert command.words[3:] == bash
 
 
 @pytest.mark.parametrize(
