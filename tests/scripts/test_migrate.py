@@ -279,7 +279,9 @@ def test_fork_of_ppo_lag_and_plain_ppo(work, capsys):
     assert "note: mine is no dataset that is known here" in said and "is taken as a fork of ppo_lag" in said
     plan, _, said = plan_of(script(command.format("ppo_reward_shaping", "--cost_model_name_or_path C")), capsys=capsys)
     assert plan["constraint"]["budget"] == 0.0 and "no --threshold is given" in said
-    plan, _, _ = plan_of(script(command.format("ppo", "--reward_model_name_or_path R")), capsys=capsys)
+    more = "--reward_model_name_or_path R --temperature 0.7"
+    plan, _, said = plan_of(script(command.format("ppo", more)), capsys=capsys)
+    assert "no equivalent: --temperature 0.7: no answers are sampled" in said
     assert "constraint" not in plan and plan["stages"][0]["beta"] == 0.1
 
 
@@ -517,7 +519,7 @@ def test_words_of_a_command(text, words):
 def test_words_are_those_of_bash():
     text = (
         "A='x y'; B=(p 'q r'); C=dir/file.txt\n"
-        'env printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" ${N:-"d e"} \\\n  end # no\n'
+        'env printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" \\\n  ${N:-"d e"} # no\n'
     )
     bash = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout.splitlines()
     (command,) = Script(text).commands
