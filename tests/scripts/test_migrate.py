@@ -230,6 +230,15 @@ def test_script_that_calls_the_wrapper(work, capsys):
     assert "calls scripts/gone.sh, which is not beside it. Known are safe_rlhf" in capsys.readouterr().err
 
 
+def test_flags_that_a_wrapper_takes_and_passes_on(work, capsys):
+    name = script(WRAPPER, "scripts/dpo.sh")
+    assert main(["migrate", name, "--", "--beta", "3"]) == 2
+    assert "You give scripts/dpo.sh --beta, but its case takes no such flag" in capsys.readouterr().err
+    name = script('python -m safe_rlhf.algorithms.dpo --scale_coeff 0.3 "$@"\n')
+    plan, _, _ = plan_of(name, "--", "--model_name_or_path", "m y", "--epochs=4", capsys=capsys)
+    assert plan["model"] == "m y" and plan["args"]["num_train_epochs"] == 4 and plan["stages"][0]["beta"] == 0.3
+
+
 @pytest.fixture
 def cost_folder(work, write_beaver):
     import torch
