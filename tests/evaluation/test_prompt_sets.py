@@ -111,6 +111,18 @@ def test_limit_draws_by_seed():
     assert len(load_prompts(rows, limit=1000).rows) == 100
 
 
+@pytest.mark.parametrize(("draw", "n"), [("", 8), (":", 8), (":0.25", 2), (":3/-1", 3), (":99/-1", 8)])
+def test_names_of_safe_rlhf(write, draw, n):
+    """With a file in the place of the Hub; proportion and number count distinct prompts, drawn by seed."""
+    rows = [{"prompt": f"prompt {i % 8}", "response_0": "a", "response_1": "b"} for i in range(16)]
+    path = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    spec = f"PKU-SafeRLHF/test{draw or ':'}:{path}"
+    found = load_prompts(spec, seed=1)
+    assert len(found.rows) == n and found.skipped == {"prompt seen before": 8}
+    assert found.rows == load_prompts(spec, seed=1).rows == sorted(found.rows, key=lambda row: row["prompt"])
+    assert len(load_prompts(spec, limit=1).rows) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -230,6 +230,15 @@ def test_script_that_calls_the_wrapper(work, capsys):
     assert "calls scripts/gone.sh, which is not beside it. Known are safe_rlhf" in capsys.readouterr().err
 
 
+def test_flags_that_a_wrapper_takes_and_passes_on(work, capsys):
+    name = script(WRAPPER, "scripts/dpo.sh")
+    assert main(["migrate", name, "--", "--beta", "3"]) == 2
+    assert "You give scripts/dpo.sh --beta, but its case takes no such flag" in capsys.readouterr().err
+    name = script('python -m safe_rlhf.algorithms.dpo --scale_coeff 0.3 "$@"\n')
+    plan, _, _ = plan_of(name, "--", "--model_name_or_path", "m y", "--epochs=4", capsys=capsys)
+    assert plan["model"] == "m y" and plan["args"]["num_train_epochs"] == 4 and plan["stages"][0]["beta"] == 0.3
+
+
 @pytest.fixture
 def cost_folder(work, write_beaver):
     import torch
@@ -279,7 +288,9 @@ def test_fork_of_ppo_lag_and_plain_ppo(work, capsys):
     assert "note: mine is no dataset that is known here" in said and "is taken as a fork of ppo_lag" in said
     plan, _, said = plan_of(script(command.format("ppo_reward_shaping", "--cost_model_name_or_path C")), capsys=capsys)
     assert plan["constraint"]["budget"] == 0.0 and "no --threshold is given" in said
-    plan, _, _ = plan_of(script(command.format("ppo", "--reward_model_name_or_path R")), capsys=capsys)
+    more = "--reward_model_name_or_path R --temperature 0.7"
+    plan, _, said = plan_of(script(command.format("ppo", more)), capsys=capsys)
+    assert "no equivalent: --temperature 0.7: no answers are sampled" in said
     assert "constraint" not in plan and plan["stages"][0]["beta"] == 0.1
 
 
@@ -517,11 +528,11 @@ def test_words_of_a_command(text, words):
 def test_words_are_those_of_bash():
     text = (
         "A='x y'; B=(p 'q r'); C=dir/file.txt\n"
-        'printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" ${N:-"d e"} \\\n  end # no\n'
+        'env printf "%s\\n" $A "$A" "${B[@]}" ${C##*/} ${C%/*} "a\\"b" a\\ b \'c d\' --f="$A" \\\n  ${N:-"d e"} # no\n'
     )
     bash = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout.splitlines()
     (command,) = Script(text).commands
-    assert command.words[2:] == bash
+    assert command.words[3:] == bash
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,11 @@ def migrate(path: str | Path, arguments: Sequence[str] = (), number: int | None 
         drafts, notes = [_of_yaml(path, text)], list[str]()
         return _finish(path, drafts, notes, number, hide=Script("").hide)
     script = Script(text, path.parent, arguments)
+    if script.refused:
+        raise ValueError(
+            f"You give {path} {', '.join(script.refused)}, but its case takes no such flag. Leave it out, or "
+            "correct it."
+        )
     drafts, notes = _of_script(path, script)
     return _finish(path, drafts, [*notes, *_of_values(script)], number, script.hide)
 

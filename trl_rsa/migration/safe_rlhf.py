@@ -23,6 +23,10 @@ _NOT_HERE = {
     "hostfile": "an argument of deepspeed: give it to trl-rsa align --accelerate_config",
 }
 _PPO = {
+    "num_return_sequences": "no answers are sampled: the stage learns from the pairs",
+    "temperature": "no answers are sampled: the stage learns from the pairs",
+    "top_p": "no answers are sampled: the stage learns from the pairs",
+    "per_device_prompt_batch_size": "no answers are sampled: the stage learns from the pairs",
     "critic_*": "there are no value models: nothing is learned about rewards but from pairs",
     "*_critic_model_name_or_path": "there are no value models",
     "ptx_*": "there is no pretraining loss: args: {loss_type: [rsa2, sft], loss_weights: [1, 1]} adds the likelihood "
@@ -61,6 +65,7 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
         stage["held_out"] = share
     stage["beta"] = flags.number("scale_coeff", "beta", default=0.02)
     args = _training(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
+    flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")  # without need_eval they do nothing
     comments["stages.beta"] = ["β, --scale_coeff. For a safety stage set constraint_multiplier: λ; it runs at β/λ."]
     comments["args"] = [
         "rsa2 with risk_alpha 0 is DPO, as before. For RSA: risk_alpha: 0.5, and in the stage risk_measure: cvar."
@@ -133,7 +138,6 @@ def _from_ppo(program: str, flags: Flags, cost: str | None) -> StageDraft:
             "better_response_id, in the stage; to follow this model instead, label pairs with it (docs/scoring.md)"
         }
     )
-    flags.silence("num_return_sequences", "temperature", "top_p", "per_device_prompt_batch_size")
     flags.drop(_PPO | _NOT_HERE)
     output_dir, seed, engine = _place(flags)
     flags.finish(program)
@@ -241,7 +245,7 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
         elif value or name == "bf16":
             words += [f"--{name}", str(value).lower()]
-    flags.silence("need_eval", "eval_strategy", "eval_interval", "eval_split_ratio")
+    flags.silence("need_eval", "eval_strategy", "eval_interval", "eval_split_ratio", "per_device_eval_batch_size")
     flags.drop(_NOT_HERE)
     output_dir, seed, engine = _place(flags)
     words += ["--seed", str(seed), "--output_dir", output_dir]
@@ -322,11 +326,11 @@ def _training(flags: Flags, prefix: str, need_eval: bool) -> dict[str, Any]:
         args["max_grad_norm"] = flags.number("max_grad_norm", default=1.0)
     if flags.truth("trust_remote_code"):
         args["trust_remote_code"] = True
-    strategy, interval = flags.text("eval_strategy", default="epoch"), flags.count("eval_interval", default=_NEVER)
-    batch = flags.count("per_device_eval_batch_size", default=16)
     if need_eval:
-        args |= {"eval_strategy": strategy, "per_device_eval_batch_size": batch}
-        args |= {"eval_steps": interval} if strategy == "steps" else {}
+        args["eval_strategy"] = flags.text("eval_strategy", default="epoch")
+        args["per_device_eval_batch_size"] = flags.count("per_device_eval_batch_size", default=16)
+        interval = flags.count("eval_interval", default=_NEVER)
+        args |= {"eval_steps": interval} if args["eval_strategy"] == "steps" else {}
     return args
 
 

@@ -59,6 +59,7 @@ class Script:
         loops (`dict[str, list[str]]`): Values of a loop's variable, of which the first is taken.
         unknown (`set[str]`): Variables that have no value before the script runs.
         missing (`list[str]`): Scripts that it calls and that are not there.
+        refused (`list[str]`): Flags that it, or a script that it calls, is given and does not take.
     """
 
     def __init__(self, text: str, folder: Path | None = None, arguments: Sequence[str] = ()) -> None:
@@ -67,13 +68,18 @@ class Script:
         self.loops: dict[str, list[str]] = {}
         self.unknown: set[str] = set()
         self.missing: list[str] = []
+        self.refused: list[str] = []
         self._variables: dict[str, Value] = {}
+        self._arguments = list(arguments)
         self._given = _pairs(arguments)
+        self._takes: set[str] = set()  # flags, by the patterns of a `case`
         self._positional = [word for word in arguments if not word.startswith("--")] if not self._given else []
         self._secrets: set[str] = set()
         self._depth = 0
         self._line: int | None = None
         self._read(text)
+        if self._takes:
+            self.refused += [flag for flag in self._given if flag not in self._takes]
 
     def hide(self, text: str) -> str:
         """`text` without keys, tokens and passwords of the script."""
@@ -177,11 +183,13 @@ class Script:
         elif name in ("source", "."):
             self._read(path.read_text(encoding="utf-8", errors="replace"), line)
         else:
-            called = Script(path.read_text(encoding="utf-8", errors="replace"), path.parent, words[1:])
+            arguments = words[words.index(files[0]) + 1 :]
+            called = Script(path.read_text(encoding="utf-8", errors="replace"), path.parent, arguments)
             self.commands += called.commands
             self.loops |= called.loops
             self.unknown |= called.unknown
             self.missing += called.missing
+            self.refused += called.refused
             self._secrets |= called._secrets
 
     def _case(self, tokens: Sequence[Token], at: int) -> int:
@@ -225,6 +233,7 @@ class Script:
                         self._statement(statement, maybe=True)
                     statement = []
             return
+        self._takes |= set(flags)
         given = next((self._given[flag] for flag in flags if flag in self._given), None)
         for token in body:
             if given is not None and isinstance(token, Word) and (found := _assigned(token)) is not None:
@@ -288,6 +297,8 @@ class Script:
         if len(word.pieces) == 1 or all(not p.text for p in word.pieces if p.kind == "text"):
             variables = [p for p in word.pieces if p.kind == "variable"]
             if len(variables) == 1:
+                if variables[0].text in ("@", "*"):
+                    return [] if self._takes else self._arguments
                 name, _, index = variables[0].text.partition("[")
                 value = self._variables.get(name)
                 if isinstance(value, list) and index in ("@]", "*]"):
