@@ -87,9 +87,9 @@ def _train(objective: str, args: argparse.Namespace) -> None:
         return
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for name, value in (result.measures or {}).items():
-        if name in ("pair_accuracy", "auc", "right_side_of_zero") and isinstance(value, float):
-            print(f"{name}: {value:.3f}")
+    for key, score in (result.measures or {}).items():
+        if key in ("pair_accuracy", "auc", "right_side_of_zero") and isinstance(score, float):
+            print(f"{key}: {score:.3f}")
     print(f"Saved to {args.output_dir}: load it as beaver:{args.output_dir}.")
 
 
