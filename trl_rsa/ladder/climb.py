@@ -33,6 +33,7 @@ from trl_rsa.evaluation.certify import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.ladder.done import DONE, is_done, write_done
 from trl_rsa.ladder.human import load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
@@ -54,7 +55,6 @@ from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.storage.digests import prompt_key
-from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings, is_adapter
 from trl_rsa.training.configuration import make_config
@@ -281,11 +281,11 @@ class Ladder:
         if decision is None:
             return self.start
         folder = Path(self._folder_of(decision.rung, decision.fraction))
-        if not (folder / "done.json").exists():
+        if not is_done(folder):
             made = (
                 self._train(decision, folder) if decision.action == "next_rung" else self._walk_back(decision, folder)
             )
-            write_json(folder / "done.json", {"multipliers": decision.multipliers, **made, "saved": now()})
+            write_done(folder, {"multipliers": decision.multipliers, **made})
         return str(folder)
 
     def _walk_back(self, decision: JointDecision, folder: Path) -> dict[str, Any]:
@@ -443,7 +443,7 @@ class Ladder:
         trained = max(entry["rung"] for entry in self.observations)
         return {
             "observations": self.observations,
-            "rungs": [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, trained + 1)],
+            "rungs": [_read(self.folder / f"rung-{i:02d}" / DONE) for i in range(1, trained + 1)],
             "model": final,
             "met": decision.met,
             "reason": decision.reason,
