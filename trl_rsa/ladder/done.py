@@ -16,7 +16,7 @@ DONE = "done.json"
 def write_done(folder: Path, content: Mapping[str, Any]) -> None:
     """Vouches for the model in the folder, once it is on the disk."""
     sync_folder(folder)
-    write_json(folder / DONE, {**content, "fingerprint": model_fingerprint(folder), "saved": now()})
+    write_json(folder / DONE, {"saved": now(), **content, "fingerprint": model_fingerprint(folder)})
 
 
 def is_done(folder: Path) -> bool:

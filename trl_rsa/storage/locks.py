@@ -76,12 +76,14 @@ def _hold(lock: Path, path: Path) -> Iterator[None]:
 
 
 def _take(lock: Path, path: Path) -> IO[str]:
-    while True:
+    for attempt in range(1000):
         # Not "w": the holder's name must not be wiped by one who does not get in.
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             opened = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the one before has removed the folder, which was empty
+            if attempt > 100:  # or it is a link to nowhere
+                raise
             continue
         file = os.fdopen(opened, "r+", encoding="utf-8", errors="replace")
         try:
