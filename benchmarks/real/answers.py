@@ -12,11 +12,11 @@ from benchmarks.real.settings import Sizes
 from benchmarks.real.split import Sets
 from trl_rsa.evaluation.refusal import is_refusal
 from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.policies import free_memory
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.scoring import score
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.training.anchor import ModelSettings
-from trl_rsa.sampling.policies import free_memory
 
 
 # Which scores are needed where. Only cost A steers, so that B is not asked before the end.

@@ -15,8 +15,8 @@ from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.comparison import PairedDifference
 from trl_rsa.evaluation.tails import cvar, exceedance
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.storage.records import text_of
 from trl_rsa.sampling.policies import free_memory
+from trl_rsa.storage.records import text_of
 
 
 SETS = ("certify", "helpful_test", "harmless")

@@ -82,6 +82,9 @@ def test_nothing_is_left_behind(tmp_path):
     with hold_file(tmp_path / "certificate.json"), hold_folder(tmp_path):
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == []
+    with hold_folder(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists(), "nothing was written there"
 
 
 COUNT = """

@@ -23,7 +23,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +33,7 @@ from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.ladder.done import DONE, is_done, write_done
 from trl_rsa.ladder.human import HumanCounts, HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
@@ -56,7 +57,6 @@ from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.storage.digests import prompt_key
-from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import make_config
@@ -94,22 +94,25 @@ class RungData(PairCounts):
 
 
 class TrainedRungFile(StageResult):
-    """done.json of a rung that was trained; multipliers by constraint."""
+    """done.json of a rung that was trained; multipliers by constraint. [`write_done`] adds the last two."""
 
     rung: int
     multipliers: dict[str, float]
     delta_multipliers: dict[str, float]
     data: RungData
-    saved: str
+    saved: NotRequired[str]
+    fingerprint: NotRequired[str]
 
 
 class WalkedBackFile(TypedDict):
-    """done.json of a model that was walked back: the `fraction` of the last rung's update that is kept."""
+    """done.json of a model that was walked back: the `fraction` of the last rung's update that is kept.
+    [`write_done`] adds the last two."""
 
     rung: int
     multipliers: dict[str, float]
     fraction: float
-    saved: str
+    saved: NotRequired[str]
+    fingerprint: NotRequired[str]
 
 
 class LadderSummary(TypedDict):
@@ -309,9 +312,9 @@ class Ladder:
         if decision is None:
             return self.start
         folder = Path(self._folder_of(decision.rung, decision.fraction))
-        if not (folder / "done.json").exists():
+        if not is_done(folder):
             make = self._train if decision.action == "next_rung" else self._walk_back
-            write_json(folder / "done.json", make(decision, folder))
+            write_done(folder, make(decision, folder))
         return str(folder)
 
     def _walk_back(self, decision: JointDecision, folder: Path) -> WalkedBackFile:
@@ -324,7 +327,6 @@ class Ladder:
             "rung": decision.rung,
             "multipliers": decision.multipliers,
             "fraction": decision.fraction,
-            "saved": now(),
         }
 
     def _train(self, decision: JointDecision, folder: Path) -> TrainedRungFile:
@@ -362,7 +364,6 @@ class Ladder:
             "delta_multipliers": raised,
             "data": data,
             **result,
-            "saved": now(),
         }
 
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
@@ -480,7 +481,7 @@ class Ladder:
         trained = max(entry["rung"] for entry in self.observations)
         return {
             "observations": self.observations,
-            "rungs": [_read(self.folder / f"rung-{i:02d}" / "done.json") for i in range(1, trained + 1)],
+            "rungs": [_read(self.folder / f"rung-{i:02d}" / DONE) for i in range(1, trained + 1)],
             "model": final,
             "met": decision.met,
             "reason": decision.reason,

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypedDict
 
@@ -66,7 +66,7 @@ def hold_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def _hold(lock: Path, path: Path) -> Iterator[None]:
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    made = not lock.parent.exists()
     key = str(lock.absolute()), threading.get_ident()
     if key in _held:
         yield
@@ -79,12 +79,22 @@ def _hold(lock: Path, path: Path) -> Iterator[None]:
         _held.remove(key)
         lock.unlink(missing_ok=True)  # while it is held: see _take
         file.close()
+        if made:
+            with suppress(OSError):  # it is not empty, as it should be
+                lock.parent.rmdir()
 
 
 def _take(lock: Path, path: Path) -> IO[str]:
-    while True:
+    for attempt in range(1000):
         # Not "w": the holder's name must not be wiped by one who does not get in.
-        file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the one before has removed the folder, which was empty
+            if attempt > 100:  # or it is a link to nowhere
+                raise
+            continue
+        file = os.fdopen(opened, "r+", encoding="utf-8", errors="replace")
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
