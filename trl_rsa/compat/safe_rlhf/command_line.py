@@ -1,13 +1,11 @@
 """Safe RLHF's command lines: flags with values for yes and no, one sentence for what is wrong, exit status 2."""
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trl_rsa.scripts._command import DEBUG, UsageError, did_you_mean, explain, parse_arguments
+from trl_rsa.scripts._command import UsageError, did_you_mean, exit_status, parse_arguments
 
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")
@@ -112,23 +110,13 @@ def run(
     Returns:
         `int`: the exit status: 2 after an error that the user can mend, of which one sentence stands on stderr.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        _refuse_unknown(argv, parser, known_as)
-        return main(parse_arguments(parser, list(argv), parser.prog)) or 0
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: stopped.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        sentence = explain(error)
-        if sentence is None or os.environ.get(DEBUG):
-            raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(5)  # the first process says it, and the launcher ends this one
-        print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
-        return 2
+    words = sys.argv[1:] if argv is None else list(argv)
+
+    def work() -> int | None:
+        _refuse_unknown(words, parser, known_as)
+        return main(parse_arguments(parser, words, parser.prog))
+
+    return exit_status(parser.prog, work)
 
 
 def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, known_as: Mapping[str, str]) -> None:
