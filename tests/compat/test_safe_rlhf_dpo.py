@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from trl_rsa import RSAConfig  # noqa: E402
 from trl_rsa.compat.safe_rlhf import tracker as tracker_module  # noqa: E402
+from trl_rsa.compat.safe_rlhf import training  # noqa: E402
 from trl_rsa.compat.safe_rlhf.algorithms import dpo  # noqa: E402
 from trl_rsa.compat.safe_rlhf.command_line import run  # noqa: E402
 from trl_rsa.compat.safe_rlhf.engine import deepspeed_config  # noqa: E402
@@ -69,6 +70,7 @@ DEFAULTS = {
     "fp16": False,
     "bf16": False,
     "tf32": None,
+    "use_cpu": False,
     "eval_strategy": "no",
     "save_strategy": "no",
     "logging_steps": 1,
@@ -176,6 +178,7 @@ def test_every_flag_of_the_published_script_has_its_field():
         (["--bf16"], {"bf16": True}),
         (["--fp16=1", "--bf16", "f"], {"fp16": True}),
         (["--trust_remote_code", "yes"], {"trust_remote_code": True}),
+        (["--use_cpu"], {"use_cpu": True}),
         (["--local_rank=1"], {}),
         (["--save_interval", "100"], {"save_strategy": "steps", "save_steps": 100}),
         (["--log_run_name", "a"], {"run_name": "a"}),
@@ -265,6 +268,7 @@ def test_trackers(log_type, installed, environment, expected, monkeypatch):
         ([*NEEDED, "--offload", "optimizer"], "Set --zero_stage 1"),
         ([*NEEDED, "--need_eval"], "--eval_split_ratio"),
         ([*NEEDED, "--eval_datasets", "a", "--eval_split_ratio", "0.1"], "Remove one"),
+        ([*NEEDED, "--need_eval", "--eval_split_ratio", "1.5"], "Set it in (0, 1)"),
         ([*NEEDED, "--lr_warmup_ratio", "1"], "Set it in [0, 1)"),
         ([*NEEDED, "--risk_tail", "2", "--risk_measure", "cvar"], "tail"),
         ([*NEEDED, "--train_datasets", "PKU-SafeRLHF/train:x"], "neither a share"),
@@ -293,6 +297,15 @@ def test_dry_run_prints_the_configuration(capsys):
         {"name": "PKU-SafeRLHF/test", "proportion": 1.0, "num_samples": None, "path": None}
     ]
     assert any("which is DPO" in note for note in printed["notes"])
+
+
+@pytest.mark.parametrize("flags", [["--use_cpu"], []])
+def test_use_cpu_is_honoured_where_there_is_an_accelerator(flags, monkeypatch):
+    """`start` is given a machine with an accelerator, and takes it only if the flag does not forbid it."""
+    monkeypatch.setattr(training, "has_accelerator", lambda: True)
+    args = dpo.make_parser().parse_args([*NEEDED, "--log_type=none", "--tf32", *flags])
+    given = training.start(dpo.PROG, args, dict, dpo.config_arguments(args), {})
+    assert given["use_cpu"] == bool(flags)
 
 
 def test_through_runpy_as_cluster_scripts_start_it(monkeypatch, capsys):

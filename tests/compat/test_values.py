@@ -11,9 +11,13 @@ import pytest
 
 import trl_rsa
 from tests.score_models.conftest import pku_rows, write_jsonl
-from trl_rsa.compat.safe_rlhf.values import _flags
-from trl_rsa.compat.safe_rlhf.values._flags import deepspeed_config
-from trl_rsa.compat.safe_rlhf.values._main import make_parser, score_model_arguments, train, training_arguments
+from trl_rsa.compat.safe_rlhf import tracker as tracker_module
+from trl_rsa.compat.safe_rlhf.algorithms import dpo
+from trl_rsa.compat.safe_rlhf.command_line import run
+from trl_rsa.compat.safe_rlhf.engine import deepspeed_config
+from trl_rsa.compat.safe_rlhf.tracker import tracker
+from trl_rsa.compat.safe_rlhf.training import training_arguments
+from trl_rsa.compat.safe_rlhf.values._main import _KNOWN_AS, make_parser, score_model_arguments, train
 from trl_rsa.scoring import load_scorer
 
 
@@ -38,9 +42,9 @@ def clean(monkeypatch, tmp_path):
 
 
 def test_every_flag_of_a_published_command_has_a_field(monkeypatch):
-    monkeypatch.setattr(_flags, "find_spec", lambda name: True)
+    monkeypatch.setattr(tracker_module, "find_spec", lambda name: True)
     args = make_parser("cost").parse_args(["--local_rank=0", *CASE_4])
-    found = training_arguments(args, use_cpu=False)
+    found = training_arguments(args)
     expected = {
         "output_dir": "output/cm",
         "max_length": 512,
@@ -65,7 +69,7 @@ def test_every_flag_of_a_published_command_has_a_field(monkeypatch):
     assert {name: found[name] for name in expected} == expected
     assert found["deepspeed"]["zero_optimization"]["stage"] == 3
     assert found["deepspeed"]["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
-    report_to, variables, _ = _flags.tracker(args.log_type, args.log_dir, args.log_project, args.output_dir)
+    report_to, variables, _ = tracker(args.log_type, args.log_dir, args.log_project, args.output_dir)
     expected = {"WANDB_MODE": "offline", "WANDB_PROJECT": "Safe-RLHF-CM", "WANDB_DIR": "output/cm"}
     assert (report_to, variables) == ("wandb", expected)
     settings = score_model_arguments("cost", args)
@@ -84,6 +88,10 @@ def test_defaults():
     assert {name: getattr(args, name) for name in expected} == expected
 
 
+def test_a_name_of_another_program_is_not_a_flag():
+    assert not set(_KNOWN_AS) & set(make_parser("cost")._option_string_actions)
+
+
 def test_offload():
     zero = deepspeed_config(2, "optimizer")["zero_optimization"]
     assert zero["offload_optimizer"]["device"] == "cpu" and "offload_param" not in zero
@@ -91,6 +99,45 @@ def test_offload():
     assert {"offload_optimizer", "offload_param"} <= zero.keys()
     with pytest.raises(ValueError, match="You set offload=all with zero_stage=2, but DeepSpeed offloads"):
         deepspeed_config(2, "all")
+
+
+def test_dry_run_prints_the_configuration(capsys, tmp_path):
+    flags = [*CASE_4, "--dry_run", "--log_type=none", "--max_grad_norm", "0.5", f"--output_dir={tmp_path / 'o'}"]
+    assert train("cost", flags) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["model"] == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+    assert printed["arguments"]["max_grad_norm"] == 0.5
+    assert printed["arguments"]["deepspeed"]["zero_optimization"]["stage"] == 3
+    assert printed["data"]["eval"][0]["name"] == "PKU-SafeRLHF/test"
+    assert (printed["score_model"]["objective"], printed["score_model"]["regularization"]) == ("cost", 0.001)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--bf16 maybe",
+        "--xyzzy=3",
+        "--zero_stage 4",
+        "--offload optimizer",
+        "--lr_warmup_ratio 1",
+        "--bf16 --fp16",
+        "--need_eval",
+        "--eval_datasets a --eval_split_ratio 0.1",
+        "--eval_split_ratio 1.5",
+        "--num_train_epochs 2",
+        "--lr_scheduler_type sawtooth",
+        "--use_cpu perhaps",
+        "--output_dir=",
+    ],
+)
+def test_a_wrong_flag_is_the_same_sentence_in_every_trainer(flags, capsys):
+    needed = ["--train_datasets", "PKU-SafeRLHF/train", "--model_name_or_path", "m", "--output_dir", "o"]
+    assert train("cost", [*needed, *flags.split(), "--dry_run"]) == 2
+    values = capsys.readouterr().err.partition(": error: ")[2]
+    assert run(dpo.make_parser(), dpo.main, [*needed, *flags.split(), "--dry_run"], dpo._KNOWN_AS) == 2
+    assert capsys.readouterr().err.partition(": error: ")[2] == values
+    assert values.count("\n") == 1
 
 
 def test_cost_through_runpy(tiny_model_path, tmp_path):
@@ -144,7 +191,7 @@ def test_reward_in_process_with_a_normalizer(tiny_model_path, tmp_path, capsys):
     ("flags", "sentence"),
     [
         ("--bf16 maybe", "argument --bf16: 'maybe' is neither true nor false"),
-        ("--loss_typ token-wise", "unrecognized arguments: --loss_typ token-wise. Did you mean --loss_type?"),
+        ("--loss_typ token-wise", "You set --loss_typ, but there is no such flag. Did you mean --loss_type?"),
         ("--normalize_score_during_training True", "You set normalize_score_during_training=True without"),
         ("--train_datasets none.jsonl", "There is no file or folder none.jsonl"),
         ("--regularization -1", "You set regularization=-1.0, but it is at least 0"),

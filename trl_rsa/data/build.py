@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from trl_rsa.data import beavertails, hh, pku, preference
 from trl_rsa.data.files import PlacedRow
 from trl_rsa.data.pair_rules import LeftOut
 from trl_rsa.data.schema import Pair, Row, RowError, check_pair
 from trl_rsa.data.templates import render
+
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -36,6 +40,20 @@ class Tally:
         self.skipped[str(error)] += 1
 
 
+def read_each(rows: Iterable[PlacedRow], tally: Tally, read: Callable[[str, Row], _T]) -> list[_T]:
+    """What `read` makes of each row and its place; a row that it refuses with a [`RowError`] is tallied."""
+    found = []
+    for place, row in rows:
+        tally.read += 1
+        try:
+            if isinstance(row, RowError):
+                raise row
+            found.append(read(place, row))
+        except RowError as error:
+            tally.skip(place, error)
+    return found
+
+
 def choose_adapter(
     format: str, preferred_by: str, template: str | None, rule: str | None = None
 ) -> Callable[[Row], Pair]:
@@ -55,18 +73,17 @@ def build_from_pairs(
     eos_token: str | None,
 ) -> list[Pair]:
     """One pair per row, all of one kind: TRL takes a dataset either as text or as messages."""
-    pairs: list[Pair] = []
-    for place, row in rows:
-        tally.read += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            pair = render(check_pair(adapt(row)), template, eos_token)
-            if pairs and isinstance(pair.prompt, str) != isinstance(pairs[0].prompt, str):
-                raise RowError('text among messages, or the reverse (set template="chat")')
-            pairs.append(pair)
-        except RowError as error:
-            tally.skip(place, error)
+    first: Pair | None = None
+
+    def read(place: str, row: Row) -> Pair:
+        nonlocal first
+        pair = render(check_pair(adapt(row)), template, eos_token)
+        first = first or pair
+        if isinstance(pair.prompt, str) != isinstance(first.prompt, str):
+            raise RowError('text among messages, or the reverse (set template="chat")')
+        return pair
+
+    pairs = read_each(rows, tally, read)
     tally.used = len(pairs)
     return pairs
 
@@ -79,15 +96,7 @@ def build_from_answers(
     max_pairs_per_prompt: int | None,
     seed: int,
 ) -> list[Pair]:
-    answers = []
-    for place, row in rows:
-        tally.read += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            answers.append(beavertails.read_answer(row, place))
-        except RowError as error:
-            tally.skip(place, error)
+    answers = read_each(rows, tally, lambda place, row: beavertails.read_answer(row, place))
     most = max_pairs_per_prompt or beavertails.DEFAULT_MAX_PAIRS_PER_PROMPT
     pairs, tally.used, tally.unpaired = beavertails.pair_answers(answers, most, seed, tally.skip)
     return [render(pair, template, eos_token) for pair in pairs]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl_rsa.data import pku
-from trl_rsa.data.build import Tally, choose_adapter
+from trl_rsa.data.build import Tally, choose_adapter, read_each
 from trl_rsa.data.formats import columns_of, detect_format, sample_rows
 from trl_rsa.data.harm import HarmScale, rubric_score
 from trl_rsa.data.load import draw, open_named
@@ -115,15 +115,7 @@ def load_judged(
     format = format or (spec.format if spec else None)
     adapt, format = _choose(sample, rows.name, format, preferred_by, scale)
     tally = Tally(rows.name, strict)
-    found: list[JudgedRow] = []
-    for place, row in rows:
-        tally.read += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            found.append(adapt(row))
-        except RowError as error:
-            tally.skip(place, error)
+    found = read_each(rows, tally, lambda place, row: adapt(row))
     if not found:
         reasons = "; ".join(f"{count:,} × {reason}" for reason, count in tally.skipped.most_common())
         raise ValueError(

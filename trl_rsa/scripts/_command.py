@@ -58,17 +58,37 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot write is shown as its escape
-    interrupted = ""
-    try:
+
+    def work() -> int | None:
         module = import_module(f"trl_rsa.scripts.{name.replace('-', '_')}")
-        interrupted = getattr(module, "INTERRUPTED", "")
-        argv = sys.argv[1:] if argv is None else argv
+        arguments = sys.argv[1:] if argv is None else argv
         launchable = hasattr(module, "launch") and not launched and int(os.environ.get("WORLD_SIZE", "1")) == 1
-        return (_launch if launchable else _run)(module, argv, f"trl-rsa {name}") or 0
+        try:
+            return (_launch if launchable else _run)(module, arguments, f"trl-rsa {name}")
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(getattr(module, "INTERRUPTED", "")) from stop
+
+    return exit_status(f"trl-rsa {name}", work)
+
+
+def exit_status(prog: str, work: Callable[[], int | None]) -> int:
+    """
+    Does `work` and says what a user must know about its end.
+
+    Args:
+        prog (`str`):
+            Name of the program, before what is said.
+        work (`Callable[[], int | None]`):
+            A `KeyboardInterrupt` out of it may hold a sentence about what it has left behind.
+
+    Returns and raises what [`run_command`] does.
+    """
+    try:
+        return work() or 0
     except SystemExit as stop:  # argparse's --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print(f"trl-rsa {name}: stopped. {interrupted}".rstrip(), file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{prog}: stopped. {stop}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `trl-rsa data … | head`: nobody reads on, and Python must not flush into the void
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,7 +99,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(5)  # if the first process fails alike, the launcher ends this one before it says the same again
-        print(f"trl-rsa {name}: error: {printable(sentence)}", file=sys.stderr)
+        print(f"{prog}: error: {printable(sentence)}", file=sys.stderr)
         return 2
 
 

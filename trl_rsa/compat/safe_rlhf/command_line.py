@@ -1,17 +1,24 @@
 """Safe RLHF's command lines: flags with values for yes and no, one sentence for what is wrong, exit status 2."""
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trl_rsa.scripts._command import DEBUG, UsageError, did_you_mean, explain, parse_arguments
+from trl_rsa.scripts._command import UsageError, did_you_mean, exit_status, parse_arguments
 
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _FALSE = ("false", "f", "no", "n", "off", "0")
+
+# Flags of other programs that all the modules have under another name: see `run`.
+KNOWN_AS = {
+    "--num_train_epochs": "here it is Safe RLHF's --epochs",
+    "--warmup_ratio": "here it is Safe RLHF's --lr_warmup_ratio",
+    "--dataset_name": "here it is Safe RLHF's --train_datasets NAME[:PROPORTION[:PATH]]",
+    "--report_to": "here it is Safe RLHF's --log_type",
+    "--run_name": "here it is Safe RLHF's --log_run_name",
+}
 
 
 def truth(text: str) -> bool:
@@ -26,17 +33,23 @@ def add_switch(group: Any, name: str, help: str, default: bool | None = False) -
     group.add_argument(name, nargs="?", const=True, default=default, type=truth, metavar="BOOL", help=help)
 
 
-def add_training_flags(parser: argparse.ArgumentParser, learning_rate: float = 2e-5) -> None:
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """What the trainers of Safe RLHF share, with its defaults."""
+    group = parser.add_argument_group("model and data")
+    group.add_argument("--model_name_or_path", required=True, help="Hub id or folder of the model to train")
+    group.add_argument("--max_length", type=int, default=512, help="most tokens of prompt and answer")
+    add_switch(group, "--trust_remote_code", "run a model's own code")
+    spec = "NAME[:PROPORTION[:PATH]]"
+    group.add_argument("--train_datasets", nargs="+", required=True, metavar=spec, help="data to train on")
+    group.add_argument("--eval_datasets", nargs="+", metavar=spec, help="data to evaluate on")
+
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=int, default=1, help="passes over the data")
-    group.add_argument("--per_device_train_batch_size", type=int, default=16, help="pairs per device and forward pass")
+    group.add_argument("--per_device_train_batch_size", type=int, default=16, help="rows per device and forward pass")
     group.add_argument("--per_device_eval_batch_size", type=int, default=16, help="the same in an evaluation")
     group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="forward passes per optimizer step")
     add_switch(group, "--gradient_checkpointing", "save memory by computing activations twice")
-    group.add_argument(
-        "--lr", "--learning_rate", dest="lr", type=float, default=learning_rate, help="peak learning rate"
-    )
+    group.add_argument("--lr", "--learning_rate", dest="lr", type=float, default=2e-5, help="peak learning rate")
     group.add_argument(
         "--lr_scheduler_type",
         default="cosine",
@@ -50,12 +63,13 @@ def add_training_flags(parser: argparse.ArgumentParser, learning_rate: float = 2
     for name in ("fp16", "bf16"):
         add_switch(group, f"--{name}", f"train in {name}")
     add_switch(group, "--tf32", "TF32 products, where the device has them", default=None)
+    add_switch(group, "--use_cpu", "train without an accelerator, as where there is none")
 
     group = parser.add_argument_group("evaluation")
     add_switch(group, "--need_eval", "evaluate during training")
     group.add_argument("--eval_strategy", default="epoch", choices=["epoch", "steps"], help="when to")
     group.add_argument("--eval_interval", type=int, default=1_000_000, help="steps between two, for steps")
-    group.add_argument("--eval_split_ratio", type=float, help="share of the pairs to hold out, by prompt")
+    group.add_argument("--eval_split_ratio", type=float, help="share of the prompts to hold out")
 
     group = parser.add_argument_group("saving and logging")
     group.add_argument("--output_dir", help="folder of the trained model")
@@ -96,23 +110,13 @@ def run(
     Returns:
         `int`: the exit status: 2 after an error that the user can mend, of which one sentence stands on stderr.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        _refuse_unknown(argv, parser, known_as)
-        return main(parse_arguments(parser, list(argv), parser.prog)) or 0
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: stopped.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        sentence = explain(error)
-        if sentence is None or os.environ.get(DEBUG):
-            raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(5)  # the first process says it, and the launcher ends this one
-        print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
-        return 2
+    words = sys.argv[1:] if argv is None else list(argv)
+
+    def work() -> int | None:
+        _refuse_unknown(words, parser, known_as)
+        return main(parse_arguments(parser, words, parser.prog))
+
+    return exit_status(parser.prog, work)
 
 
 def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, known_as: Mapping[str, str]) -> None:

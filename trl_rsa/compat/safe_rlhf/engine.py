@@ -23,7 +23,7 @@ def deepspeed_config(zero_stage: int, offload: str = "none") -> dict[str, Any] |
     needed = 3 if parameters else 1 if optimizer else 0
     if zero_stage < needed:
         raise ValueError(
-            f"You set --offload {offload} with --zero_stage {zero_stage}, but DeepSpeed offloads the optimizer from "
+            f"You set offload={offload} with zero_stage={zero_stage}, but DeepSpeed offloads the optimizer from "
             f"stage 1 on and parameters only in stage 3. Set --zero_stage {needed}, or --offload none."
         )
     if zero_stage == 0:
@@ -62,12 +62,12 @@ def start_engine(zero_stage: int, use_cpu: bool) -> None:
     for variable, engine in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
         if os.environ.get(variable, "false").lower() == "true":
             raise ValueError(
-                f"You set --zero_stage {zero_stage}, and the configuration of accelerate sets {engine}, but only one "
+                f"You set zero_stage={zero_stage}, and the configuration of accelerate sets {engine}, but only one "
                 "of them can choose the engine. Set --zero_stage 0, or take the engine out of that configuration."
             )
     if find_spec("deepspeed") is None:
         raise ImportError(
-            f"You set --zero_stage {zero_stage}, but DeepSpeed is not installed. Run pip install "
+            f"You set zero_stage={zero_stage}, but DeepSpeed is not installed. Run pip install "
             "'trl-rsa[deepspeed]', or set --zero_stage 0."
         )
     if "RANK" not in os.environ:  # one process, without a launcher
