@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os.path import exists, isfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -156,7 +157,7 @@ def _beside(path: Path, files: Sequence[str]) -> Any:
     """A configuration that a command names, from where the script is, the folder above, or here."""
     for name in files:
         for folder in (path.parent, path.parent.parent, *path.parent.parents[1:2], Path()):
-            if (folder / name).is_file():
+            if isfile(folder / name):
                 return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
     return None
 
@@ -215,9 +216,14 @@ def _finish(path: Path, drafts: Sequence[Draft], notes: list[str], number: int |
             head.append(f"# Run it:   trl-rsa align --config THIS_FILE --accelerate_config {engine}")
     for title, several in (("Not in it:", without), ("Note:", notes)):
         if several:
-            head += ["#", f"# {title}", *(f"#   {line}" for line in several)]
+            head += ["#", f"# {title}", *(f"#   {_one(line)}" for line in several)]
     text = "\n".join([hide("\n".join(head)), "", written, ""])
     return Migration(text, bool(chain), [hide(line) for line in without], [hide(note) for note in notes])
+
+
+def _one(text: str) -> str:
+    """As a comment has it: in one line."""
+    return " ".join(text.split())
 
 
 def _place(folder: str) -> str:
@@ -286,7 +292,7 @@ def _plan(chain: Sequence[StageDraft], commands: Sequence[CommandDraft], notes: 
         plan |= {"constraint": last.constraint, "rungs": last.rungs}
     lines = write_plan(plan, comments)
     for command in commands:
-        lines += ["", f"# {command.program}, beside the plan:", *(f"#   {line}" for line in command.lines)]
+        lines += ["", f"# {command.program}, beside the plan:", *(f"#   {_one(line)}" for line in command.lines)]
     return lines
 
 
@@ -300,7 +306,7 @@ def _divided(beta: float, first: float | None, program: str, notes: list[str]) -
 
 def _of_dataset(stage: dict[str, Any], draft: StageDraft) -> list[str]:
     name = str(stage["dataset"])
-    if is_dataset_spec(name) or "text_to_text" in draft.program or Path(name).exists():
+    if is_dataset_spec(name) or "text_to_text" in draft.program or exists(name):
         return []
     return [
         f"{name} is no dataset that is known here: give a file of pairs"

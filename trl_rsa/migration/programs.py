@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 from trl_rsa.migration import align_anything, sacpo, safe_rlhf
@@ -81,7 +82,7 @@ def _dotted(path: str) -> str:
 
 
 def _module_in(path: Path) -> str | None:
-    if not path.is_file():
+    if not isfile(path):
         return None
     found = re.search(r"run_module\(\s*[\"']([\w.]+)[\"']", path.read_text(encoding="utf-8", errors="replace"))
     return found[1] if found else None

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import isfile  # False too for what cannot be a name
 from pathlib import Path
 
 from trl_rsa.migration.tokens import Operator, Piece, Token, Word, tokenize
@@ -177,7 +178,7 @@ class Script:
         files = [word for word in words if not word.startswith("-")]
         if not files:
             return
-        path = next((p for p in (self.folder / files[0], self.folder.parent / files[0]) if p.is_file()), None)
+        path = next((p for p in (self.folder / files[0], self.folder.parent / files[0]) if isfile(p)), None)
         if path is None:
             self.missing.append(files[0])
         elif name in ("source", "."):
