@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
 
-from trl_rsa.migration import align_anything, sacpo, safe_rlhf
+from trl_rsa.migration import align_anything, ppo, sacpo, safe_rlhf
 from trl_rsa.migration.draft import Draft
 from trl_rsa.migration.flags import Flags
 
@@ -17,8 +17,8 @@ Translate = Callable[[str, Flags], Draft]
 _KNOWN: list[tuple[str, str, Translate]] = [
     (r"algorithms\.dpo", "safe_rlhf.algorithms.dpo", safe_rlhf.dpo),
     (r"(algorithms\.)?safe_?dpo", "safe_rlhf.algorithms.safedpo", safe_rlhf.safedpo),
-    (r"algorithms\.ppo_lag", "safe_rlhf.algorithms.ppo_lag", safe_rlhf.ppo_lag),
-    (r"algorithms\.ppo", "safe_rlhf.algorithms.ppo", safe_rlhf.ppo),
+    (r"algorithms\.ppo_lag", "safe_rlhf.algorithms.ppo_lag", ppo.ppo_lag),
+    (r"algorithms\.ppo", "safe_rlhf.algorithms.ppo", ppo.ppo),
     (r"values\.(reward|cost)", "safe_rlhf.values.{reward,cost}", safe_rlhf.value_model),
     (r"evaluate\.arena", "safe_rlhf.evaluate.arena", safe_rlhf.arena),
     (
@@ -68,7 +68,7 @@ def translator(started: Started) -> Translate | None:
             return translate
     flags = {word.split("=", 1)[0] for word in started.words}
     if ".algorithms." in f".{started.name}" and {"--cost_model_name_or_path", "--actor_model_name_or_path"} <= flags:
-        return safe_rlhf.ppo_lag
+        return ppo.ppo_lag
     return None
 
 
