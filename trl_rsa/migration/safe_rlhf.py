@@ -140,6 +140,7 @@ def arena(program: str, flags: Flags) -> CommandDraft:
 
 
 def dataset_of(flags: Flags, name: str) -> str:
+    """The first dataset that a flag gives; the others are named."""
     several = flags.several(name)
     if len(several) > 1:
         flags.without.append(
