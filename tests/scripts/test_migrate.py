@@ -581,3 +581,8 @@ def test_comments_stand_above_their_keys():
 )
 def test_policies_by_name(model, chat):
     assert answers_in_chat(model) is chat
+
+
+def test_script_that_calls_itself_ends(work):
+    Path("a.sh").write_text("bash a.sh\nsource a.sh\npython -m safe_rlhf.algorithms.dpo --model_name_or_path m\n")
+    assert migrate("a.sh").is_plan

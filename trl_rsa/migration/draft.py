@@ -74,13 +74,11 @@ def write_plan(plan: Mapping[str, Any], comments: Comments) -> list[str]:
     lines: list[str] = []
     for key, value in plan.items():
         _write(lines, key, value, "", key, comments)
-    for comment in comments.get("", ()):
-        lines.append(f"# {comment}")
     return lines
 
 
 def _write(lines: list[str], key: str, value: Any, indent: str, path: str, comments: Comments) -> None:
-    lines.extend(f"{indent}# {comment}" for comment in comments.get(path, ()))
+    lines.extend(f"{indent}# {' '.join(comment.split())}" for comment in comments.get(path, ()))
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         lines.append(f"{indent}{key}:")
         for item in value:

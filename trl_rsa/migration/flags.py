@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from trl_rsa.migration.shell import SECRET
+from trl_rsa.migration.variables import SECRET
 
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")

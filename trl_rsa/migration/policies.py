@@ -2,6 +2,7 @@
 
 import json
 import re
+from os.path import isdir
 from pathlib import Path
 
 
@@ -12,7 +13,7 @@ _CHAT = re.compile(r"qwen|instruct|chat|[-_]it\b|gemma-?\d*-\d+b-it|smollm\d?.*-
 def answers_in_chat(model: str) -> bool:
     """By its folder if there is one, else by its name."""
     folder = Path(model)
-    if not folder.is_dir():
+    if not isdir(folder):
         return _CHAT.search(model) is not None
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True

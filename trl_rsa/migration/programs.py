@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
-from trl_rsa.migration import align_anything, sacpo, safe_rlhf
+from trl_rsa.migration import align_anything, ppo, sacpo, safe_rlhf
 from trl_rsa.migration.draft import Draft
 from trl_rsa.migration.flags import Flags
 
@@ -16,8 +17,8 @@ Translate = Callable[[str, Flags], Draft]
 _KNOWN: list[tuple[str, str, Translate]] = [
     (r"algorithms\.dpo", "safe_rlhf.algorithms.dpo", safe_rlhf.dpo),
     (r"(algorithms\.)?safe_?dpo", "safe_rlhf.algorithms.safedpo", safe_rlhf.safedpo),
-    (r"algorithms\.ppo_lag", "safe_rlhf.algorithms.ppo_lag", safe_rlhf.ppo_lag),
-    (r"algorithms\.ppo", "safe_rlhf.algorithms.ppo", safe_rlhf.ppo),
+    (r"algorithms\.ppo_lag", "safe_rlhf.algorithms.ppo_lag", ppo.ppo_lag),
+    (r"algorithms\.ppo", "safe_rlhf.algorithms.ppo", ppo.ppo),
     (r"values\.(reward|cost)", "safe_rlhf.values.{reward,cost}", safe_rlhf.value_model),
     (r"evaluate\.arena", "safe_rlhf.evaluate.arena", safe_rlhf.arena),
     (
@@ -67,7 +68,7 @@ def translator(started: Started) -> Translate | None:
             return translate
     flags = {word.split("=", 1)[0] for word in started.words}
     if ".algorithms." in f".{started.name}" and {"--cost_model_name_or_path", "--actor_model_name_or_path"} <= flags:
-        return safe_rlhf.ppo_lag
+        return ppo.ppo_lag
     return None
 
 
@@ -81,7 +82,7 @@ def _dotted(path: str) -> str:
 
 
 def _module_in(path: Path) -> str | None:
-    if not path.is_file():
+    if not isfile(path):
         return None
     found = re.search(r"run_module\(\s*[\"']([\w.]+)[\"']", path.read_text(encoding="utf-8", errors="replace"))
     return found[1] if found else None

@@ -12,7 +12,7 @@ from trl_rsa.migration.shell import in_one_line
 DOOR = "trl_rsa.compat.safe_rlhf"
 _NEVER = 1_000_000  # Safe RLHF's interval for what is not to happen
 
-_NOT_HERE = {
+NOT_HERE = {
     "log_project": "a tracker's own setting: export WANDB_PROJECT",
     "log_dir": "a tracker's own setting: export WANDB_DIR or TENSORBOARD_LOGGING_DIR",
     "log_run_name": "every stage and rung is a run of its own, named after it",
@@ -22,49 +22,29 @@ _NOT_HERE = {
     "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
     "hostfile": "an argument of deepspeed: give it to trl-rsa align --accelerate_config",
 }
-_PPO = {
-    "num_return_sequences": "no answers are sampled: the stage learns from the pairs",
-    "temperature": "no answers are sampled: the stage learns from the pairs",
-    "top_p": "no answers are sampled: the stage learns from the pairs",
-    "per_device_prompt_batch_size": "no answers are sampled: the stage learns from the pairs",
-    "critic_*": "there are no value models: nothing is learned about rewards but from pairs",
-    "*_critic_model_name_or_path": "there are no value models",
-    "ptx_*": "there is no pretraining loss: args: {loss_type: [rsa2, sft], loss_weights: [1, 1]} adds the likelihood "
-    "of the chosen answers instead",
-    "clip_range_*": "a matter of PPO: there are no ratios, values or scores to clip",
-    "update_iters": "a matter of PPO: a rung is trained for num_train_epochs on its pairs",
-    "gamma": "a matter of PPO: there are no returns",
-    "gae_lambda": "a matter of PPO: there are no returns",
-    "kl_coeff": "the pull to the reference is β of a stage, 0.1 here, and 1 of the rungs, whose labels are costs: "
-    "PPO's coefficient is not on their scale",
-    "repetition_penalty": "answers are drawn from the policy's own law, on which the bound rests",
-    "normalize_reward": "a matter of PPO",
-    "normalize_cost": "set do_normalize in the cost model's config.json, which the scorer follows",
-    "eval_*": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
-    "cost_coeff*": "λ is found, not set: see the rungs",
-    "need_eval": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
-    "per_device_eval_batch_size": "a budget is measured on prompts that are held out anyway; see trl-rsa evaluate",
-}
 
 
 def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
     """`algorithms.dpo`, and SafeDPO as the same with a rule for pairs."""
     model = flags.text("model_name_or_path", default="MODEL")
     comments: dict[str, list[str]] = {}
-    stage: dict[str, Any] = {"name": "safe" if pair_rule else "helpful", "dataset": _dataset(flags, "train_datasets")}
+    stage: dict[str, Any] = {
+        "name": "safe" if pair_rule else "helpful",
+        "dataset": dataset_of(flags, "train_datasets"),
+    }
     stage["preferred_by"] = flags.text("preference", default="better")
-    stage["dataset_options"] = _options(model, comments)
+    stage["dataset_options"] = options_of(model, comments)
     rule = flags.text("pair_rule") or pair_rule
     if rule:
         stage["dataset_options"]["pair_rule"] = rule
-    share, eval_dataset = flags.number("eval_split_ratio", default=0), _dataset(flags, "eval_datasets")
+    share, eval_dataset = flags.number("eval_split_ratio", default=0), dataset_of(flags, "eval_datasets")
     need_eval = flags.truth("need_eval")
     if need_eval and eval_dataset:
         stage["eval_dataset"] = eval_dataset
     elif need_eval and share:
         stage["held_out"] = share
     stage["beta"] = flags.number("scale_coeff", "beta", default=0.02)
-    args = _training(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
+    args = training_arguments(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
     flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")  # without need_eval they do nothing
     comments["stages.beta"] = ["β, --scale_coeff. For a safety stage set constraint_multiplier: λ; it runs at β/λ."]
     comments["args"] = [
@@ -75,10 +55,10 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
             "margin*": "the loss has no margin; its data side is pair_rule",
             "delta": "the loss has no margin; its data side is pair_rule",
             "ref_model_name_or_path": "a stage's reference is the model that it starts from",
-            **_NOT_HERE,
+            **NOT_HERE,
         }
     )
-    output_dir, seed, engine = _place(flags)
+    output_dir, seed, engine = place_of(flags)
     flags.finish(program)
     notes = [*flags.notes]
     if pair_rule is None:
@@ -101,131 +81,6 @@ def safedpo(program: str, flags: Flags) -> StageDraft:
     return dpo(program, flags, "safedpo")
 
 
-def ppo(program: str, flags: Flags) -> StageDraft:
-    """PPO on a reward model: a stage on the pairs."""
-    return _from_ppo(program, flags, None)
-
-
-def ppo_lag(program: str, flags: Flags) -> StageDraft:
-    """PPO-Lag and its forks: a stage on the pairs, then rungs until mean cost ≤ threshold."""
-    if not program.endswith("ppo_lag"):
-        flags.notes.append(
-            f"{program} has a cost model, and is taken as a fork of ppo_lag; a penalty with a fixed weight becomes a "
-            "budget too"
-        )
-    return _from_ppo(program, flags, flags.text("cost_model_name_or_path", default="COST_MODEL"))
-
-
-def _from_ppo(program: str, flags: Flags, cost: str | None) -> StageDraft:
-    model = flags.text("actor_model_name_or_path", "model_name_or_path", default="MODEL")
-    comments: dict[str, list[str]] = {}
-    dataset, options = _dataset(flags, "train_datasets"), _options(model, comments)
-    stage = {"name": "helpful", "dataset": dataset, "dataset_options": options, "beta": 0.1}
-    args = _training(flags, "actor_", need_eval=False)
-    constraint = rungs = None
-    if cost is not None:
-        constraint, rungs = _budget(flags, cost, dataset, options["template"], args["max_length"], comments)
-    elif "threshold" in flags or "cost_model_name_or_path" in flags:
-        flags.drop(
-            {
-                "threshold": "this program has no constraint",
-                "cost_model_name_or_path": "this program has no constraint: see ppo_lag for a budget",
-            }
-        )
-    flags.drop(
-        {
-            "reward_model_name_or_path": "no reward model is asked: what is helpful is learned from the pairs' "
-            "better_response_id, in the stage; to follow this model instead, label pairs with it (docs/scoring.md)"
-        }
-    )
-    flags.drop(_PPO | _NOT_HERE)
-    output_dir, seed, engine = _place(flags)
-    flags.finish(program)
-    return StageDraft(
-        program,
-        model,
-        output_dir,
-        stage,
-        {"loss_type": ["rsa2"], "risk_alpha": 0.0, **args},
-        seed,
-        constraint,
-        rungs,
-        engine=engine,
-        comments=comments,
-        without=flags.without,
-        notes=flags.notes,
-    )
-
-
-def _budget(
-    flags: Flags, cost: str, dataset: str, template: str, max_length: int, comments: dict[str, list[str]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    if "threshold" not in flags:
-        flags.notes.append("no --threshold is given: the budget is Safe RLHF's default, mean cost <= 0")
-    threshold = flags.number("threshold", default=0.0)
-    low, high = min(-10.0, threshold - 10), max(10.0, threshold + 10)
-    constraint = {
-        "scorer": cost,
-        "prompts": dataset,
-        "budget": threshold,
-        "bounds": [low, high],
-        "tail": 1.0,
-        "labels": "raw",
-    }
-    comments["constraint"] = [
-        f"Safe RLHF's constraint: mean cost <= {threshold:g} (--threshold, which is -d of the paper). It acts only on",
-        "a model whose mean cost is higher: --dry_run says where the budget lies among the starting model's costs.",
-    ]
-    comments["constraint.scorer"] = [
-        "Higher must be worse, above 0 unsafe. If it is not: scorer_options: {higher_is: better}. A *ForScore model",
-        "is asked in Safe RLHF's template, a classifier in its own chat template, whatever the policy answers in.",
-    ]
-    if dataset.startswith("PKU-") and "/train" in dataset and dataset.count(":") < 2:
-        comments["constraint.prompts"] = [
-            "As before. The stage trains on these too: for a certificate on prompts that nothing has seen, take",
-            f"{dataset.split(':')[0].replace('/train', '/test')}.",
-        ]
-    comments["constraint.bounds"] = [
-        "Assumed: Safe RLHF clips no costs. Fix them before you see any; the claim is about the clipped cost."
-    ]
-    comments["constraint.tail"] = [
-        "1 is the mean of all responses, as before. Our form, the mean of the worst 5 %, in place of the next two:",
-        "tail: 0.05",
-        "labels: unsafe",
-    ]
-    draws = flags.count("num_return_sequences", default=1)
-    rungs: dict[str, Any] = {
-        "sampling": {
-            "max_new_tokens": max(1, max_length * 3 // 4),
-            "temperature": flags.number("temperature", default=1.0),
-            "top_p": flags.number("top_p", default=1.0),
-            "template": template,
-        },
-        "batch_size": flags.count("per_device_prompt_batch_size", default=16),
-        "rule": "log_dual_ascent",
-        "initial_delta": flags.number("lambda_init", default=1.0),
-    }
-    if draws > 1:
-        rungs["draws"] = {"train": draws}
-    comments["rungs.sampling"] = [
-        f"--max_length {max_length} counted the prompt too. The template is the policy's, as in the stage."
-    ]
-    rate = flags.number("lambda_lr", "lambda_learning_rate", default=0.1)
-    comments["rungs.rule"] = [
-        f"Safe RLHF's ascent on log λ from --lambda_init; its rate is 0.1 a rung, where --lambda_lr was {rate:g} an",
-        "update. `rule: bracket` (the default) looks for λ itself and needs fewer rungs.",
-    ]
-    flags.drop(
-        {
-            "lambda_max": "λ is bounded by max_rungs and max_growth of the rungs",
-            "lambda_update_delay_steps": "λ changes from rung to rung, after an estimate",
-            "episode_cost_window_size": "no window: each model's cost is bounded, with a stated confidence, on "
-            "prompts that are not trained on",
-        }
-    )
-    return constraint, rungs
-
-
 def value_model(program: str, flags: Flags) -> CommandDraft:
     """`values.reward` and `values.cost`: `trl-rsa score-model`."""
     objective = "cost" if program.endswith("cost") else "reward"
@@ -240,14 +95,14 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     momentum = flags.number("normalizer_momentum", default=0.9)
     if flags.truth("normalize_score_during_training") and normalizer:
         words += ["--normalizer", normalizer, "--normalizer_momentum", f"{momentum:g}"]
-    for name, value in _training(flags, "", need_eval=False).items():
+    for name, value in training_arguments(flags, "", need_eval=False).items():
         if not isinstance(value, bool):
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
         elif value or name == "bf16":
             words += [f"--{name}", str(value).lower()]
     flags.silence("need_eval", "eval_strategy", "eval_interval", "eval_split_ratio", "per_device_eval_batch_size")
-    flags.drop(_NOT_HERE)
-    output_dir, seed, engine = _place(flags)
+    flags.drop(NOT_HERE)
+    output_dir, seed, engine = place_of(flags)
     words += ["--seed", str(seed), "--output_dir", output_dir]
     if engine:
         words += ["--accelerate_config", engine]
@@ -284,7 +139,8 @@ def arena(program: str, flags: Flags) -> CommandDraft:
     return CommandDraft(program, [in_one_line(words)], flags.without, flags.notes)
 
 
-def _dataset(flags: Flags, name: str) -> str:
+def dataset_of(flags: Flags, name: str) -> str:
+    """The first dataset that a flag gives; the others are named."""
     several = flags.several(name)
     if len(several) > 1:
         flags.without.append(
@@ -293,7 +149,7 @@ def _dataset(flags: Flags, name: str) -> str:
     return several[0] if several else "DATA" if name == "train_datasets" else ""
 
 
-def _options(model: str, comments: dict[str, list[str]]) -> dict[str, Any]:
+def options_of(model: str, comments: dict[str, list[str]]) -> dict[str, Any]:
     """The template that the policy answers in; that of a scorer is another matter."""
     is_chat = answers_in_chat(model)
     comments["stages.dataset_options"] = (
@@ -304,7 +160,7 @@ def _options(model: str, comments: dict[str, list[str]]) -> dict[str, Any]:
     return {"template": "chat" if is_chat else "safe-rlhf"}
 
 
-def _training(flags: Flags, prefix: str, need_eval: bool) -> dict[str, Any]:
+def training_arguments(flags: Flags, prefix: str, need_eval: bool) -> dict[str, Any]:
     """Safe RLHF's training flags, with its defaults, as arguments of RSAConfig; `prefix` is PPO's `actor_`."""
     args: dict[str, Any] = {
         "learning_rate": flags.number(f"{prefix}lr", f"{prefix}learning_rate", default=1e-5 if prefix else 2e-5),
@@ -334,7 +190,7 @@ def _training(flags: Flags, prefix: str, need_eval: bool) -> dict[str, Any]:
     return args
 
 
-def _place(flags: Flags) -> tuple[str, int, str | None]:
+def place_of(flags: Flags) -> tuple[str, int, str | None]:
     """The folder, the seed, and the engine that stands for --zero_stage and --offload."""
     log_type = flags.text("log_type")
     if log_type:

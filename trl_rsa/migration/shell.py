@@ -5,22 +5,20 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import isfile  # False too for what cannot be a name
 from pathlib import Path
 
 from trl_rsa.migration.tokens import Operator, Piece, Token, Word, tokenize
+from trl_rsa.migration.variables import Variables, assigned
 
 
-SECRET = re.compile(r"KEY|TOKEN(?!I[SZ])|SECRET|PASSW", re.IGNORECASE)
 # What is longer than a word and looks like nothing but a key: W&B's are 40 hexadecimal digits.
 _LOOKS_SECRET = re.compile(r"\b(?:[0-9a-f]{40}|(?:hf|sk|ghp|wandb_v1)[_-][A-Za-z0-9_-]{16,})\b")
 _HIDDEN = "<secret>"
-_ASSIGNMENT = re.compile(r"(\w+)(\+?=)", re.ASCII)
 _WORDS_AROUND = ("then", "do", "else", "fi", "done", "{", "}", "!", "time", "esac")
 _DECLARES = ("export", "declare", "local", "readonly", "typeset")
 _TESTS = ("[[", "[", "test")
 _PRINTS = ("echo", "printf")  # a command that is shown before it is run is one command
-
-Value = str | list[str] | None  # None: it has a value, which nobody knows before the script runs
 
 
 @dataclass
@@ -53,43 +51,38 @@ class Script:
             Where it is: scripts that it calls or sources are looked for here, and in the folder above.
         arguments (`Sequence[str]`, *optional*):
             What it is called with, `--flag value` or `--flag=value`, as its own `case` takes them.
+        depth (`int`, *optional*):
+            How many scripts call each other up to this one.
 
     Attributes:
         commands (`list[Command]`): What would be run.
-        loops (`dict[str, list[str]]`): Values of a loop's variable, of which the first is taken.
-        unknown (`set[str]`): Variables that have no value before the script runs.
+        variables ([`~migration.variables.Variables`]): Their values, and what is secret among them.
         missing (`list[str]`): Scripts that it calls and that are not there.
         refused (`list[str]`): Flags that it, or a script that it calls, is given and does not take.
     """
 
-    def __init__(self, text: str, folder: Path | None = None, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, text: str, folder: Path | None = None, arguments: Sequence[str] = (), depth: int = 0) -> None:
         self.folder = Path() if folder is None else folder
         self.commands: list[Command] = []
-        self.loops: dict[str, list[str]] = {}
-        self.unknown: set[str] = set()
+        self.variables = Variables(arguments)
         self.missing: list[str] = []
         self.refused: list[str] = []
-        self._variables: dict[str, Value] = {}
-        self._arguments = list(arguments)
         self._given = _pairs(arguments)
-        self._takes: set[str] = set()  # flags, by the patterns of a `case`
-        self._positional = [word for word in arguments if not word.startswith("--")] if not self._given else []
-        self._secrets: set[str] = set()
-        self._depth = 0
+        self._depth = depth
         self._line: int | None = None
         self._read(text)
-        if self._takes:
-            self.refused += [flag for flag in self._given if flag not in self._takes]
+        if self.variables.taken:
+            self.refused += [flag for flag in self._given if flag not in self.variables.taken]
 
     def hide(self, text: str) -> str:
         """`text` without keys, tokens and passwords of the script."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
+        for secret in sorted(self.variables.secrets, key=len, reverse=True):
             text = text.replace(secret, _HIDDEN)
         return _LOOKS_SECRET.sub(_HIDDEN, text)
 
     @property
     def has_secrets(self) -> bool:
-        return bool(self._secrets)
+        return bool(self.variables.secrets)
 
     # Statements
 
@@ -132,28 +125,28 @@ class Script:
     def _statement(self, statement: Sequence[Word], maybe: bool) -> None:
         first = statement[0].plain
         if first == "for" and len(statement) > 3 and statement[2].plain == "in":
-            values = [value for word in statement[3:] for value in self._expand(word)]
-            self._set_loop(statement[1].plain, values, statement[3:])
+            values = [value for word in statement[3:] for value in self.variables.expand(word)]
+            self.variables.set_loop(statement[1].plain, values, statement[3:])
             return
         if first in ("while", "until", *_TESTS, "shift", "exit", "set", "return"):
             return
         if first == "unset":
             for word in statement[1:]:
-                self._variables.pop(word.plain, None)
+                self.variables.values.pop(word.plain, None)
             return
         if first in _DECLARES:
             for word in statement[1:]:
-                self._assign(word, maybe)
+                self.variables.assign(word, maybe)
             return
-        assigned = list(itertools.takewhile(_assigned, statement))
-        rest = statement[len(assigned) :]
-        before = dict(self._variables)
-        for word in assigned:
-            self._assign(word, maybe)
+        in_front = list(itertools.takewhile(assigned, statement))
+        rest = statement[len(in_front) :]
+        before = dict(self.variables.values)
+        for word in in_front:
+            self.variables.assign(word, maybe)
         if rest:
-            if assigned:  # for this command only, and not for its words
-                self._variables = before
-            self._command([value for word in rest for value in self._expand(word)], rest[0].line)
+            if in_front:  # for this command only, and not for its words
+                self.variables.values = before
+            self._command([value for word in rest for value in self.variables.expand(word)], rest[0].line)
 
     def _command(self, words: list[str], line: int) -> None:
         if not words:
@@ -167,7 +160,7 @@ class Script:
             self._other_script(name, words[1:], words, line)
         elif name not in _PRINTS:
             if words[:2] == ["wandb", "login"]:
-                self._secrets |= {word for word in words[2:] if not word.startswith("-")}
+                self.variables.secrets |= {word for word in words[2:] if not word.startswith("-")}
             self.commands.append(Command(words, line))
 
     def _other_script(self, name: str, words: list[str], whole: list[str], line: int) -> None:
@@ -177,20 +170,19 @@ class Script:
         files = [word for word in words if not word.startswith("-")]
         if not files:
             return
-        path = next((p for p in (self.folder / files[0], self.folder.parent / files[0]) if p.is_file()), None)
+        path = next((p for p in (self.folder / files[0], self.folder.parent / files[0]) if isfile(p)), None)
         if path is None:
             self.missing.append(files[0])
         elif name in ("source", "."):
             self._read(path.read_text(encoding="utf-8", errors="replace"), line)
         else:
             arguments = words[words.index(files[0]) + 1 :]
-            called = Script(path.read_text(encoding="utf-8", errors="replace"), path.parent, arguments)
+            called = Script(path.read_text(encoding="utf-8", errors="replace"), path.parent, arguments, self._depth)
             self.commands += called.commands
-            self.loops |= called.loops
-            self.unknown |= called.unknown
+            self.variables.loops |= called.variables.loops
             self.missing += called.missing
             self.refused += called.refused
-            self._secrets |= called._secrets
+            self.variables.secrets |= called.variables.secrets
 
     def _case(self, tokens: Sequence[Token], at: int) -> int:
         """
@@ -233,11 +225,11 @@ class Script:
                         self._statement(statement, maybe=True)
                     statement = []
             return
-        self._takes |= set(flags)
+        self.variables.taken |= set(flags)
         given = next((self._given[flag] for flag in flags if flag in self._given), None)
         for token in body:
-            if given is not None and isinstance(token, Word) and (found := _assigned(token)) is not None:
-                self._set(found[0], given)
+            if given is not None and isinstance(token, Word) and (found := assigned(token)) is not None:
+                self.variables.set(found[0], given)
 
     def _holds(self, words: Sequence[Word]) -> bool | None:
         """Whether `[ -z … ]` or `[ -n … ]` holds; None for any other test."""
@@ -249,134 +241,7 @@ class Script:
 
     def _known(self, piece: Piece) -> bool:
         name = re.split(r"[^\w]", piece.text, maxsplit=1)[0]
-        return bool(piece.text) if piece.kind == "text" else bool(self._variables.get(name))
-
-    # Variables
-
-    def _assign(self, word: Word, maybe: bool) -> bool:
-        found = _assigned(word)
-        if found is None:
-            return False
-        name, operator, rest = found
-        before = self._variables.get(name)
-        if word.items is not None:
-            items = [value for item in word.items for value in self._expand(item)]
-            self._set(name, [*(before if isinstance(before, list) else []), *items] if operator == "+=" else items)
-            return True
-        value: Value = self._text(rest)
-        if any(piece.kind == "output" for piece in rest):
-            # The folder of the script is where its user starts; a folder that is made whole is the same folder.
-            output = " ".join(piece.text for piece in rest if piece.kind == "output")
-            here = re.search(r"\b(?:dirname|BASH_SOURCE|pwd|realpath|readlink)\b", output)
-            value = (before or ".") if here else before
-        if maybe and before:
-            return True
-        if value == f"${{{name}}}":  # what the environment gives, if it does
-            value = None
-        self._set(name, f"{before or ''}{value}" if operator == "+=" and isinstance(value, str) else value)
-        return True
-
-    def _set(self, name: str, value: Value) -> None:
-        self._variables[name] = value
-        if SECRET.search(name) and isinstance(value, str) and len(value) > 7 and "${" not in value:
-            self._secrets.add(value)
-
-    def _set_loop(self, name: str, values: list[str], words: Sequence[Word]) -> None:
-        counted = [p.text for word in words for p in word.pieces if p.kind == "output"]
-        found = re.fullmatch(r"\s*seq\s+(\d+)(?:\s+(\d+))?\s*", counted[0]) if len(counted) == 1 else None
-        if found:
-            first, last = (1, int(found[1])) if found[2] is None else (int(found[1]), int(found[2]))
-            values = [str(number) for number in range(first, last + 1)]
-        if values:
-            self._variables[name] = values[0]
-            if len(values) > 1:
-                self.loops[name] = values
-
-    def _expand(self, word: Word) -> list[str]:
-        """A word as the words that a shell makes of it: quoted text stays whole, an array becomes several."""
-        if len(word.pieces) == 1 or all(not p.text for p in word.pieces if p.kind == "text"):
-            variables = [p for p in word.pieces if p.kind == "variable"]
-            if len(variables) == 1:
-                if variables[0].text in ("@", "*"):
-                    return [] if self._takes else self._arguments
-                name, _, index = variables[0].text.partition("[")
-                value = self._variables.get(name)
-                if isinstance(value, list) and index in ("@]", "*]"):
-                    return value
-        text = self._text(word.pieces)
-        is_quoted = any(p.quoted or (p.kind == "variable" and {*"'\""} & {*p.text}) for p in word.pieces)
-        if is_quoted or all(piece.kind == "text" for piece in word.pieces):
-            return [text]
-        return text.split()
-
-    def _text(self, pieces: Sequence[Piece]) -> str:
-        return "".join(self._look_up(piece) for piece in pieces)
-
-    def _look_up(self, piece: Piece) -> str:
-        if piece.kind == "text":
-            return piece.text
-        if piece.kind == "output":
-            return "$(…)"
-        text = piece.text
-        found = re.fullmatch(r"(\w+|[@*#])(?:\[([^\]]*)\])?(?:(:?[-+=?])(.*)|([#%/].*))?", text, re.DOTALL)
-        if found is None:
-            return ""
-        name, index, operator, other, change = found.groups()
-        value = self._positional_value(name) if name.isdigit() else self._variables.get(name)
-        if isinstance(value, list):
-            value = self._item(value, index)
-        is_set = bool(value)
-        if operator in (":-", "-", ":=", "="):
-            return value or "" if is_set else self._text(_pieces(other))
-        if operator in (":+", "+"):
-            return self._text(_pieces(other)) if is_set else ""
-        if value is None:
-            if name in self._variables or SECRET.search(name) is None:
-                self.unknown.add(name)
-            return f"${{{name}}}"
-        return _changed(value, change) if change else value
-
-    def _positional_value(self, name: str) -> str | None:
-        number = int(name)
-        return self._positional[number - 1] if 0 < number <= len(self._positional) else None
-
-    def _item(self, values: list[str], index: str | None) -> str | None:
-        if index in ("@", "*"):
-            return " ".join(values)
-        number = self._variables.get((index or "0").lstrip("$")) if index and not index.isdigit() else index or "0"
-        place = int(number) if isinstance(number, str) and number.isdigit() else 0
-        return values[place] if place < len(values) else None
-
-
-def _assigned(word: Word) -> tuple[str, str, list[Piece]] | None:
-    """Name, `=` or `+=`, and what stands behind it, if the word is an assignment."""
-    if not word.pieces or word.pieces[0].kind != "text" or word.pieces[0].quoted:
-        return None
-    found = _ASSIGNMENT.match(word.pieces[0].text)
-    if found is None or word.pieces[0].text[0].isdigit():
-        return None
-    rest = Piece("text", word.pieces[0].text[found.end() :], False)
-    return found[1], found[2], [rest, *word.pieces[1:]]
-
-
-def _pieces(text: str) -> tuple[Piece, ...]:
-    """What stands behind `:-` in braces, which may hold variables and quotes."""
-    return tuple(piece for token in tokenize(text) if isinstance(token, Word) for piece in token.pieces)
-
-
-def _changed(value: str, change: str) -> str:
-    """`${name##*/}` and `${name%/}`, with patterns of a star and text; anything else leaves the value as it is."""
-    found = re.fullmatch(r"(##?|%%?)(\*?)([^*?\[\]]*)(\*?)", change)
-    if found is None or not found[3]:
-        return value
-    operator, text = found[1], found[3]
-    if operator[0] == "#":
-        if not found[2]:
-            return value.removeprefix(text)
-        return value.rpartition(text)[2] if operator == "##" else value.partition(text)[2] or value
-    if not found[4]:
-        return value.removesuffix(text)
-    return value.partition(text)[0] if operator == "%%" else value.rpartition(text)[0] or value
+        return bool(piece.text) if piece.kind == "text" else bool(self.variables.values.get(name))
 
 
 def _pairs(arguments: Sequence[str]) -> Mapping[str, str]:
