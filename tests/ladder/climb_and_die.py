@@ -125,7 +125,7 @@ def prepare_to_die(place):
             die() if Path(folder).name == "rung-01" else save(self, folder, _internal_call)
         )
     elif place == "between rungs":
-        climb.write_json = dying_after(climb.write_json)
+        climb.write_done = dying_after(climb.write_done)
     elif place == "walking back":
         climb.interpolate = dying_after(climb.interpolate)
     elif place == "certifying":

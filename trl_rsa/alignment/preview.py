@@ -54,7 +54,8 @@ def preview(
     for index, ready in enumerate(stages):
         check_data(ready, manifest.stage(index))
         config, held_out = ready.config, len(ready.eval_dataset or ())
-        measure = f" with {plan.stages[index].risk_measure}" if config.is_risk_aware else ""
+        has_risk = config.is_risk_aware and config.risk_alpha != 0
+        measure = f" with {plan.stages[index].risk_measure}" if has_risk else ""
         log(
             f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]}{measure} at "
             f"temperature {config.beta / config.constraint_multiplier:g}; "
