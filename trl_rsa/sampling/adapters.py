@@ -1,4 +1,4 @@
-"""Adapters merged into their weights while one samples: a merged model takes a fifth less time for a token."""
+"""Adapters merged into their weights while one samples: otherwise every token pays for two more products a layer."""
 
 import sys
 from collections.abc import Iterator
