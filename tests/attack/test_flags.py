@@ -84,3 +84,32 @@ def test_flags(name, seed, commands, tmp_path, monkeypatch, capsys):
             else:
                 words[place] = attack.misspelt(words[place])
         assert run(capsys, name, *words)[0] in (0, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory, tiny_model_path):
+    """As `commands`, of commands that train and sample: a step, a few tokens."""
+    folder = tmp_path_factory.mktemp("workers")
+    pairs = [{"prompt": f"the cat {i}", "chosen": " ran ", "rejected": " sat "} for i in range(8)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
+    prompts = [{"prompt": f"the cat {i}", "category": "c"} for i in range(6)]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n")
+    (folder / "cost.py").write_text("def cost(prompts, completions, **kwargs):\n    return [0.0] * len(prompts)\n")
+    train = {"--model_name_or_path": tiny_model_path, "--dataset_name": folder / "pairs.jsonl", "--output_dir": "out"}
+    train |= {"--use_cpu": "true", "--bf16": "false", "--report_to": "none", "--save_strategy": "no", "--seed": "3"}
+    train |= {"--learning_rate": "1e-3", "--risk_tail": "0.1", "--risk_measure": "cvar", "--max_steps=1": []}
+    train |= {"--gradient_checkpointing": "false"}
+    evaluate = {"--model": f"a={tiny_model_path}", "--prompts": folder / "prompts.jsonl", "--output_dir": "out"}
+    evaluate |= {"--cost": f"{folder / 'cost.py'}:cost", "--max_new_tokens": "3", "--seed": "2", "--batch_size": "4"}
+    return {"train": [train], "evaluate": [evaluate]}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("seed", range(4 * TIMES))
+def test_flags_of_commands_that_work(name, seed, workers, tmp_path, monkeypatch, capsys):
+    """One odd value each, and none that asks for more than a moment's work."""
+    monkeypatch.chdir(tmp_path)
+    attack, words = Attack(seed), words_of(workers[name])
+    place = attack.random.randrange(len(words) // 2) * 2 + 1
+    words[place] = attack.random.choice([value for value in VALUES if len(value) < 20])
+    assert run(capsys, name, *words)[0] in (0, 2)

@@ -29,6 +29,7 @@ def full_in_a_library():
         (full, "The disk is full: there is no room for out/records.jsonl. Make room"),
         (full_in_a_library, "The disk is full: there is no room. Make room"),
         (lambda: Path("a\0b").read_text(), "NUL character"),
+        (lambda: Path("a\ud800b").mkdir(), r"You gave 'a\ud800b', which holds half of a surrogate pair"),
         (lambda: Path("~no-such-user-here/x").expanduser(), "there is no such user"),
         (lambda: Path("/").read_text(), "Is a directory: /"),
     ],

@@ -184,6 +184,8 @@ def explain(error: Exception) -> str | None:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, ValueError) and "embedded null" in text:
         return "You gave a path that holds a NUL character, but no file has such a name. Correct it."
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
+        return f"You gave {ascii(error.object)[:80]}, which holds half of a surrogate pair, no character. Correct it."
     if isinstance(error, RuntimeError) and "determine home directory" in text:
         return "You gave a path that begins with ~ and a name, but there is no such user. Write the folder out."
     if isinstance(error, RuntimeError) and "Symlink loop" in text:
