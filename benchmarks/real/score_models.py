@@ -70,7 +70,11 @@ def make_score_models(
 
 def _train(folder: Path, model: str, data: list[str], recipe: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     arguments = ScoreModelArguments(
-        objective=recipe["objective"], data=data, harm_scale=recipe.get("harm_scale"), held_out=0.15
+        objective=recipe["objective"],
+        data=data,
+        harm_scale=recipe.get("harm_scale"),
+        held_out=0.15,
+        save_16bit=True,  # as it is scored with, and so as it is measured
     )
     training = RewardConfig(
         output_dir=str(folder),

@@ -30,8 +30,8 @@ from benchmarks.real.judge import judge
 from benchmarks.real.page import write_page
 from benchmarks.real.score_models import ScoreModels, make_score_models
 from benchmarks.real.settings import ABLATIONS, ARMS, FULL, QUICK, SCORE_MODELS, SEEDS, TAIL, Arm, Sizes
-from benchmarks.real.sources import Sources, folder_sources, hub_sources
-from benchmarks.real.split import make_sets
+from benchmarks.real.sources import folder_sources, hub_sources
+from benchmarks.real.split import Sets, make_sets
 from trl_rsa.storage.files import write_json
 
 
@@ -75,8 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arms = [arm for arm in ARMS if args.arms is None or arm.key in args.arms]
         arms += [arm for name in args.ablate for arm in ABLATIONS[name]]
         runs = [(arm, seed) for seed in seeds for arm in arms]
-        sources = folder_sources(args.data) if args.data is not None else hub_sources(args.mirror)
-        run(runs, model_folder(args.model, cache), sources, QUICK if args.quick else FULL, work, out, args.plan)
+        sizes = QUICK if args.quick else FULL
+        _be_quiet()
+        try:
+            sources = folder_sources(args.data) if args.data is not None else hub_sources(args.mirror)
+            model = model_folder(args.model, cache)
+            _check_sizes(work, sizes, str(model))
+            sets = make_sets(work / "data", sources, sizes, AutoTokenizer.from_pretrained(model))
+        except (ValueError, FileNotFoundError) as error:
+            parser.exit(2, f"{error}\n")
+        run(runs, str(model), sets, sizes, work, out, args.plan)
         if args.plan:
             return
     write_page(out, page)
@@ -85,28 +93,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(
     runs: Sequence[tuple[Arm, int]],
-    model: Path,
-    sources: Sources,
+    model: str,
+    sets: Sets,
     sizes: Sizes,
     work: Path,
     out: Path,
     plan_only: bool = False,
 ) -> None:
     """Makes the rows that are missing; says first how many there are and how long they may take."""
-    _be_quiet()
-    _check_sizes(work, sizes, str(model))
     results = Results(out / "real.csv", KEY)
     missing = [(arm, seed) for arm, seed in runs if (arm.part, arm.key, str(seed)) not in results.done]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
-    sets = make_sets(work / "data", sources, sizes, AutoTokenizer.from_pretrained(model))
     untrained = any(not (work / "scores" / name / "done.json").exists() for name in SCORE_MODELS)
-    shop = Workshop(str(model), work, sizes, sets, ScoreModels(work / "scores", []))
+    shop = Workshop(model, work, sizes, sets, ScoreModels(work / "scores", []))
     if missing:
         print("\n".join(lines(missing, sizes, measure(shop), untrained)), flush=True)
     if plan_only or not missing:
         return
-    scores = make_score_models(work / "scores", str(model), sets, sizes)
-    shop = Workshop(str(model), work, sizes, sets, scores)
+    scores = make_score_models(work / "scores", model, sets, sizes)
+    shop = Workshop(model, work, sizes, sets, scores)
     content = {"sizes": asdict(sizes), "data": sets.counts, "score_models": scores.rows}
     write_provenance(out / "provenance.json", content | {"budget": shop.budget})
     for arm, seed in missing:

@@ -249,10 +249,11 @@ class TestTrack:
             k: v for k, v in new.items() if k != "seconds_judging"
         }
 
-    def test_other_sizes_in_the_same_folder_are_refused(self, finished, monkeypatch):
+    def test_other_sizes_in_the_same_folder_are_refused_in_one_sentence(self, finished, monkeypatch, capsys):
         monkeypatch.setattr(track, "QUICK", replace(MINI, steps=3))
-        with pytest.raises(ValueError, match="holds policies of other sizes"):
+        with pytest.raises(SystemExit, match="2"):
             track.main(finished["arguments"])
+        assert "holds policies of other sizes" in capsys.readouterr().err
 
     def test_the_plan_says_runs_and_seconds_and_runs_nothing(self, finished, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(track, "QUICK", MINI)
