@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from trl_rsa.config import RSAConfig
+from trl_rsa.data.files import is_path
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
 from trl_rsa.scripts._launch import HELP
@@ -125,8 +126,7 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
     model = model_args.model_name_or_path
     if not model:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
-    path = Path(model)
-    if not path.is_dir() and (path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2):
+    if is_path(model) and not Path(model).is_dir():
         raise FileNotFoundError(f"You set model_name_or_path={model!r}, but there is no such folder. Correct it.")
     init_kwargs = {
         "revision": model_args.model_revision,
