@@ -19,7 +19,7 @@ from trl import DPOConfig  # noqa: E402
 
 from trl_rsa import RSAConfig, RSATrainer  # noqa: E402
 from trl_rsa.cli import main  # noqa: E402
-from trl_rsa.scripts import _datasets, train  # noqa: E402
+from trl_rsa.scripts import _datasets, score_model, train  # noqa: E402
 from trl_rsa.scripts._command import explain, run_command  # noqa: E402
 from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments  # noqa: E402
 
@@ -196,10 +196,11 @@ def test_what_cannot_be_launched_is_one_sentence(flags, message, arguments, caps
     assert message in line
 
 
-def test_two_ways_to_choose_the_engine_are_refused():
+@pytest.mark.parametrize("command", [train, score_model])
+def test_two_ways_to_choose_the_engine_are_refused(command):
     training_args = SimpleNamespace(use_cpu=True, deepspeed="ds.json", fsdp=None)
     with pytest.raises(ValueError, match="You set deepspeed and arguments of a launcher"):
-        train.launch((None, training_args), [], make_launcher(["--num_processes", "2"], {}))
+        command.launch((None, training_args), [], make_launcher(["--num_processes", "2"], {}))
 
 
 # Help

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.data.files import PlacedRow, is_data_file, read_file
+from trl_rsa.data.files import PlacedRow, is_data_file, is_path, read_file
 from trl_rsa.data.schema import Row
 
 
@@ -59,7 +59,7 @@ def open_source(
         if not path.stat().st_size:
             raise ValueError(f"{source} is empty. Give a file with at least one row.")
         return Rows(str(source), files=[path])
-    if path.is_absolute() or str(source).startswith((".", "~")) or len(path.parts) > 2 or is_data_file(path):
+    if is_path(str(source)) or is_data_file(path):
         raise FileNotFoundError(f"There is no file or folder {source}. Check the path.")
     return _open_hub(str(source), split, revision, name, data_dir)
 

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
 from trl_rsa.data import FORMATS, PAIR_RULES, TEMPLATES, load_preferences, split_by_prompt
-from trl_rsa.data.files import is_data_file, read_file
+from trl_rsa.data.files import is_data_file, is_path, read_file
 from trl_rsa.data.spec import is_dataset_spec
 
 
@@ -106,9 +106,7 @@ def _load(script_args: PreferenceScriptArguments) -> Mapping[str, Any]:
     """The splits of a dataset that is in TRL's preference format already."""
     source, streaming = str(script_args.dataset_name), script_args.dataset_streaming
     path = Path(source).expanduser()
-    if not path.exists() and (
-        path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2 or is_data_file(path)
-    ):
+    if not path.exists() and (is_path(source) or is_data_file(path)):
         raise FileNotFoundError(f"You set dataset_name={source!r}, but there is no such file or folder. Correct it.")
     if path.is_file() and is_data_file(path) and next(read_file(path), None) is None:
         raise ValueError(f"You set dataset_name={source!r}, but it is empty. Give a file with at least one pair.")

@@ -7,7 +7,6 @@ trl-rsa score-model --objective cost --model_name_or_path Qwen/Qwen3-0.6B --data
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from trl import ModelConfig, RewardConfig, get_peft_config
@@ -17,10 +16,10 @@ from trl_rsa.score_models.train import train_score_model
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
+from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
+from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
 from trl_rsa.training.launcher import Launcher
 
-
-INTERRUPTED = "Resume from the last checkpoint, if one was saved, with --resume_from_checkpoint true."
 
 _EXAMPLE = """\
 trl-rsa score-model --objective cost --model_name_or_path Qwen/Qwen3-0.6B \\
@@ -75,11 +74,7 @@ def make_parser() -> ScreenParser:
 
 def launch(args: tuple[Any, ...], argv: list[str], launcher: Launcher) -> int:
     """Runs `main` in the processes that `launcher` starts; the arguments have been checked here."""
-    launcher.check(args[1].use_cpu)
-    status = launcher.run("trl_rsa.scripts._rank", ["score-model", *argv])
-    if status:
-        raise ChildProcessError(f"The launched processes ended with status {status}; see above. {INTERRUPTED}")
-    return 0
+    return launch_training("score-model", args[1], argv, launcher)
 
 
 def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
@@ -91,7 +86,7 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
         raise ValueError("You set load_in_4bit or load_in_8bit, but adapters on them are not merged. Remove it.")
     peft_config = get_peft_config(model_args)
     is_main = training_args.process_index == 0
-    training_args.resume_from_checkpoint = _checkpoint(training_args.resume_from_checkpoint)
+    training_args.resume_from_checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint)
     trained = train_score_model(
         arguments,
         training_args,
@@ -116,18 +111,6 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
         if trained.measures is not None and trained.measures[name] is not None:
             print(f"{name:<30}{trained.measures[name]:.3f}")
     print(f"Model and its card (README.md): {training_args.output_dir}")
-
-
-def _checkpoint(resume: str | bool | None) -> str | bool | None:
-    """On the command line, `true` is text; a YAML file has the truth value itself."""
-    if isinstance(resume, str) and resume.lower() in ("true", "false"):
-        return resume.lower() == "true"
-    if isinstance(resume, str) and not Path(resume).is_dir():
-        raise FileNotFoundError(
-            f"You set resume_from_checkpoint={resume!r}, but there is no such folder. Set it to the folder of a "
-            "checkpoint, or to true for the last one in output_dir."
-        )
-    return resume
 
 
 if __name__ == "__main__":

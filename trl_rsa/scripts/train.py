@@ -17,15 +17,16 @@ from transformers import AutoConfig, AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from trl_rsa.config import RSAConfig
+from trl_rsa.data.files import is_path
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
 from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
+from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
+from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
 from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.launcher import Launcher
 
-
-INTERRUPTED = "Resume from the last checkpoint, if one was saved, with --resume_from_checkpoint true."
 
 _EXAMPLE = """\
 trl-rsa train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name PKU-Alignment/PKU-SafeRLHF \\
@@ -83,18 +84,7 @@ def make_parser() -> ScreenParser:
 
 def launch(args: tuple[Any, ...], argv: list[str], launcher: Launcher) -> int:
     """Runs `main` in the processes that `launcher` starts; the arguments have been checked here."""
-    training_args = args[1]
-    launcher.check(training_args.use_cpu)
-    for name in ("deepspeed", "fsdp"):
-        if getattr(training_args, name):
-            raise ValueError(
-                f"You set {name} and arguments of a launcher, but both choose the engine. Remove {name}, and set "
-                "accelerate_config; a DeepSpeed file goes there as deepspeed_config_file."
-            )
-    status = launcher.run("trl_rsa.scripts._rank", ["train", *argv])
-    if status:
-        raise ChildProcessError(f"The launched processes ended with status {status}; see above. {INTERRUPTED}")
-    return 0
+    return launch_training("train", args[1], argv, launcher)
 
 
 def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetMixtureConfig]) -> None:
@@ -102,7 +92,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
     script_args, training_args, model_args, dataset_args = args
     model, model_init_kwargs = _model(model_args, training_args)
     training_args.model_init_kwargs = model_init_kwargs
-    resume = _checkpoint(training_args.resume_from_checkpoint)
+    resume = checkpoint_to_resume(training_args.resume_from_checkpoint)
     train_dataset, eval_dataset = load_pairs(
         script_args,
         dataset_args,
@@ -136,8 +126,7 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
     model = model_args.model_name_or_path
     if not model:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
-    path = Path(model)
-    if not path.is_dir() and (path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2):
+    if is_path(model) and not Path(model).is_dir():
         raise FileNotFoundError(f"You set model_name_or_path={model!r}, but there is no such folder. Correct it.")
     init_kwargs = {
         "revision": model_args.model_revision,
@@ -156,18 +145,6 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
 
 def _eos_token(model: str, model_args: ModelConfig) -> str | None:
     return AutoTokenizer.from_pretrained(model, revision=model_args.model_revision).eos_token
-
-
-def _checkpoint(resume: str | bool | None) -> str | bool | None:
-    """On the command line, `true` is text; a YAML file has the truth value itself."""
-    if isinstance(resume, str) and resume.lower() in ("true", "false"):
-        return resume.lower() == "true"
-    if isinstance(resume, str) and not Path(resume).is_dir():
-        raise FileNotFoundError(
-            f"You set resume_from_checkpoint={resume!r}, but there is no such folder. Set it to the folder of a "
-            "checkpoint, or to true for the last one in output_dir."
-        )
-    return resume
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from trl_rsa.compat.safe_rlhf.command_line import KNOWN_AS, add_switch, add_trai
 from trl_rsa.compat.safe_rlhf.pairs import import_datasets, load_pairs
 from trl_rsa.compat.safe_rlhf.training import start, training_arguments
 from trl_rsa.data import PAIR_RULES, TEMPLATES, split_by_prompt
+from trl_rsa.data.files import is_path
 from trl_rsa.risk import RISK_MEASURES
 
 
@@ -152,8 +153,7 @@ def _train(args: argparse.Namespace, config: Any) -> None:
 
 
 def _load(auto_class: Any, path: str, trust_remote_code: bool, **options: Any) -> Any:
-    folder = Path(path)
-    if not folder.is_dir() and (folder.is_absolute() or path.startswith((".", "~")) or len(folder.parts) > 2):
+    if is_path(path) and not Path(path).is_dir():
         raise FileNotFoundError(f"You set the model to {path!r}, but there is no such folder. Correct it.")
     try:
         return auto_class.from_pretrained(path, trust_remote_code=trust_remote_code, **options)

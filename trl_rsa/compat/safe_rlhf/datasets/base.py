@@ -9,8 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from trl_rsa.data import hh
-from trl_rsa.data.schema import Row, RowError
-from trl_rsa.data.sources import Rows, open_source
+from trl_rsa.data.build import Tally, read_each
+from trl_rsa.data.load import open_named
+from trl_rsa.data.schema import Row
 from trl_rsa.data.spec import KNOWN_SPECS, split_spec
 
 
@@ -128,26 +129,17 @@ class PublishedDataset(RawDataset):
     def __init__(self, name: str, path: str | None = None):
         self.NAME = name  # type: ignore[misc]
         spec = KNOWN_SPECS[name] if path is None else replace(KNOWN_SPECS[name], source=path)
-        self.samples, self.left_out = [], 0
-        for _, row in _rows(spec.source, spec.split, spec.data_dir):
-            try:
-                if isinstance(row, RowError):
-                    raise row
-                self.samples.append(_pku_sample(row) if spec.format == "pku-safe-rlhf" else _hh_sample(row))
-            except RowError:
-                self.left_out += 1
+        _, rows = open_named(spec, None, None, None)
+        tally = Tally(rows.name, strict=False)
+        read = _pku_sample if spec.format == "pku-safe-rlhf" else _hh_sample
+        self.samples = read_each(rows, tally, lambda place, row: read(row))
+        self.left_out = tally.skipped.total()
 
     def __getitem__(self, index: int) -> RawSample:
         return self.samples[index]
 
     def __len__(self) -> int:
         return len(self.samples)
-
-
-def _rows(source: str, split: str, data_dir: str | None) -> Rows:
-    from pathlib import Path
-
-    return open_source(source, None if Path(source).is_file() else split, data_dir=data_dir)
 
 
 def _pku_sample(row: Row) -> RawSample:
