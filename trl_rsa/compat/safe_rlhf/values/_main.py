@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trl_rsa.compat.safe_rlhf.values._flags import (
@@ -87,11 +87,9 @@ def _train(objective: str, args: argparse.Namespace) -> None:
         return
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    measures: Mapping[str, object] = result.measures or {}
-    for name in ("pair_accuracy", "auc", "right_side_of_zero"):
-        found = measures.get(name)
-        if isinstance(found, float):
-            print(f"{name}: {found:.3f}")
+    for measure, value in (result.measures or {}).items():
+        if measure in ("pair_accuracy", "auc", "right_side_of_zero") and isinstance(value, float):
+            print(f"{measure}: {value:.3f}")
     print(f"Saved to {args.output_dir}: load it as beaver:{args.output_dir}.")
 
 
