@@ -35,7 +35,7 @@ from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
 from trl_rsa.score_models.model import describe
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
-from trl_rsa.storage.locks import LockFile
+from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
 from trl_rsa.storage.records import FIELDS, RecordLine
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings, StartFile
@@ -253,7 +253,6 @@ def write_alignment(model: Any, tokenizer: Any, pairs: Dataset, folder: Path) ->
 def check_alignment(folder: Path) -> None:
     check_json(folder / "manifest.json", ManifestFile)
     check_json(folder / "certificate-cost.json", CertificateFile)
-    check_json(folder / ".lock", LockFile)
     check_json(folder / "00-start/complete.json", StartFile)
     check_json(folder / "01-helpful/checkpoint-2/complete.json", CheckpointFile)
     check_json(folder / "ladder/rung-01/done.json", TrainedRungFile)
@@ -317,7 +316,7 @@ NOT_SEEN = {
     "RecordLine": {"reward_problem"},
 }
 # Types of files that have tests of their own below.
-OTHERS = {"ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
+OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
 OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
 
 
@@ -381,3 +380,8 @@ def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, caps
     assert worker.main(tmp_path) == 1, "there is no request"
     check_json(tmp_path / "error-0.json", ErrorFile)
     assert "FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_lock(tmp_path):
+    with hold_folder(tmp_path):
+        check_json(tmp_path / LOCK, LockFile)
