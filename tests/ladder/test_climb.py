@@ -268,13 +268,6 @@ def test_vllm_loads_the_policy_itself(monkeypatch):
     assert given == ["a folder"]
 
 
-def test_vllm_is_refused_with_adapters(tiny_model_path, tmp_path):
-    plan = make_plan(tiny_model_path, tmp_path, 0.0, {"r": 2, "target_modules": ["q_proj"]})
-    plan.rungs = RungSettings(sampling={"engine": "vllm"})
-    with pytest.raises(ValueError, match=r"'engine': 'vllm'.* trains an adapter"):
-        climb(plan)
-
-
 @pytest.mark.slow
 def test_after_not_met_more_rungs_may_be_asked_for(tiny_model_path, tmp_path):
     """The first certificate stays in the ledger, and the second attempt on its prompts is stricter."""

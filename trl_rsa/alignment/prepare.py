@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.alignment.manifest import StageData, StageEntry
 from trl_rsa.alignment.plan import Plan, Stage
 from trl_rsa.data import load_preferences, split_by_prompt
-from trl_rsa.ladder.climb import Ladder, refuse_adapters_with_vllm
+from trl_rsa.ladder.climb import Ladder
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.runner import StageRunner
@@ -33,7 +33,6 @@ def make_ladder(
     """What follows on the stages; None for a plan without a constraint."""
     if not plan.constraints:
         return None
-    refuse_adapters_with_vllm(models, plan.model, plan.rungs)
     return Ladder(
         plan.constraints,
         plan.rungs,

@@ -54,7 +54,6 @@ from trl_rsa.ladder.rung import PairCounts, rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
@@ -515,19 +514,6 @@ class Ladder:
             }
             for name in self.names
         }
-
-
-def refuse_adapters_with_vllm(models: ModelSettings, model: Any, settings: RungSettings) -> None:
-    """
-    Raises:
-        ValueError: if vLLM is to sample from an adapter.
-    """
-    adapter = models.peft_config is not None or (isinstance(model, str) and is_adapter(model))
-    if adapter and settings.sampling.get("engine") == "vllm":
-        raise ValueError(
-            "You set sampling={'engine': 'vllm'} for a plan that trains an adapter, but vLLM is given whole models "
-            "here. Leave the engine out, or train all weights."
-        )
 
 
 def _read(path: Path) -> Any:

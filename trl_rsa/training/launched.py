@@ -74,7 +74,7 @@ class Launched:
         batch_size: int,
         skip: Container[tuple[int, int]],
     ) -> Iterator[list[Response]]:
-        if sampling.engine == "vllm":  # it brings its own processes
+        if sampling.engine != "transformers":  # it brings its own processes
             yield from generate(model, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
             return
         pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))

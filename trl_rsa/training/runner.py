@@ -66,7 +66,8 @@ class InProcess:
         batch_size: int,
         skip: Container[tuple[int, int]],
     ) -> Iterator[list[Response]]:
-        policy: Any = model if sampling.engine == "vllm" else self.models.load_policy(model)
+        # The other engines load models, and adapters on their base, by themselves.
+        policy: Any = self.models.load_policy(model) if sampling.engine == "transformers" else model
         yield from generate(policy, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
         del policy
         free_memory()
