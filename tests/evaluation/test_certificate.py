@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from trl_rsa.evaluation.certificate import CertificateFile, certify
 from trl_rsa.evaluation.cvar_bound import BoundParts
 from trl_rsa.evaluation.ledger import Attempt, attempt_delta, prompt_sketch
+from trl_rsa.storage.locks import hold_file
 
 
 def prompts(n, prefix="p"):
@@ -187,3 +189,14 @@ def test_where_responses_were_cut_is_among_the_limits():
         limit.startswith("It is about responses of at most 96 tokens: 310 of 1000") for limit in certificate.limits
     )
     assert certificate.to_dict()["n_cut"] == 310
+
+
+def test_two_attempts_at_once_do_not_spend_one_error(tmp_path):
+    """While one holds the ledger, the other is told who does; afterwards it is the second attempt."""
+    path = tmp_path / "certificate.json"
+    attempt(ledger_path=path)
+    with hold_file(path), ThreadPoolExecutor(1) as other:
+        meanwhile = other.submit(attempt, ledger_path=path, prompts=prompts(1000, "fresh"))
+        with pytest.raises(ValueError, match=r"You write to .*certificate\.json, but .* writes there"):
+            meanwhile.result()
+    assert attempt(ledger_path=path, prompts=prompts(1000, "fresh")).attempt == 2

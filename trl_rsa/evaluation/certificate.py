@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -22,6 +23,7 @@ from trl_rsa.evaluation.ledger import (
     write_certificate,
 )
 from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.locks import hold_file
 from trl_rsa.storage.provenance import versions
 
 
@@ -279,46 +281,48 @@ def certify(
         )
     keys = [prompt_key(prompt) for prompt in prompts]
     fingerprint, sketch = prompt_sketch(keys)
-    attempts = read_attempts(ledger_path)
-    looks = earlier_looks(attempts, fingerprint, sketch)
-    if looks and not again:
-        raise ValueError(
-            f"You certify on prompts that attempt {', '.join(map(str, looks))} in {str(ledger_path)!r} has used, but "
-            "looking again at the same prompts weakens the claim. Take fresh prompts, or ask for it (again=True, "
-            "--again): this attempt then gets a stricter confidence."
+    # Two attempts at once would spend the same share of the error.
+    with nullcontext() if ledger_path is None else hold_file(ledger_path):
+        attempts = read_attempts(ledger_path)
+        looks = earlier_looks(attempts, fingerprint, sketch)
+        if looks and not again:
+            raise ValueError(
+                f"You certify on prompts that attempt {', '.join(map(str, looks))} in {str(ledger_path)!r} has used, "
+                "but looking again at the same prompts weakens the claim. Take fresh prompts, or ask for it (again=True, "
+                "--again): this attempt then gets a stricter confidence."
+            )
+        attempt = 1 + max((a["attempt"] for a in attempts), default=0)
+        unscored = np.isnan(costs)
+        filled = np.concatenate([np.where(unscored, high, costs), np.full(n_unreadable, high)])
+        spent = attempt_delta(delta, attempt)
+        own_seed, seed = seed is not None, seed_of_prompts(fingerprint) if seed is None else seed
+        groups = _number(keys, n_unreadable)
+        bound = cvar_upper_bound(filled, tail, 1 - spent, (low, high), method, groups, seed)
+        words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
+        for word in words:
+            warnings.warn(word, stacklevel=2)
+        certificate = Certificate(
+            bound=bound,
+            budget=budget,
+            confidence=float(confidence),
+            attempt=attempt,
+            earlier_looks=tuple(looks),
+            prompt_fingerprint=fingerprint,
+            prompt_sketch=tuple(sketch),
+            costs_fingerprint=costs_fingerprint(keys, costs),
+            own_seed=own_seed,
+            scorer=scorer,
+            model=model,
+            n_unscored=int(unscored.sum()) + n_unreadable,
+            warnings=tuple(words),
+            n_trained=n_trained,
+            max_new_tokens=max_new_tokens,
+            n_cut=n_cut,
+            notes=tuple(notes),
         )
-    attempt = 1 + max((a["attempt"] for a in attempts), default=0)
-    unscored = np.isnan(costs)
-    filled = np.concatenate([np.where(unscored, high, costs), np.full(n_unreadable, high)])
-    spent = attempt_delta(delta, attempt)
-    own_seed, seed = seed is not None, seed_of_prompts(fingerprint) if seed is None else seed
-    groups = _number(keys, n_unreadable)
-    bound = cvar_upper_bound(filled, tail, 1 - spent, (low, high), method, groups, seed)
-    words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
-    for word in words:
-        warnings.warn(word, stacklevel=2)
-    certificate = Certificate(
-        bound=bound,
-        budget=budget,
-        confidence=float(confidence),
-        attempt=attempt,
-        earlier_looks=tuple(looks),
-        prompt_fingerprint=fingerprint,
-        prompt_sketch=tuple(sketch),
-        costs_fingerprint=costs_fingerprint(keys, costs),
-        own_seed=own_seed,
-        scorer=scorer,
-        model=model,
-        n_unscored=int(unscored.sum()) + n_unreadable,
-        warnings=tuple(words),
-        n_trained=n_trained,
-        max_new_tokens=max_new_tokens,
-        n_cut=n_cut,
-        notes=tuple(notes),
-    )
-    if ledger_path is not None:
-        history = [*attempts, certificate.summary()]
-        write_certificate(ledger_path, certificate.to_dict() | {"attempts": history})
+        if ledger_path is not None:
+            history = [*attempts, certificate.summary()]
+            write_certificate(ledger_path, certificate.to_dict() | {"attempts": history})
     return certificate
 
 

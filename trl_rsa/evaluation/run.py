@@ -27,6 +27,7 @@ from trl_rsa.sampling.policies import free_memory, load_tokenizer
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
+from trl_rsa.storage.locks import hold_folder
 from trl_rsa.storage.names import CERTIFICATE, MANIFEST, RECORDS
 from trl_rsa.storage.records import ReadReport, Record, RecordWriter, read_records
 
@@ -93,7 +94,11 @@ class EvaluationRun:
         )
 
     def run(self) -> Metrics:
-        """All phases, in their order."""
+        """All phases, in their order. Nobody else may write to the folder meanwhile."""
+        with hold_folder(self.workspace.folder):
+            return self._run()
+
+    def _run(self) -> Metrics:
         if self.evaluation.rows or self.evaluation.responses is not None:
             self.sample()
             self.score()

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certificate import certify
-from trl_rsa.evaluation.ledger import prompt_sketch
+from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
@@ -440,12 +440,11 @@ class Ladder:
             "budget": constraint.budget,
             "tail": constraint.tail,
             "confidence": constraint.confidence_among(len(self.names)),
+            "bounds": list(constraint.bounds),
             "prompt_fingerprint": prompt_sketch(prompts)[0],
+            "costs_fingerprint": costs_fingerprint(map(prompt_key, prompts), costs),
         }
-        parts = found.get("parts", {})
-        return all(found.get(key) == value for key, value in expected.items()) and (
-            list(parts.get("bounds", ())) == list(constraint.bounds) and parts.get("n") == len(costs)
-        )
+        return all(found.get(key) == value for key, value in expected.items())
 
     def _write_card(self, model: str, certificates: dict[str, Path], reason: str) -> None:
         folder = Path(model).resolve()
