@@ -153,6 +153,7 @@ class RSAConfig(DPOConfig):
         if isinstance(self.loss_type, str):
             self.loss_type = [self.loss_type]
         self._check_loss()
+        self._check_seeds()
         if self.is_risk_aware:
             self._refuse_what_is_not_honoured()
             self._check_risk()
@@ -201,6 +202,14 @@ class RSAConfig(DPOConfig):
                 raise ValueError(
                     f"You set {name}={getattr(self, name)}, but the stage's temperature is beta / "
                     f"constraint_multiplier and must be positive and finite. Set {name} above 0."
+                )
+
+    def _check_seeds(self) -> None:
+        for name in ("seed", "data_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**32:
+                raise ValueError(
+                    f"You set {name}={value}, but random generators take a whole number from 0 to 2³² − 1. Set one."
                 )
 
     def _refuse_what_is_not_honoured(self) -> None:

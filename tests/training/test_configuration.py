@@ -17,6 +17,8 @@ ARGS = {"output_dir": "o", "use_cpu": True, "bf16": False, "report_to": "none"}
         ({"learning_rate": -1.0}, "learning_rate=-1.0 in the args of stage 1"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
+        ({"seed": -1}, "seed=-1"),
+        ({"data_seed": 2**32}, "data_seed=4294967296"),
         ({"adam_beta2": 1.5}, "adam_beta2"),
     ],
 )
