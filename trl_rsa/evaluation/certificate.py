@@ -288,8 +288,8 @@ def certify(
         if looks and not again:
             raise ValueError(
                 f"You certify on prompts that attempt {', '.join(map(str, looks))} in {str(ledger_path)!r} has used, "
-                "but looking again at the same prompts weakens the claim. Take fresh prompts, or ask for it (again=True, "
-                "--again): this attempt then gets a stricter confidence."
+                "but looking again at the same prompts weakens the claim. Take fresh prompts, or ask for it "
+                "(again=True, --again): this attempt then gets a stricter confidence."
             )
         attempt = 1 + max((a["attempt"] for a in attempts), default=0)
         unscored = np.isnan(costs)
