@@ -297,7 +297,7 @@ def test_two_ways_to_choose_the_engine_are_refused(plan):
 
 def test_objects_that_cannot_be_sent_are_refused(plan):
     plan.stages[1].risk_measure = MortalExpectation(lambda: None)
-    with pytest.raises(ValueError, match=r"\[2/2\] safe holds something that cannot be sent"):
+    with pytest.raises(ValueError, match=r"\[2/2\] safe .*cannot be sent to them"):
         align(plan, launcher=Launcher("zero3", TWO))
 
 
