@@ -1,8 +1,10 @@
 """What is to be run and how long it will take on this machine: a few passes through the model, and arithmetic."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,12 +21,10 @@ TEMPLATE = 35  # tokens that a chat template adds to a prompt
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one token through the model, and of sampling one response of the horizon's length; and which share of
-    them the processor worked for this process."""
+    """Seconds of one token through the model, and of sampling one response of the horizon's length."""
 
     token: float
     response: float
-    busy: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,27 +65,28 @@ def score_model_seconds(sizes: Sizes, rates: Rates) -> float:
 
 @torch.no_grad()
 def measure(shop: Workshop, tokens: int = 128, responses: int = 16, new_tokens: int = 8) -> Rates:
-    """A few passes through the instruct model on this machine as it is now."""
+    """A few passes through the instruct model on this machine as it is now; the quickest of each kind counts."""
     model = shop.settings.load_policy(shop.model)
     width = min(tokens, (model.config.max_position_embeddings or tokens) - new_tokens)
     ids = torch.randint(10, min(1000, model.config.vocab_size), (8, width), device=model.device)
-    model(ids)  # the first pass also allocates
-    began, worked = time.monotonic(), time.process_time()
-    model(ids)
-    token = (time.monotonic() - began) / ids.numel()
-    ids = ids[:1, : width // 2].expand(responses, -1).contiguous()
+    token = _quickest(lambda: model(ids)) / ids.numel()
+    prompts = ids[:1, : width // 2].expand(responses, -1).contiguous()
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
-    began = time.monotonic()
-    model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    seconds = time.monotonic() - began
-    steps = max(seconds - ids.numel() * token, 0.0) / new_tokens
-    prefill = width // 2 * token
-    elapsed = seconds + 8 * width * token
-    busy = 1.0
-    if model.device.type == "cpu":
-        busy = min(1.0, (time.process_time() - worked) / torch.get_num_threads() / elapsed)
+    mask = torch.ones_like(prompts)
+    seconds = _quickest(lambda: model.generate(prompts, attention_mask=mask, **options))
+    steps = max(seconds - prompts.numel() * token, 0.0) / new_tokens
     # The seeded noise takes a quarter more. A larger batch than this one is faster: an estimate from above.
-    return Rates(token, prefill + 1.25 * steps * shop.sizes.horizon / responses, busy)
+    return Rates(token, width // 2 * token + 1.25 * steps * shop.sizes.horizon / responses)
+
+
+def _quickest(call: Callable[[], Any], times: int = 3) -> float:
+    """The first call also allocates, and others may meet a busy machine."""
+    seconds = []
+    for _ in range(times):
+        began = time.monotonic()
+        call()
+        seconds.append(time.monotonic() - began)
+    return min(seconds)
 
 
 def lines(runs: Sequence[tuple[Arm, int]], sizes: Sizes, rates: Rates, score_models: bool) -> list[str]:
@@ -102,5 +103,8 @@ def lines(runs: Sequence[tuple[Arm, int]], sizes: Sizes, rates: Rates, score_mod
         rows.append(
             f"  {arm.name:<28}{count} ×{seconds:>7.0f} s   at most {work.steps} steps, {work.responses:,} responses"
         )
-    alone = f"; {rates.busy * total / 60:.0f} if it had nothing else to do" if rates.busy < 0.9 else ""
-    return [f"{len(runs)} runs, about {total / 60:.0f} minutes at this machine's present speed{alone}:", *rows]
+    return [
+        f"{len(runs)} runs, about {total / 60:.0f} minutes at this machine's present speed (load "
+        f"{os.getloadavg()[0]:.1f}; above {os.cpu_count()} it says little of a quiet machine):",
+        *rows,
+    ]
