@@ -311,6 +311,6 @@ def test_an_adapter_configuration_travels(plan):
     plan.peft_config = LoraConfig(r=2, task_type="CAUSAL_LM")
     models = ModelSettings.of(plan.model_init_kwargs, plan.peft_config, plan.args)
     runner = Launched(models, None, Launcher("zero3", TWO), Path(plan.output_dir))
-    from trl_rsa.alignment.run import _prepare
+    from trl_rsa.alignment.prepare import prepare_stage
 
-    runner.check(_prepare(plan, 0, AutoTokenizer.from_pretrained(plan.model)))
+    runner.check(prepare_stage(plan, 0, AutoTokenizer.from_pretrained(plan.model)))

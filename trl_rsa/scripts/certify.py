@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.costs import costs_of_model
 from trl_rsa.evaluation.tables import read_responses
+from trl_rsa.storage.printable import printable
 from trl_rsa.storage.records import ReadReport
 
 
@@ -105,12 +106,12 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             seed=args.seed,
         )
     if report.problems:
-        print(f"warning: {report}", file=sys.stderr)
+        print(f"warning: {printable(str(report))}", file=sys.stderr)
     for note in certificate.warnings:
-        print(f"warning: {note}", file=sys.stderr)
-    print(certificate.statement)
+        print(f"warning: {printable(note)}", file=sys.stderr)
+    print(printable(certificate.statement))
     print("\nWhat it does not say:")
     for line in certificate.limits:
-        print(f"- {line}")
+        print(f"- {printable(line)}")
     print(f"\nWritten to {path}.")
     return 0 if certificate.certified else NOT_CERTIFIED

@@ -156,6 +156,7 @@ def make_parser() -> ScreenParser:
 def main(arguments: Arguments) -> int:
     from trl_rsa.evaluation.run import EvaluationRun
     from trl_rsa.scripts._bars import Bars
+    from trl_rsa.storage.printable import printable
 
     given, scorers, sampling, reported, certified = arguments
     evaluation = _evaluation(given, scorers, sampling, reported, certified)
@@ -163,7 +164,7 @@ def main(arguments: Arguments) -> int:
         run = EvaluationRun(evaluation, bars.log, bars.progress, _write_page)
         metrics = run.run()
     for line in _headline(metrics):
-        print(line)
+        print(printable(line))
     if run.page is None:
         print(f"\nWritten to {reported.output_dir}; a report needs a cost.")
     else:
