@@ -70,6 +70,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 # What a run may change when it goes on: where it is watched, and how long a search that found nothing may last.
 _WATCHING = ("logging_", "log_", "report_to", "disable_tqdm", "project", "trackio_", "include_num_input_tokens_seen")
 _LIMITS = ("rungs.max_rungs", "rungs.max_walk_backs")
+_ADDRESSES = ("rungs.sampling.server_url", "rungs.sampling.server_key_env")
 
 
 def _is_free(change: str) -> bool:
@@ -79,6 +80,8 @@ def _is_free(change: str) -> bool:
         before, _, after = numbers.removesuffix(" now").partition(" before, ")
         return int(after) > int(before)
     *_, place, name = ["", "", *path.split(".")]
+    if path in _ADDRESSES:
+        return True
     return place == "args" and name.startswith(_WATCHING)
 
 

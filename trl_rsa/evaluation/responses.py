@@ -61,7 +61,7 @@ def sample_responses(
     if count >= len(rows) * sampling.draws:
         return
     tokenizer = load_tokenizer(model_path)
-    model = model_path if sampling.engine == "vllm" else load_policy(model_path, device, dtype=dtype)
+    model = model_path if sampling.engine != "transformers" else load_policy(model_path, device, dtype=dtype)
     batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, batch_size=batch_size, skip=done)
     with RecordWriter(path) as writer:
         for batch in batches:

@@ -24,6 +24,7 @@ from trl_rsa.evaluation.token_risk import HarmModels
 from trl_rsa.evaluation.workspace import EvaluationSettings, ModelJSON, ScorerJSON, Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import free_memory, load_tokenizer
+from trl_rsa.sampling.response import Sampling
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.files import replacing, write_json
@@ -308,7 +309,7 @@ class EvaluationRun:
             **settings,
             "models": models,
             "prompts": {"n": len(rows), "fingerprint": digest(rows).hex()},
-            "sampling": asdict(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},
+            "sampling": _law(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},
         }
 
     # Parts of the phases
@@ -366,6 +367,11 @@ def _is_this_attempt(attempt: Attempt, settings: CertificateSettings, found: Mod
     }
     made: Mapping[str, Any] = attempt
     return all(made.get(name) == value for name, value in wanted.items())
+
+
+def _law(sampling: Sampling) -> dict[str, Any]:
+    """What changes the responses: not where a server is today."""
+    return {name: value for name, value in asdict(sampling).items() if not name.startswith("server_")}
 
 
 def _copy_manifest(source: Path, folder: Path) -> None:

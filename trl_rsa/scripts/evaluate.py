@@ -95,7 +95,12 @@ class SamplingArguments:
     template: str = field(
         default="auto", metadata={"help": "auto (the tokenizer's, if it has one), chat, safe-rlhf or none"}
     )
-    engine: str = field(default="transformers", metadata={"help": "transformers or vllm"})
+    engine: str = field(
+        default="transformers", metadata={"help": "transformers, vllm, or server: one that is running"}
+    )
+    server_url: str | None = field(default=None, metadata={"help": "address of a running server, for engine server"})
+    server_model: str | None = field(default=None, metadata={"help": "which of its models, if several"})
+    server_key_env: str | None = field(default=None, metadata={"help": "environment variable with its key"})
     dtype: str | None = field(default=None, metadata={"help": "such as bfloat16; as saved if unset"})
     device: str | None = field(default=None, metadata={"help": "such as cuda:1; the first one or the CPU if unset"})
 
@@ -197,7 +202,6 @@ def _evaluation(
     from trl_rsa.evaluation.request import DriftSettings, Evaluation
     from trl_rsa.sampling.response import Sampling
 
-    names = ("draws", "seed", "max_new_tokens", "temperature", "top_p", "top_k", "template", "engine")
     return Evaluation(
         reported.output_dir,
         models=_models(given.model),
@@ -207,7 +211,7 @@ def _evaluation(
         reward=_scorer(scorers, "reward"),
         cost=_scorer(scorers, "cost"),
         base_prompts=scorers.score_base_prompts,
-        sampling=Sampling(**{name: getattr(sampling, name) for name in names}),
+        sampling=Sampling(**{f.name: getattr(sampling, f.name) for f in fields(Sampling)}),
         batch_size=sampling.batch_size,
         score_batch_size=scorers.score_batch_size,
         device=sampling.device,
