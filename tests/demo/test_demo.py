@@ -80,8 +80,8 @@ def test_the_demo_writes_table_pictures_answers_and_models(demo):
 @pytest.mark.demo
 def test_the_ladder_is_shown_while_it_runs_and_on_the_page(demo):
     folder, metrics, _, _ = demo
-    rounds = [json.loads(line) for line in (folder / "rsa" / "constraint.jsonl").read_text().splitlines()]
-    assert len(rounds) > 1 and rounds[0]["upper_bound"] > metrics["demo"]["budget"]
+    observations = [json.loads(line) for line in (folder / "rsa" / "constraint.jsonl").read_text().splitlines()]
+    assert len(observations) > 1 and observations[0]["constraints"]["cost"]["upper_bound"] > metrics["demo"]["budget"]
     assert any(path.name.startswith("ladder") for path in (folder / "plots").iterdir())
     certificate = json.loads((folder / "certificate.json").read_text())
     assert certificate["budget"] == metrics["demo"]["budget"]

@@ -88,6 +88,7 @@ def write_manifest(folder, *stages, complete=None):
     stages = [Stage(name=f"s{i}", dataset="pairs.jsonl", **stage) for i, stage in enumerate(stages)]
     manifest = Manifest(Plan(stages=stages, model="start", output_dir=str(folder)))
     for i in range(len(stages) if complete is None else complete):
+        (folder / f"0{i + 1}-s{i}").mkdir(exist_ok=True)
         manifest.update(i, status="complete", folder=f"0{i + 1}-s{i}")
     manifest.update()
     return folder

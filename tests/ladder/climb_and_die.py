@@ -43,7 +43,7 @@ def make_plan(model, folder, peft):
     constraint = RiskConstraint(
         red_is_harmful,
         PROMPTS,
-        budget=0.22,
+        budget=0.37,
         bounds=(-1.5, 1.5),
         tail=0.8,
         margin=0.02,

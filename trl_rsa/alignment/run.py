@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def align(
         ChildProcessError: if launched processes failed.
     """
     _refuse_many_processes()
+    with ExitStack() as held:
+        if Path(plan.output_dir).is_dir():
+            held.enter_context(hold_folder(plan.output_dir))
+        return _align(plan, processing_class, callbacks, log, launcher)
+
+
+def _align(
+    plan: Plan,
+    processing_class: PreTrainedTokenizerBase | None,
+    callbacks: Sequence[TrainerCallback],
+    log: Callable[[str], None],
+    launcher: Launcher | None,
+) -> Alignment:
     if launcher is not None:
         args = {"the plan": plan.args} | {f"stage {stage.name!r}": stage.args for stage in plan.stages}
         check_launch(args, callbacks, launcher)
@@ -90,7 +104,7 @@ def align(
         for ready in stages:
             runner.check(ready)
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)
-    # Until here nothing was written: a mistake leaves no trace.
+    # Until here nothing was written: a mistake leaves no trace, not even a new folder.
     with hold_folder(plan.output_dir):
         return _run(plan, start, models, stages, ladder, runner, log)
 

@@ -6,6 +6,8 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
+from trl_rsa.storage.names import CERTIFICATE
+
 
 # A larger file is known by its size and by pieces of it: many gigabytes must not be read at every start.
 WHOLE = 1 << 28
@@ -67,7 +69,8 @@ def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | N
 def model_files(folder: Path) -> Iterator[Path]:
     """The files of a model that decide what it says: weights, configuration, tokenizer, code."""
     for path in sorted(folder.iterdir()):
-        if path.suffix in _OF_A_MODEL and path.name not in _BESIDE and path.is_file():
+        beside = path.name in _BESIDE or path.name.startswith(Path(CERTIFICATE).stem)
+        if path.suffix in _OF_A_MODEL and not beside and path.is_file():
             yield path
 
 
