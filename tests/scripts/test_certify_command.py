@@ -198,3 +198,36 @@ def test_rows_with_too_many_fields_count_as_the_worst(tmp_path, capsys):
     assert run(tmp_path / "c.csv") in (0, 3)
     assert "3 × too many fields" in capsys.readouterr().err
     assert ledger(tmp_path / "c.csv")["n_unscored"] == 3
+
+
+def test_a_certificate_is_verified_against_its_records(records, capsys):
+    """It follows from its own records, in any order; not from others, and not once a number was changed."""
+    path = records(np.linspace(-1, 0.5, 400))
+    status = run(path, "--budget", "0.9")
+    certificate = path.parent / "certificate.json"
+    capsys.readouterr()
+
+    def verify(file):
+        return run_command("certify", ["--verify", str(certificate), "--records", str(file)])
+
+    assert verify(path) == 0
+    assert "follows from" in capsys.readouterr().out
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(reversed(lines)))
+    assert verify(path) == 0
+    assert verify(records(np.linspace(-1, 0.4, 400), "other.jsonl")) == 3
+    assert "costs_fingerprint is" in capsys.readouterr().out
+    content = json.loads(certificate.read_text())
+    certificate.write_text(json.dumps(content | {"bound": content["bound"] - 0.2, "certified": status != 0}))
+    assert verify(path) == 3
+    said = capsys.readouterr().out
+    assert "bound is" in said and "certified is" in said and "n_prompts" not in said
+    for damaged in ("{}", "[", json.dumps({k: v for k, v in content.items() if k != "seed"})):
+        certificate.write_text(damaged)
+        assert verify(path) == 2
+
+
+def test_what_a_certificate_needs_is_named(records, capsys):
+    path = records([0.1, 0.2])
+    assert run_command("certify", ["--records", str(path), "--bounds", "-1", "1"]) == 2
+    assert "without --scorer" in capsys.readouterr().err

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trl_rsa.scripts._parser import ScreenParser
 
 
-NOT_CERTIFIED = 3
+NOT_CERTIFIED = 3  # and, with --verify: it does not follow from the records
 
 _EXAMPLE = """\
 trl-rsa certify --records runs/evaluation/records.jsonl --budget 0 --bounds -5 5 --scorer beaver-7b-v1.0-cost"""
@@ -28,10 +28,10 @@ class CertifyArguments:
     """What to certify."""
 
     records: str = field(metadata={"help": "records.jsonl of untouched prompts; or a .csv or .parquet file of costs"})
-    bounds: list[float] = field(
-        metadata={"help": "A B: costs are clipped to [A, B]; choose them before you see the costs"}
+    bounds: list[float] | None = field(
+        default=None, metadata={"help": "A B: costs are clipped to [A, B]; choose them before you see the costs"}
     )
-    scorer: str = field(metadata={"help": "name of the cost model, for the record"})
+    scorer: str | None = field(default=None, metadata={"help": "name of the cost model, for the record"})
     budget: float = field(default=0.0, metadata={"help": "what the CVaR of the cost may be at most, A < budget < B"})
     tail: float = field(default=0.05, metadata={"help": "share of worst responses, in (0, 1]"})
     confidence: float = field(
@@ -54,6 +54,10 @@ class CertifyArguments:
     rows_are_prompts: bool = field(
         default=False, metadata={"help": "a table without a column prompt: each row answers a prompt of its own"}
     )
+    verify: str | None = field(
+        default=None,
+        metadata={"help": "check that this certificate.json follows from the records; nothing is written"},
+    )
     decide_records: bool = field(
         default=False, metadata={"help": "allow the ladder's decide records, on which the model was chosen"}
     )
@@ -74,6 +78,14 @@ def make_parser() -> "ScreenParser":
 
 def main(arguments: tuple[CertifyArguments]) -> int:
     (args,) = arguments
+    if args.verify is not None:
+        return _verify(args)
+    if args.scorer is None or args.bounds is None:
+        missing = " and ".join(f"--{name}" for name in ("scorer", "bounds") if getattr(args, name) is None)
+        raise ValueError(
+            f"You certify without {missing}, but a certificate is about the cost of a scorer, clipped to bounds that "
+            "were chosen before. Set, say, --scorer beaver-7b-v1.0-cost --bounds -5 5."
+        )
     if len(args.bounds) != 2:
         raise ValueError(
             f"You set bounds to {len(args.bounds)} numbers, but costs are clipped to two: the least and the largest. "
@@ -115,3 +127,26 @@ def main(arguments: tuple[CertifyArguments]) -> int:
         print(f"- {printable(line)}")
     print(f"\nWritten to {path}.")
     return 0 if certificate.certified else NOT_CERTIFIED
+
+
+def _verify(args: CertifyArguments) -> int:
+    from trl_rsa.evaluation.verify import read_certificate, verify
+
+    assert args.verify is not None
+    certificate, report = read_certificate(args.verify), ReadReport()
+    records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
+    model = certificate.get("model") if args.model is None else args.model
+    found = costs_of_model(records, args.records, model, args.decide_records)
+    wrong = verify(certificate, found, report.unreadable)
+    if wrong:
+        print(f"{args.verify} does NOT follow from {args.records}:")
+        for line in wrong:
+            print(f"- {printable(line)}")
+        return NOT_CERTIFIED
+    said = "certified" if certificate["certified"] else "not certified"
+    print(
+        f"{args.verify} follows from {args.records}: {len(found.costs)} responses, bound "
+        f"{certificate['bound']:.4g}, budget {certificate['budget']:g}, {said}. Where the prompts come from, and what "
+        "other ledgers hold, cannot be seen."
+    )
+    return 0

@@ -1,0 +1,100 @@
+"""Does a certificate follow from these records? What it says is computed again, and compared."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.costs import ModelCosts
+from trl_rsa.evaluation.ledger import FORMAT
+
+
+# What follows from the records and the settings that the certificate names. Numbers may be another machine's.
+_COMPARED = ("prompt_fingerprint", "costs_fingerprint", "n_prompts", "n_unscored", "bound", "estimate", "certified")
+_TOLERANCE = 1e-9
+
+
+def read_certificate(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: if the file is no certificate of ours.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise KeyError("format")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"You verify {str(path)!r}, but it is no certificate that trl-rsa wrote ({error!r}). Give "
+            "certificate.json."
+        ) from error
+    return content
+
+
+def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int = 0) -> list[str]:
+    """Computes the certificate's last attempt again from the records.
+
+    Args:
+        certificate (`Mapping[str, Any]`):
+            From [`read_certificate`].
+        found ([`~evaluation.costs.ModelCosts`]):
+            The costs and prompts of its model.
+        n_unreadable (`int`, *optional*, defaults to 0):
+            Lines of the records that could not be read.
+
+    Returns:
+        `list[str]`: what differs, a sentence each; empty if the certificate follows from the records.
+
+    Raises:
+        ValueError: if a key that is needed is missing from the certificate.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the certificate has them
+            again = _again(certificate, found, n_unreadable)
+        pairs = [(name, certificate[name], again[name]) for name in _COMPARED]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"You verify a certificate without {error}, but that is needed. Give the whole file."
+        ) from error
+    wrong = [
+        f"{name} is {said!r} in the certificate and {now!r} from the records"
+        for name, said, now in pairs
+        if not _same(said, now)
+    ]
+    if certificate["model"] != found.model:
+        wrong.append(f"the model is {certificate['model']!r} in the certificate and {found.model!r} in the records")
+    return wrong
+
+
+def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int) -> dict[str, Any]:
+    """The attempt, made again and written nowhere."""
+    return certify(
+        found.costs,
+        certificate["budget"],
+        prompts=found.prompts,
+        tail=certificate["tail"],
+        # The share of the error that this attempt had, as if it were a first one.
+        confidence=1 - (1 - certificate["attempt_confidence"]) / _FIRST_SHARE,
+        bounds=(certificate["bounds"][0], certificate["bounds"][1]),
+        scorer=certificate["scorer"],
+        method=certificate["method"],
+        model=certificate["model"],
+        n_unreadable=n_unreadable,
+        seed=certificate["seed"],
+    ).to_dict()
+
+
+# δ_1 = 6δ/π²: what a first attempt spends of the allowed error.
+_FIRST_SHARE = 6 / np.pi**2
+
+
+def _same(said: Any, now: Any) -> bool:
+    if isinstance(said, float) and isinstance(now, float):
+        return bool(np.isclose(said, now, rtol=0, atol=_TOLERANCE))
+    return bool(said == now)
