@@ -27,9 +27,9 @@ from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evalu
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
-from trl_rsa.ladder.climb import TrainedRungFile, WalkedBackFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure

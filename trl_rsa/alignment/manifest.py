@@ -8,8 +8,8 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.report import DataReportJSON
-from trl_rsa.ladder.climb import LadderSummary
 from trl_rsa.ladder.human import HumanCounts
+from trl_rsa.ladder.summary import LadderSummary
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint, sync_folder
 from trl_rsa.storage.names import MANIFEST

@@ -23,7 +23,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
-from trl_rsa.ladder.human import HumanCounts, HumanPairs, load_human_pairs
+from trl_rsa.ladder.human import HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.observations import (
     FILE_NAME,
@@ -50,81 +50,24 @@ from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import prompt_groups
-from trl_rsa.ladder.rung import PairCounts, rung_arguments, rung_pairs
+from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
+from trl_rsa.ladder.summary import (
+    ConstraintSummary,
+    LadderSummary,
+    PromptSetSummary,
+    RungData,
+    TrainedRungFile,
+    WalkedBackFile,
+)
 from trl_rsa.ladder.walk_back import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import make_config
 from trl_rsa.training.runner import StageRunner
-from trl_rsa.training.stage import ReadyStage, StageResult
-
-
-class PromptSetSummary(TypedDict, total=False):
-    """A prompt set in the manifest: its size, its fingerprint, and how many of its prompts a stage trains on."""
-
-    n: int
-    fingerprint: str
-    also_trained: int
-
-
-class ConstraintSummary(TypedDict, total=False):
-    """What the manifest says of one constraint."""
-
-    budget: float
-    tail: float
-    multiplier: float
-    confidence: float
-    certified: bool
-    scorer: ScorerDescription
-    prompts: dict[str, PromptSetSummary]
-    human_pairs: HumanCounts
-    compared: list[Comparison]
-
-
-class RungData(PairCounts):
-    """The pairs that a rung was trained on: `pairs` in all."""
-
-    pairs: int
-    fingerprint: str
-
-
-class TrainedRungFile(StageResult):
-    """done.json of a rung that was trained; multipliers by constraint. [`write_done`] adds the last two."""
-
-    rung: int
-    multipliers: dict[str, float]
-    delta_multipliers: dict[str, float]
-    data: RungData
-    saved: NotRequired[str]
-    fingerprint: NotRequired[str]
-
-
-class WalkedBackFile(TypedDict):
-    """done.json of a model that was walked back: the `fraction` of the last rung's update that is kept.
-    [`write_done`] adds the last two."""
-
-    rung: int
-    multipliers: dict[str, float]
-    fraction: float
-    saved: NotRequired[str]
-    fingerprint: NotRequired[str]
-
-
-class LadderSummary(TypedDict):
-    """What the manifest says of the ladder: `observations` as in constraint.jsonl, `rungs` as in their done.json,
-    `model` the folder of the result."""
-
-    observations: list[ObservationRecord]
-    rungs: list[TrainedRungFile]
-    model: str
-    met: bool
-    reason: str
-    certified: bool
-    constraints: dict[str, ConstraintSummary]
+from trl_rsa.training.stage import ReadyStage
 
 
 @dataclass
