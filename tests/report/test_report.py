@@ -482,3 +482,12 @@ def test_several_budgets_are_shown_with_their_certificates(small):
         assert f"About {name}." in page and f"Only {name}." in page and f"{name} Upper bound" in page
     assert "The certificates" in page and "There is none." not in page
     assert "About honest." in (small / "report.md").read_text(encoding="utf-8")
+
+
+def test_control_characters_of_the_data_do_not_reach_the_markdown(small):
+    """A certificate whose model's name clears the terminal."""
+    content = {"statement": "The model \x1b[2Jx.", "certified": False, "limits": ["\x1b]0;title\x07"], "budget": 0.0}
+    (small / "certificate.json").write_text(json.dumps(content))
+    write_report(small)
+    text = (small / "report.md").read_text(encoding="utf-8")
+    assert "\x1b" not in text and "\x07" not in text and "The model" in text

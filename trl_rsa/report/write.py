@@ -11,6 +11,7 @@ from trl_rsa.report.inputs import Inputs, read_inputs
 from trl_rsa.report.ladder import budgets_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
 from trl_rsa.report.words import Limit
+from trl_rsa.storage.printable import printable
 
 
 def write_report(
@@ -52,7 +53,8 @@ def write_report(
     context = page_context(inputs, tail, limit, title or "How bad are the worst answers?", plots)
     return {
         "html": _write(output / "report.html", render_html(context)),
-        "markdown": _write(output / "report.md", render_markdown(context)),
+        # It is read in terminals too, where control characters of the data would act.
+        "markdown": _write(output / "report.md", printable(render_markdown(context))),
         "plots": output / "plots",
     }
 
