@@ -124,7 +124,7 @@ def train_stage(
         load_last(trainer, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    risen = _rise_of_the_loss(trainer)
+    risen = rise_of([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     if risen:
         log(f"{ready.title}: {risen}")
     metrics = _final_metrics(trainer)
@@ -163,13 +163,8 @@ _HEADLINE = (
 _LEAST_LOGGED = 8
 
 
-def _rise_of_the_loss(trainer: RSATrainer) -> str | None:
-    """Whether the last quarter of the logged losses is clearly above the first, in a sentence; None if not."""
-    return rise_of([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-
-
 def rise_of(logged: Sequence[float]) -> str | None:
-    """As [`_rise_of_the_loss`], of the logged losses in order."""
+    """Whether the last quarter of the logged losses is clearly above the first, in a sentence; None if not."""
     losses = np.asarray(logged, dtype=float)
     quarter = len(losses) // 4
     if len(losses) < _LEAST_LOGGED:
