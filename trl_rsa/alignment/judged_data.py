@@ -35,8 +35,8 @@ def load_judged_data(
     rows, held_out = loaded.rows, None
     if not count_judgements(rows)["labels"]:
         raise ValueError(
-            f"You gave the cost stage {stage.name!r} data without safe/unsafe labels, but these say where a cost is 0. "
-            "Give rows with them, or use the method 'reward' for a score without a zero."
+            f"You gave the cost stage {stage.name!r} data without safe/unsafe labels, but these say where a cost is "
+            "0. Give rows with them, or use the method 'reward' for a score without a zero."
         )
     if stage.held_out:
         share = stage.held_out if stage.held_out < 1 else stage.held_out / len(rows)

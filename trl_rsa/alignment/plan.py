@@ -164,8 +164,8 @@ class Stage:
             if getattr(self, f.name) != default:
                 others = [name for name, method in METHODS.items() if f.name in method.takes]
                 raise ValueError(
-                    f"You set {f.name!r} for the stage {self.name!r}, but its method {self.method!r} has none (of "
-                    f"the methods {', '.join(others)}). Remove it."
+                    f"You set {f.name!r} for the stage {self.name!r}, but its method {self.method!r} has none: "
+                    f"it is for {', '.join(others)}. Remove it."
                 )
 
 
@@ -182,8 +182,8 @@ class Plan:
         output_dir (`str`):
             Where everything is written: a folder per stage, and `manifest.json`.
         args (`dict`, *optional*):
-            [`RSAConfig`] arguments of all stages, and of the rungs. Of a stage with another method those count that its
-            configuration has.
+            [`RSAConfig`] arguments of all stages, and of the rungs. Of a stage with another method those count that
+            its configuration has.
         peft_config ([`~peft.PeftConfig`] or `dict`, *optional*):
             Trains adapters instead of all weights. As a `dict`: the arguments of [`~peft.LoraConfig`].
         model_init_kwargs (`dict`, *optional*):

@@ -77,9 +77,9 @@ def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
 def _refuse_quantised_scorer(plan: Plan, stage: Stage) -> None:
     if stage.does.makes != "policy" and plan.model_init_kwargs.get("quantization_config") is not None:
         raise ValueError(
-            f"You set quantization_config in model_init_kwargs, but the stage {stage.name!r} trains a scorer, which is "
-            "saved whole, and weights in a few bits cannot be. Train it with `trl-rsa score-model`, or in a plan of "
-            "its own, and give its folder."
+            f"You set quantization_config in model_init_kwargs, but the stage {stage.name!r} trains a scorer, which "
+            "is saved whole, and weights in a few bits cannot be. Train it with `trl-rsa score-model`, or in a plan "
+            "of its own, and give its folder."
         )
 
 
@@ -108,8 +108,8 @@ def _resolve(plan: Plan, term: Any) -> Any:
     index = next(index for index, stage in enumerate(plan.stages) if stage.name == name)
     resolved = copy.copy(term)  # a new one would look for the folder, which need not be there yet
     resolved.scorer = f"hf:{plan.folder_of(index)}"
-    if plan.args.get("use_cpu"):
-        resolved.scorer_options = {"device": "cpu", **term.scorer_options}
+    on_cpu = {"device": "cpu"} if plan.args.get("use_cpu") else {}
+    resolved.scorer_options = {"name": term.scorer, **on_cpu, **term.scorer_options}
     return resolved
 
 

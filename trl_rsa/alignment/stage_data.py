@@ -1,4 +1,4 @@
-"""The rows of a stage, in the form that its method reads: for training, for evaluation, and counted for the manifest."""
+"""The rows of a stage, in the form that its method reads, and counted for the manifest."""
 
 from collections.abc import Callable
 from typing import Any
@@ -87,8 +87,8 @@ def _refuse_weights(stage: Stage, rows: Dataset) -> None:
     for name in PAIR_COLUMNS:
         if name in rows.column_names and stage.method != "rsa":
             raise ValueError(
-                f"You gave the stage {stage.name!r} pairs with a column {name!r}, but its method {stage.method!r} does "
-                "not know it. Remove the column, or use the method 'rsa', where args: {risk_alpha: 0} is DPO."
+                f"You gave the stage {stage.name!r} pairs with a column {name!r}, but its method {stage.method!r} "
+                "does not know it. Remove the column, or use the method 'rsa', where args: {risk_alpha: 0} is DPO."
             )
 
 
@@ -100,7 +100,7 @@ def _refuse_text_on_a_chat_model(stage: Stage, rows: Dataset, processing_class: 
         and isinstance(rows[0]["prompt"], str)
     ):
         raise ValueError(
-            f"You gave the stage {stage.name!r} {'pairs' if stage.does.reads == 'pairs' else 'rows'} in plain text, but "
-            "the model has a chat template, in which it answers and is judged. Set `dataset_options: {template: chat}` "
-            "to train on conversations, or `template: none` to train on the text as it is."
+            f"You gave the stage {stage.name!r} {'pairs' if stage.does.reads == 'pairs' else 'rows'} in plain text, "
+            "but the model has a chat template, in which it answers and is judged. Set `dataset_options: {template: "
+            "chat}` to train on conversations, or `template: none` to train on the text as it is."
         )

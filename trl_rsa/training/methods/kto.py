@@ -20,8 +20,8 @@ def _check(title: str, config: Any, options: dict[str, Any]) -> None:
         )
     if getattr(config, "train_sampling_strategy", "sequential") != "sequential":
         raise ValueError(
-            f"You set train_sampling_strategy={config.train_sampling_strategy!r} in the args of {title}, but KTO pairs "
-            "neighbours for its KL term. Leave it out: the rows are shuffled once, by the plan's seed."
+            f"You set train_sampling_strategy={config.train_sampling_strategy!r} in the args of {title}, but KTO "
+            "pairs neighbours for its KL term. Leave it out: the rows are shuffled once, by the plan's seed."
         )
 
 

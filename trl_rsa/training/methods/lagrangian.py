@@ -1,4 +1,4 @@
-"""A cost in on-policy RL: the reward function that takes λ·cost off, and the callback that moves λ after every step."""
+"""A cost in on-policy RL: a reward function that takes λ·cost off, and a callback that moves λ after every step."""
 
 import json
 from collections.abc import Sequence

@@ -67,8 +67,8 @@ def _check(title: str, config: Any, options: dict[str, Any]) -> None:
     if saved == 0 or (is_whole and saved is not None and saved >= 1 and saved % steps == 0):
         return
     raise ValueError(
-        f"You set steps_per_generation={config.steps_per_generation} and num_iterations={config.num_iterations} in the "
-        f"args of {title}, so that responses serve {every / config.gradient_accumulation_steps:g} steps, but no "
+        f"You set steps_per_generation={config.steps_per_generation} and num_iterations={config.num_iterations} in "
+        f"the args of {title}, so that responses serve {every / config.gradient_accumulation_steps:g} steps, but no "
         "checkpoint holds them: a resumed run would not end like an uninterrupted one. Set save_strategy='steps' and "
         "save_steps to a multiple, or leave the two out."
     )

@@ -1,4 +1,4 @@
-"""Stages that train a scorer instead of a policy: a reward model on pairs, a cost model on pairs and safe/unsafe labels.
+"""Stages that train a scorer instead of a policy: a reward model on pairs, a cost model on safe/unsafe labels too.
 
 Both start from the last policy's body, with a new head, and are saved whole, as a sequence classifier that later
 stages and constraints name as `stage:NAME`.

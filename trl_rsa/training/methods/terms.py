@@ -70,8 +70,8 @@ class CostTerm:
         where = f"the cost {self.name!r}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.name)):
             raise ValueError(
-                f"You set the name of a cost to {self.name!r}, but it becomes part of names. Use letters, digits, '.', "
-                "'_' and '-'."
+                f"You set the name of a cost to {self.name!r}, but it becomes part of names. Use letters, digits, "
+                "'.', '_' and '-'."
             )
         if not 0.0 < self.tail <= 1.0:
             raise ValueError(
