@@ -6,6 +6,7 @@ were chosen on the tuning seed alone. What is not equal between them is said in 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,8 @@ NEUTRAL, SACPO = (next(m for m in METHODS if m.name == name) for name in ("α = 
 RLOO: dict[str, Any] = {
     "generations": 4,
     "batch": 64,
-    "steps": 90,
+    "reuse": 1,
+    "steps": 92,
     "rate": 3e-4,
     "tail": TAIL,
     "dual": {"multiplier": 0.5, "rate": 0.02, "eta": 0.0, "eta_rate": 0.05, "window": 256},
@@ -36,6 +38,16 @@ RLOO_LAGRANGIAN = Method(
     RLOO,
     on_policy=True,
 )
+# What is tried on the tuning seed, at one budget. The settings of the other methods are those of the track, untuned.
+RLOO_TRIED = tuple(
+    replace(
+        RLOO_LAGRANGIAN,
+        name=f"RLOO-Lagrangian, learning rate {rate:g}, dual rate {dual:g}",
+        loss={**RLOO, "rate": rate, "dual": {**RLOO["dual"], "rate": dual}},
+    )
+    for rate, dual in ((3e-4, 0.02), (1e-3, 0.02), (1e-3, 0.005))
+)
+TRIED_AT = ("tail", 2.0)  # world and budget
 KTO_SACPO = Method(
     "KTO-SACPO",
     "SACPO's safety stage by KTO: responses of the SFT policy, desirable where safe; best λ of 1, 2, 4, 8",
@@ -60,7 +72,8 @@ SAFEDPO = Method(
     on_policy=False,
     grid=(0.0, 2.0, 5.0),
 )
-BASELINES = (NEUTRAL, SACPO, RLOO_LAGRANGIAN, KTO_SACPO, P_SACPO, SAFEDPO)
+# In the order in which they are run.
+BASELINES = (NEUTRAL, RLOO_LAGRANGIAN, KTO_SACPO, P_SACPO, SACPO, SAFEDPO)
 BASELINE_SEARCHES = ("rloo", "kto", "merge", "safedpo")
 # The world in which these are run; add "aligned" for the other.
 BASELINE_WORLDS = ("tail",)
@@ -169,8 +182,22 @@ def reordered(pair: dict[str, Any], costs: dict[tuple[str, str], float]) -> dict
     return {**swapped, "pair_label": 1.0, "pair_weight": 1.0}
 
 
-# On the tuning seed: what was tried, before the test seeds were run.
-BASELINE_TUNING = (
-    replace(RLOO_LAGRANGIAN, name="RLOO, learning rate 3e-4"),
-    replace(RLOO_LAGRANGIAN, name="RLOO, learning rate 1e-3", loss={**RLOO, "rate": 1e-3}),
-)
+def chosen_rloo(rows: Sequence[dict[str, Any]]) -> Method | None:
+    """RLOO-Lagrangian with the settings that were best on the tuning seed; None before they have been tried.
+
+    The rule, fixed before anything was run: of those whose bound holds the most helpful by true reward; if none holds,
+    the one with the least bound.
+    """
+    tried = {row["method"]: row for row in rows if row["part"] == "baselines, tuning"}
+    if not all(method.name in tried for method in RLOO_TRIED):
+        return None
+    holding = [method for method in RLOO_TRIED if int(float(tried[method.name]["met"]))]
+    if holding:
+        best = max(holding, key=lambda method: float(tried[method.name]["reward"]))
+    else:
+        best = min(RLOO_TRIED, key=lambda method: float(tried[method.name]["bound"]))
+    return replace(RLOO_LAGRANGIAN, loss=best.loss)
+
+
+def in_words(method: Method) -> str:
+    return f"learning rate {method.loss['rate']:g}, dual rate {method.loss['dual']['rate']:g}"

@@ -58,6 +58,7 @@ def train_rloo(lab: Lab, start: str, prompts: Sequence[Any], recipe: dict[str, A
         "num_generations": generations,
         "max_completion_length": 48,
         "per_device_train_batch_size": batch,
+        "steps_per_generation": recipe["reuse"],
         "max_steps": steps,
         "warmup_steps": steps // 10,
         "learning_rate": recipe["rate"],
