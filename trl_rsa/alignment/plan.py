@@ -393,7 +393,7 @@ def _read_rungs(content: Any, path: Path) -> RungSettings:
 
 
 # Options of rows that are no pairs and are not made of pairs.
-_OPTIONS = {"prompts": ("split", "template", "limit"), "judged": ("split", "revision", "name", "template")}
+_OPTIONS = {"prompts": ("split", "template", "limit"), "judged": ("split", "revision", "name")}
 
 
 def _read_dataset_options(content: Mapping[str, Any], where: str, reads: str = "pairs") -> dict[str, Any]:

@@ -106,8 +106,8 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
         ValueError: if there is no such scorer or option.
         FileNotFoundError: if there is no such folder.
     """
+    what, why = ("constraint", "a budget is on a cost") if kind == "cost" else ("reward", "it is maximised")
     if options.get("kind", kind) != kind:
-        what, why = ("constraint", "a budget is on a cost") if kind == "cost" else ("reward", "it is maximised")
         raise ValueError(
             f"You set kind={options['kind']!r} for the scorer of a {what}, but {why}. Remove it; "
             f"where a higher score of the model is {_OPPOSITE[kind]}, set higher_is: {_OPPOSITE[kind]}."
@@ -115,6 +115,8 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
     own = ("higher_is", "zero", "name", "kind")
     options = {name: value for name, value in options.items() if name not in own}
     if isinstance(spec, Scorer):
+        if spec.kind != kind:
+            raise ValueError(f"You set the scorer to {spec!r}, which gives a {spec.kind}, but {why}. Give a {kind}.")
         return
     if not isinstance(spec, str):
         _check_options("a function", FunctionScorer.option_names(), options)
