@@ -57,6 +57,7 @@ def test_pku_rows_serve_both():
 
 def test_demonstrations():
     assert [*load_demonstrations([{"prompt": "p", "completion": "c"}]).dataset] == [{"prompt": "p", "completion": "c"}]
+    assert [*load_demonstrations([{"prompt": "p", "response": "c"}]).dataset] == [{"prompt": "p", "completion": "c"}]
     (row,) = load_demonstrations([{"messages": [USER, ASSISTANT]}]).dataset
     assert row == {"prompt": [USER], "completion": [ASSISTANT]}
     assert load_demonstrations(PAIRS).dataset["completion"] == [pair["chosen"] for pair in PAIRS]
@@ -69,7 +70,11 @@ def test_demonstrations():
         ([{"prompt": "p", "completion": "c"}], {"pair_rule": "safedpo"}, "You set 'pair_rule' .* one response each"),
         ([{"prompt": "p", "completion": "c"}], {"preferred_by": "safer"}, "You set 'preferred_by'"),
         ([{"prompt": "p", "completion": "c"}], {"template": "chatty"}, "You set template to 'chatty'"),
-        ([{"prompt": "p", "answer": "c"}], {}, "which is no known preference format"),
+        (
+            [{"prompt": "p", "answer": "c"}],
+            {},
+            "here rows have prompt, completion; messages; prompt, response, or are preference pairs",
+        ),
         ([{"prompt": "p", "completion": [ASSISTANT]}], {}, "the prompt is text and the response is messages"),
     ],
 )
