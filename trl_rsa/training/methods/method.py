@@ -121,8 +121,8 @@ def find_in_trl(name: str, trl_name: str) -> Callable[[], tuple[type, type]]:
         found = find_trainer(trl_name)
         if found is None:
             raise ValueError(
-                f"You set the method of a stage to {name!r}, but TRL {version('trl')} has no {trl_name}Trainer. Install a "
-                "TRL that has it, or use another method."
+                f"You set the method of a stage to {name!r}, but TRL {version('trl')} has no {trl_name}Trainer. "
+                "Install a TRL that has it, or use another method."
             )
         return found
 
