@@ -23,7 +23,8 @@ def load_judged_data(
     plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
 ) -> tuple[Dataset, Dataset | None, StageData]:
     """As [`~alignment.stage_data.load_stage_data`], of a stage that learns from judged responses."""
-    longest = args_of(plan, stage).get("max_length", stage.does.config_class.max_length)
+    config_class: Any = stage.does.config_class
+    longest = args_of(plan, stage).get("max_length", config_class.max_length)
     encoder = Encoder(processing_class, cost_template(processing_class), longest)
     # A cost is compared by which response is safer.
     preferred_by = "safer" if stage.preferred_by == "better" else stage.preferred_by
