@@ -237,11 +237,14 @@ def test_a_model_without_scores_and_a_single_prompt_do_not_break_the_page(tmp_pa
 def test_the_stages_are_shown_where_there_is_no_ladder(small):
     (small / "rsa").mkdir()
     stage = {"name": "helpful", "status": "complete", "temperature": 0.25, "steps": 17, "metrics": {"loss": 0.5}}
-    manifest = {"stages": [stage], "plan": {"stages": [{"beta": 0.5, "constraint_multiplier": 2.0}]}}
+    imitated = {"name": "first", "status": "complete", "steps": 3}
+    planned = {"beta": 0.5, "constraint_multiplier": 2.0}
+    manifest = {"stages": [imitated, stage], "plan": {"stages": [planned | {"method": "sft"}, planned]}}
     (small / "rsa" / "manifest.json").write_text(json.dumps(manifest))
     markdown = render_markdown(undrawn(small))
     assert "How the model was made: rsa" in markdown
     assert "| helpful | complete | 0.5 | 2 | 0.25 | – | 17 | 0.500 | – | – | – |" in markdown
+    assert "| first (sft) | complete | – | – | – | – | 3 | – | – | – | – |" in markdown
 
 
 def test_limit_and_tail_follow_what_is_asked_and_what_there_is(complete_folder, tmp_path):

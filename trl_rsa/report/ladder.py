@@ -75,8 +75,11 @@ def _stage_row(stage: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str
         """The held-out one where there is one."""
         return value_of(metrics.get(f"eval_{name}", metrics.get(name)))
 
+    method = planned.get("method")  # not said for "rsa"
+    if method is not None and "temperature" not in stage:
+        planned = {}  # it has none, whatever stands in the plan
     return [
-        str(stage.get("name", "–")),
+        str(stage.get("name", "–")) + (f" ({method})" if method else ""),
         str(stage.get("status", "–")),
         text_of(value_of(planned.get("beta")), ".3g"),
         text_of(value_of(planned.get("constraint_multiplier")), ".3g"),
