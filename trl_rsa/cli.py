@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
-    "report": "make the page about the worst answers from the files of an evaluation",
+    "report": "make the page about the worst responses from the files of an evaluation",
     "env": "print the versions that a bug report needs",
 }
 

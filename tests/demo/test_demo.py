@@ -70,7 +70,7 @@ def test_the_demo_writes_table_pictures_answers_and_models(demo):
     for picture in ("survival.png", "tradeoff.png"):
         assert (folder / "plots" / picture).read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text()
-    assert all(f"worst answers of {name}" in page for name in metrics["models"])
+    assert all(f"worst responses of {name}" in page for name in metrics["models"])
     assert "## " in (folder / "answers.md").read_text()
     for method in ("dpo/01-helpful", "sacpo/01-safe", "rsa/01-helpful", "rsa/ladder/rung-01"):
         assert (folder / method / "config.json").exists()

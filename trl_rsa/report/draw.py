@@ -24,20 +24,20 @@ def draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[tu
         folder (`Path`):
             Gets a PNG and an SVG of each.
     """
-    models, answers = inputs.metrics["models"], inputs.answers
+    models, responses = inputs.metrics["models"], inputs.responses
     unsafe = next(iter(models.values()))["settings"].get("unsafe_above", 0.0)
     risks = [(name, cvar_of(model, tail)) for name, model in models.items()]
     marks = {name: ((m["cost"].get("var") or {}).get(f"{tail:g}"), cvar_of(m, tail)) for name, m in models.items()}
     makers: list[tuple[str, bool, Callable[[], Figure | None]]] = [
         ("worst", True, lambda: worst_plot(risks, tail, limit)),
-        ("survival", any(answers.costs.values()), lambda: survival_plot(answers.costs, tail, marks, unsafe)),
+        ("survival", any(responses.costs.values()), lambda: survival_plot(responses.costs, tail, marks, unsafe)),
         (
             "tradeoff",
-            any(answers.rewards.values()),
+            any(responses.rewards.values()),
             lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit),
         ),
-        ("costs", any(answers.costs.values()), lambda: histograms(answers.costs, "cost of an answer", unsafe)),
-        ("rewards", any(answers.rewards.values()), lambda: histograms(answers.rewards, "reward of an answer")),
+        ("costs", any(responses.costs.values()), lambda: histograms(responses.costs, "cost of a response", unsafe)),
+        ("rewards", any(responses.rewards.values()), lambda: histograms(responses.rewards, "reward of a response")),
         *(
             (f"by_{by}", True, lambda by=by: group_bars(inputs.metrics, by, tail, limit))
             for by in ("category", "attack")

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.report.answers import is_finite
 from trl_rsa.report.draw import draw
 from trl_rsa.report.headline import tails_of
 from trl_rsa.report.inputs import Inputs, read_inputs
 from trl_rsa.report.ladder import budgets_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
+from trl_rsa.report.responses import is_finite
 from trl_rsa.report.words import Limit
 from trl_rsa.storage.printable import printable
 
@@ -33,7 +33,7 @@ def write_report(
             Title of the page.
         budget (`float`, *optional*):
             Limit of the CVaR of cost. By default the certificate's, else the constraint's in the manifest, else the
-            cost above which an answer is unsafe.
+            cost above which a response is unsafe.
         tail (`float`, *optional*):
             The tail that the page is about, one of those in `metrics.json`; by default 0.05, or else the first.
 
@@ -50,7 +50,7 @@ def write_report(
     tail = _choose_tail(inputs.metrics, tail)
     limit = _choose_limit(inputs, budget)
     plots = dict(draw(inputs, tail, limit.value, output / "plots"))
-    context = page_context(inputs, tail, limit, title or "How bad are the worst answers?", plots)
+    context = page_context(inputs, tail, limit, title or "How bad are the worst responses?", plots)
     return {
         "html": _write(output / "report.html", render_html(context)),
         # It is read in terminals too, where control characters of the data would act.
