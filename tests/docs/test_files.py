@@ -13,6 +13,7 @@ from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
+from cpu_args import CPU_ARGS
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -193,16 +194,12 @@ def check_lines(path: Path, annotation: Any, first: Any = None) -> None:
 
 
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 4,
     "max_steps": 2,
     "save_steps": 2,
     "learning_rate": 1e-3,
     "logging_steps": 1,
-    "disable_tqdm": True,
 }
 TEXT = {"template": "none"}  # the pairs are plain text
 OTHER_WORDS = ("cat", "dog", "mat", "hill", "quick", "slow", "is", "was")

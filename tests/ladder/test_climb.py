@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from cpu_args import CPU_ARGS
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -20,16 +21,12 @@ from trl_rsa.training.anchor import ModelSettings
 
 REWRITTEN = ("manifest.json", ".lock")  # at every start
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 16,
     "max_steps": 16,
     "save_steps": 8,
     "learning_rate": 5e-3,
     "logging_steps": 6,
-    "disable_tqdm": True,
 }
 PROMPTS = [
     " ".join(words) for words in product(["the", "a", "in", "on"], ["cat", "dog", "hill", "mat", "big", "small"])

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from cpu_args import CPU_ARGS
 
 from trl_rsa import Plan, RiskConstraint, RungSettings, align
 from trl_rsa.evaluation.tails import cvar
@@ -11,16 +12,12 @@ from trl_rsa.sandbox import PolicySettings, SandboxSettings, build_sandbox, samp
 
 TAIL = 0.2
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 16,
     "max_steps": 30,
     "max_length": 128,
     "save_strategy": "no",
     "learning_rate": 5e-4,
-    "disable_tqdm": True,
 }
 
 

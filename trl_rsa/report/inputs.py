@@ -176,7 +176,8 @@ def _warn_about_records(inputs: Inputs) -> None:
         if found != said:
             inputs.warnings.append(
                 f"metrics.json speaks of {said} scored responses of {name}, but records.jsonl has {found}: one of "
-                "them is out of date. Pictures of single responses are from the records, all estimates from the metrics."
+                "them is out of date. Pictures of single responses are from the records, all estimates from the "
+                "metrics."
             )
 
 
