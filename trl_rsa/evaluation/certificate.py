@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,7 @@ from trl_rsa.evaluation.cvar_bound import BoundParts, CVaRBound, Method, check_b
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.ledger import (
     Attempt,
+    AttemptOutcome,
     attempt_delta,
     costs_fingerprint,
     earlier_looks,
@@ -27,29 +28,12 @@ from trl_rsa.storage.locks import hold_file
 from trl_rsa.storage.provenance import versions
 
 
-class CertificateFile(TypedDict):
+class CertificateFile(AttemptOutcome):
     """certificate.json: the last attempt in words and numbers, and what the ledger keeps of all of them."""
 
     format: str
     schema_version: int
     versions: dict[str, str]
-    attempt: int
-    certified: bool
-    bound: float
-    budget: float
-    tail: float
-    confidence: float  # of all attempts together
-    attempt_confidence: float
-    method: str
-    bounds: list[float]
-    model: str | None
-    scorer: str
-    n_prompts: int
-    seed: int
-    own_seed: bool
-    earlier_looks: list[int]
-    prompt_fingerprint: str
-    costs_fingerprint: str
     estimate: float
     n_unscored: int
     n_trained: int
