@@ -72,7 +72,7 @@ RULES = {
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
     "ladder": Rule(
-        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "risk", "storage"),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.

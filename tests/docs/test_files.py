@@ -47,8 +47,8 @@ from trl_rsa.training.worker import ErrorFile, RequestFile, SampleRequest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(trl_rsa.__file__).parent
-# Types of what is only handed on: a row of Safe RLHF's data sets, and a part of CostNumbers.
-NOT_OF_A_FILE = {"RawSample", "CostEstimate"}
+# Types of what is only handed on, in memory.
+NOT_OF_A_FILE = {"RawSample", "CostEstimate", "LabelledPair", "ObservationState", "SchedulerState", "Sign"}
 
 
 # The page

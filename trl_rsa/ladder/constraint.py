@@ -7,7 +7,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from typing import Any, TypedDict
@@ -15,12 +15,14 @@ from typing import Any, TypedDict
 import numpy as np
 
 from trl_rsa.data import fingerprint
+from trl_rsa.data.schema import Text
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
 from trl_rsa.scoring.load import check_spec, spec_fingerprint
+from trl_rsa.scoring.scorer import RewardFunction
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -81,7 +83,7 @@ class RiskConstraint:
         ValueError: if a setting cannot work.
     """
 
-    scorer: "str | Callable[..., Any]"
+    scorer: "str | RewardFunction"
     prompts: Any
     budget: float
     bounds: tuple[float, float]
@@ -159,7 +161,7 @@ class RiskConstraint:
         """Of each bound, when `n` constraints are to hold together: they share the allowed error evenly."""
         return self.confidence if n == 1 else 1 - (1 - self.confidence) / n
 
-    def split_prompts(self, seed: int) -> dict[str, list[Any]]:
+    def split_prompts(self, seed: int) -> dict[str, list[Text]]:
         """The three disjoint sets of distinct prompts.
 
         Raises:
@@ -191,7 +193,7 @@ class RiskConstraint:
                 )
         return sets
 
-    def estimate(self, costs: Sequence[float], prompts: Sequence[Any], among: int = 1) -> CostEstimate:
+    def estimate(self, costs: Sequence[float], prompts: Sequence[Text], among: int = 1) -> CostEstimate:
         """Estimates on the decide prompts: of the clipped cost, in units of cost; a heuristic for the search.
 
         Args:
