@@ -90,7 +90,9 @@ def test_a_shared_stage_is_trained_once_and_points_are_those_of_align(plan, tmp_
     start, first, second = state["points"]
     assert state == read_sweep(folder) and [point["name"] for point in state["points"]] == ["start", "λ=0.5", "λ=4"]
     assert all(point["status"] == "complete" for point in state["points"])
-    assert second["reused"] == ["helpful"] and "reused" not in first and "λ=4: helpful: trained already" in "".join(lines)
+    assert (
+        second["reused"] == ["helpful"] and "reused" not in first and "λ=4: helpful: trained already" in "".join(lines)
+    )
     manifest = json.loads((folder / second["folder"] / "run/manifest.json").read_text())
     assert manifest["stages"][0]["copied_from"] == str(folder / first["folder"] / "run/01-helpful")
     assert "copied_from" not in manifest["stages"][1]
@@ -256,7 +258,9 @@ def test_what_was_not_evaluated_alike_is_on_no_page(plan, tmp_path):
     models = {"start": plan.model}
     run(plan, tmp_path / "one", [], "A", models)
     run(plan, tmp_path / "two", [], "B", models, prompts=PROMPTS[:6])
-    with pytest.raises(ValueError, match=r"A start and B start on one page, but they were not evaluated alike \(prompts"):
+    with pytest.raises(
+        ValueError, match=r"A start and B start on one page, but they were not evaluated alike \(prompts"
+    ):
         write_front([tmp_path / "one", tmp_path / "two"], tmp_path / "page")
     with pytest.raises(ValueError, match="two sweeps with the name 'A'"):
         write_front([tmp_path / "one", tmp_path / "one"], tmp_path / "page")

@@ -85,7 +85,9 @@ class PairedPoints:
         common = _common_prompts(scored)
         self.n_prompts = common.size
         weights = np.concatenate([np.ones((1, common.size)), *self._resamples(common.size)])
-        found = [_risk_and_reward(c.take(np.isin(c.group, common)), common, weights, self.tail) for c in scored.values()]
+        found = [
+            _risk_and_reward(c.take(np.isin(c.group, common)), common, weights, self.tail) for c in scored.values()
+        ]
         self.risks: Array = np.stack([risk for risk, _ in found], axis=-1)
         self.rewards: Array = np.stack([reward for _, reward in found], axis=-1)
 
@@ -93,8 +95,7 @@ class PairedPoints:
         """`measure` of the risks `[k]` and rewards `[k]` of the models `names` (all by default), with its interval."""
         places = [self.place[name] for name in (self.place if names is None else names)]
         value, *draws = (
-            measure(risk, reward)
-            for risk, reward in zip(self.risks[:, places], self.rewards[:, places], strict=True)
+            measure(risk, reward) for risk, reward in zip(self.risks[:, places], self.rewards[:, places], strict=True)
         )
         read = np.array([draw for draw in draws if not np.isnan(draw)])
         if np.isnan(value) or not draws or read.size < (1 - _MOST_UNREAD) * len(draws):
@@ -121,9 +122,7 @@ def _common_prompts(parts: Mapping[str, Columns]) -> NDArray[np.uint64]:
     return common
 
 
-def _risk_and_reward(
-    columns: Columns, common: NDArray[np.uint64], weights: Array, tail: float
-) -> tuple[Array, Array]:
+def _risk_and_reward(columns: Columns, common: NDArray[np.uint64], weights: Array, tail: float) -> tuple[Array, Array]:
     """CVaR and mean reward `[r]` under weights `[r, n_prompts]`; a prompt's weight is that of each of its responses."""
     columns = columns.take(np.argsort(-columns.cost, kind="stable"))
     codes = np.searchsorted(common, columns.group)

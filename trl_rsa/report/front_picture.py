@@ -55,7 +55,9 @@ def _place(point: Mapping[str, Any]) -> tuple[float, float] | None:
 def _method(axes: Axes, method: Mapping[str, Any], index: int, named: bool) -> None:
     colour, marker = colour_of(index + 1), MARKERS[index % len(MARKERS)]
     points = [(point, place) for point in method["points"] if (place := _place(point)) is not None]
-    axes.plot(*zip(*(place for _, place in points), strict=True), color=colour, lw=1.4, ls=DASHES[index % 7], alpha=0.8)
+    axes.plot(
+        *zip(*(place for _, place in points), strict=True), color=colour, lw=1.4, ls=DASHES[index % 7], alpha=0.8
+    )
     for point, (x, y) in points:
         errors = {"xerr": error_of(point["risk"], x), "yerr": error_of(point["reward"], y)}
         axes.errorbar(x, y, **errors, fmt="none", capsize=2, lw=0.8, color=colour, alpha=0.45)

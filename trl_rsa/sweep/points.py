@@ -70,7 +70,9 @@ def make_points(plan: Plan, axes: Sequence[Axis], models: Mapping[str, str], out
         several = [getattr(point, kind) for point in points]
         for one in several:
             if several.count(one) > 1:
-                raise ValueError(f"You sweep over two points with the {kind} {one!r}, but it tells them apart. Rename.")
+                raise ValueError(
+                    f"You sweep over two points with the {kind} {one!r}, but it tells them apart. Rename."
+                )
     return points
 
 

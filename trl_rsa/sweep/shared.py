@@ -30,7 +30,9 @@ def common_stages(one: Plan, other: Plan) -> int:
     count = 0
     # As objects too: a dataset in memory is described by its columns only.
     for first, second, a, b in zip(one.stages, other.stages, described["stages"], others["stages"], strict=False):
-        if a != b or not all(_is_same(getattr(first, f.name), getattr(second, f.name)) for f in dataclasses.fields(first)):
+        if a != b or not all(
+            _is_same(getattr(first, f.name), getattr(second, f.name)) for f in dataclasses.fields(first)
+        ):
             break
         count += 1
     return count
