@@ -87,7 +87,7 @@ def same(one, other):
 def test_a_shared_stage_is_trained_once_and_points_are_those_of_align(plan, tmp_path):
     folder = tmp_path / "sweep"
     state, lines = run(plan, folder, [Axis(MULTIPLIER, (0.5, 4.0))], models={"start": plan.model})
-    start, first, second = state["points"]
+    _, first, second = state["points"]
     assert state == read_sweep(folder) and [point["name"] for point in state["points"]] == ["start", "λ=0.5", "λ=4"]
     assert all(point["status"] == "complete" for point in state["points"])
     assert (
@@ -258,13 +258,11 @@ def test_what_was_not_evaluated_alike_is_on_no_page(plan, tmp_path):
     models = {"start": plan.model}
     run(plan, tmp_path / "one", [], "A", models)
     run(plan, tmp_path / "two", [], "B", models, prompts=PROMPTS[:6])
-    with pytest.raises(
-        ValueError, match=r"A start and B start on one page, but they were not evaluated alike \(prompts"
-    ):
+    with pytest.raises(ValueError, match=r"A start and B start .* were not evaluated alike \(prompts"):
         write_front([tmp_path / "one", tmp_path / "two"], tmp_path / "page")
     with pytest.raises(ValueError, match="two sweeps with the name 'A'"):
         write_front([tmp_path / "one", tmp_path / "one"], tmp_path / "page")
-    with pytest.raises(FileNotFoundError, match="it has no sweep.json"):
+    with pytest.raises(FileNotFoundError, match=r"it has no sweep\.json"):
         write_front([tmp_path], tmp_path / "page")
     assert not Path(tmp_path / "page").exists()
 

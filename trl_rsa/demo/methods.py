@@ -1,6 +1,6 @@
 """What the demo compares, and how each is trained; the same for all methods, and tuned for none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,7 @@ def methods_of(budgets: Sequence[float]) -> list[Method]:
             Method(
                 f"RSA, CVaR ≤ {budget:g}",
                 "RSA",
-                f"as DPO, then rungs on pairs of its own answers until the bound on CVaR({TAIL:g}) is within the budget",
+                f"as DPO, then rungs on its own answers until the bound on CVaR({TAIL:g}) is within the budget",
                 start="DPO",
                 budget=budget,
             )

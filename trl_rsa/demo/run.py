@@ -69,10 +69,6 @@ def run_demo(
     return metrics
 
 
-def _short(number: float) -> str:
-    return f"{number:g}"
-
-
 def _copy_certificates(methods: Sequence[Method], output_dir: Path) -> None:
     """One per budget, for the page."""
     stem, suffix = CERTIFICATE.split(".")

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 def pareto_front(risks: ArrayLike, rewards: ArrayLike) -> NDArray[np.intp]:
-    """The points that no other point beats: none has at most their risk and at least their reward, one of them strictly.
+    """The points that no other beats: none has at most their risk and at least their reward, one of them strictly.
 
     Args:
         risks, rewards (`ArrayLike` of shape `[m]`):

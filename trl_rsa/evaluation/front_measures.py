@@ -85,9 +85,8 @@ class PairedPoints:
         common = _common_prompts(scored)
         self.n_prompts = common.size
         weights = np.concatenate([np.ones((1, common.size)), *self._resamples(common.size)])
-        found = [
-            _risk_and_reward(c.take(np.isin(c.group, common)), common, weights, self.tail) for c in scored.values()
-        ]
+        kept = [columns.take(np.isin(columns.group, common)) for columns in scored.values()]
+        found = [_risk_and_reward(columns, common, weights, self.tail) for columns in kept]
         self.risks: Array = np.stack([risk for risk, _ in found], axis=-1)
         self.rewards: Array = np.stack([reward for _, reward in found], axis=-1)
 
@@ -123,7 +122,7 @@ def _common_prompts(parts: Mapping[str, Columns]) -> NDArray[np.uint64]:
 
 
 def _risk_and_reward(columns: Columns, common: NDArray[np.uint64], weights: Array, tail: float) -> tuple[Array, Array]:
-    """CVaR and mean reward `[r]` under weights `[r, n_prompts]`; a prompt's weight is that of each of its responses."""
+    """CVaR and mean reward `[r]` under weights `[r, n_prompts]`; a prompt's weight is each of its responses'."""
     columns = columns.take(np.argsort(-columns.cost, kind="stable"))
     codes = np.searchsorted(common, columns.group)
     risks, rewards = [], []

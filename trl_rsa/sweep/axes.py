@@ -158,9 +158,8 @@ def _locate(plan: Plan, path: str) -> tuple[str, str, list[str]]:
         path = f"constraints.{plan.constraints[0].name}.{path.removeprefix('constraint.')}"
     places = _places(plan)
     # The longest name first: a stage may be called "safe" and another "safe.late".
-    where = next(
-        (place for place in sorted(places, key=len, reverse=True) if place and f"{path}.".startswith(f"{place}.")), ""
-    )
+    named = [place for place in sorted(places, key=len, reverse=True) if place and path.startswith(f"{place}.")]
+    where = named[0] if named else ""
     name, *keys = path.removeprefix(where).removeprefix(".").split(".")
     hints = hints_of(type(places[where]))
     if name not in hints or _is_closed(where, name):

@@ -98,7 +98,7 @@ def _measured(folders: Sequence[Path]) -> list[_Measured]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
-                f"You put two sweeps with the name {name!r} on one page, but it tells methods apart. Sweep with --name."
+                f"You put two sweeps with the name {name!r} on one page, but it tells methods apart. Set --name."
             )
     found = [
         _Measured(
