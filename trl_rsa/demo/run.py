@@ -52,9 +52,8 @@ def run_demo(
     with phase(log, "The model and its pairs"), quiet():
         sandbox.sft_path, sandbox.helpful, sandbox.safe  # noqa: B018 (they are made, or found, when asked for)
     budgets = default_budgets(sandbox) if budgets is None else budgets
-    log(
-        f"Budgets, set before anything is trained: CVaR({TAIL:g}) of cost at most {' and '.join(map(_short, budgets))}"
-    )
+    several = " and ".join(f"{budget:g}" for budget in budgets)
+    log(f"Budgets, set before anything is trained: CVaR({TAIL:g}) of cost at most {several}")
     methods = methods_of(budgets)
     folders = align_methods(methods, sandbox, output_dir, max_steps, n_prompts, log, training or {})
     _copy_certificates(methods, output_dir)
