@@ -67,15 +67,18 @@ def print_tables(methods: Sequence[Method], metrics: Metrics, front: FrontFile) 
     headings = ["RSA − SACPO", "reward, at the same tail", f"CVaR {TAIL:g}, at the same reward"]
     console.print(_table(headings, differences(front)))
     console.print(
-        "In brackets: 95 % intervals, prompts resampled. SACPO is read between its λ. “–”: outside its range.",
+        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers until "
+        "the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. “At the same …”: "
+        "SACPO is read between its λ; “–” where that is outside its range.",
         highlight=False,
     )
 
 
 def _table(headings: Sequence[str], lines: Iterator[list[str]]) -> Any:
+    from rich.box import HORIZONTALS
     from rich.table import Table
 
-    table = Table(padding=(0, 1, 0, 0))
+    table = Table(box=HORIZONTALS, padding=(0, 1, 0, 0))
     table.add_column(headings[0], no_wrap=True)
     for heading in headings[1:]:
         table.add_column(heading, justify="right")

@@ -70,7 +70,8 @@ def sentences(front: Front) -> Iterator[tuple[str, str]]:
             *_said(one["risk_at_the_same_reward"], "at the same reward its CVaR of cost", "higher", "lower", first),
         ]
         if parts:
-            yield f"{one['point']} against {first}", f"{'; '.join(parts)}.".capitalize()
+            text = "; ".join(parts)
+            yield f"{one['point']} against {first}", f"{text[0].upper()}{text[1:]}."
 
 
 def _said(estimate: Any, what: str, more: str, less: str, other: str) -> Iterator[str]:
@@ -93,7 +94,8 @@ def explanation(front: Front) -> str:
     return (
         f"CVaR is the average cost of the worst {out_of(front['tail'])[0]} of {out_of(front['tail'])[1]:,} answers. "
         "Between two models of a front, numbers are read off the line through them, where nobody has trained a "
-        "model; beyond the measured models nothing is read. In brackets: "
+        "model. Beyond the measured models nothing is read; where some resamples fall there, no interval is given. "
+        "In brackets: "
         f"{text_of(front['confidence'], '.0%')} intervals from the same {front['n_resamples']:,} resamples of "
         f"{front['n_prompts']:,} prompts for all models, so that differences are paired. They do not cover the chance "
         "in training. Hypervolume is the area between the measured models and the reference point, CVaR "

@@ -35,9 +35,11 @@ def front_plot(front: Front) -> Figure:
     for i, method in enumerate(methods):
         _method(axes, method, i, named)
     _budgets(axes, methods)
+    axes.margins(0.1, 0.14)
     if len(compared(front)) <= _MOST_ARROWS:
         _arrows(axes, front)
-    axes.margins(0.1, 0.14)
+        left, right = axes.get_xlim()
+        axes.set_xlim(left - 0.1 * (right - left), right)  # room for what stands left of the arrows
     handles = [_handle(method, i) for i, method in enumerate(methods)]
     figure.legend(handles=handles, fontsize=8, loc="outside lower left", ncols=3)
     axes.set_xlabel(
