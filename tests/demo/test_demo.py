@@ -142,7 +142,7 @@ def demo(tmp_path_factory):
 
     def run():
         lines.clear()
-        return run_demo(sandbox, folder, 4, 12, 2, log=lines.append)
+        return run_demo(sandbox, folder, 4, 12, 2, [2.4], log=lines.append)
 
     return folder, run(), lines, run
 

@@ -67,8 +67,8 @@ def print_tables(methods: Sequence[Method], metrics: Metrics, front: FrontFile) 
     headings = ["RSA − SACPO", "reward, at the same tail", f"CVaR {TAIL:g}, at the same reward"]
     console.print(_table(headings, differences(front)))
     console.print(
-        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers until "
-        "the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. “At the same …”: "
+        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers "
+        "until the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. “At the same …”: "
         "SACPO is read between its λ; “–” where that is outside its range.",
         highlight=False,
     )
@@ -78,7 +78,7 @@ def _table(headings: Sequence[str], lines: Iterator[list[str]]) -> Any:
     from rich.box import HORIZONTALS
     from rich.table import Table
 
-    table = Table(box=HORIZONTALS, padding=(0, 1, 0, 0))
+    table = Table(box=HORIZONTALS, padding=0)
     table.add_column(headings[0], no_wrap=True)
     for heading in headings[1:]:
         table.add_column(heading, justify="right")
