@@ -68,8 +68,8 @@ def print_tables(methods: Sequence[Method], metrics: Metrics, front: FrontFile) 
     console.print(_table(headings, differences(front)))
     console.print(
         "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers "
-        "until the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. “At the same …”: "
-        "SACPO is read between its λ; “–” where that is outside its range.",
+        "until the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. SACPO is "
+        "read between its λ; “–” where the reading is outside its range.",
         highlight=False,
     )
 
