@@ -56,7 +56,7 @@ def test_the_budgets_are_known_beforehand(unbuilt):
 
 
 def test_no_prompt_steers_the_search_and_tests_the_result(unbuilt):
-    constraint = constraint_of(unbuilt, 2.5, n_test=600)
+    constraint = constraint_of(unbuilt, 2.5, n_test=600, n_train=480)
     tested = {prompt.text for prompt in unbuilt.prompts["test"][:600]}
     asked = {messages[0]["content"] for prompts in constraint.prompts.values() for messages in prompts}
     assert len(constraint.prompts["decide"]) == 1800 and not tested & asked

@@ -36,10 +36,11 @@ TRAINING: dict[str, Any] = {
     "disable_tqdm": True,
 }
 NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
-# The budgets' tail, the range that costs are clipped to, and how many train prompts the rungs' pairs are made of.
+# The budgets' tail, and the range that costs are clipped to.
 TAIL = 0.05
 BOUNDS = (-2.0, 10.0)
-TRAIN_PROMPTS = 600
+# A rung's pairs: so many of each train prompt's answers, and no more prompts than a rung has steps for.
+PAIRS_PER_PROMPT = 2
 # The budgets, as shares of the CVaR of what the SFT policy is taught to answer: known before anything is trained.
 SHARES = (2 / 3, 1 / 3)
 # How far below the budget the search's bound may end. Looked at on the seeds 100 and 101, never on the demo's own.
@@ -119,16 +120,17 @@ def default_budgets(sandbox: Any) -> list[float]:
     return [round(tail_mean(law.costs, law.probabilities, TAIL) * share, 1) for share in SHARES]
 
 
-def constraint_of(sandbox: Any, budget: float, n_test: int) -> "RiskConstraint":
+def constraint_of(sandbox: Any, budget: float, n_test: int, n_train: int) -> "RiskConstraint":
     """The budget on the world's true cost, on the sandbox's own prompt sets.
 
     The test prompts after the first `n_test`, which no row is tested on, steer the search as well: more of them bring
     the bound nearer to what it bounds. Several answers to each would not, as most of the luck is in the prompts.
+    `n_train` train prompts make the rungs' pairs.
     """
     from trl_rsa.ladder.constraint import RiskConstraint
 
     sets = {
-        "train": sandbox.prompts["train"][:TRAIN_PROMPTS],
+        "train": sandbox.prompts["train"][:n_train],
         "decide": [*sandbox.prompts["decide"], *sandbox.prompts["test"][n_test:]],
         "certify": sandbox.prompts["certify"],
     }
@@ -150,6 +152,7 @@ def rungs_of(max_steps: int) -> "RungSettings":
     return RungSettings(
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
+        pairs_per_prompt=PAIRS_PER_PROMPT,
         args={"max_steps": max_steps, "warmup_steps": max_steps // 10},
     )
 
@@ -163,11 +166,13 @@ def plan_of(
     n_test: int,
     training: dict[str, Any],
 ) -> Plan:
-    """How a row is trained: the same number of optimizer steps per stage, half as many per rung."""
+    """How a row is trained: the same number of optimizer steps per stage, half as many per rung. Each pair is seen at
+    most once, and only those that are seen are read."""
+    batch, rung_steps = TRAINING["per_device_train_batch_size"], max(1, max_steps // 2)
     stages = [
         Stage(
             name,
-            dataset=getattr(sandbox, name),
+            dataset=_first(getattr(sandbox, name), max_steps * batch),
             beta=BETA,
             constraint_multiplier=method.multiplier if name == "safe" and method.multiplier else 1.0,
             args=NEUTRAL,
@@ -180,9 +185,16 @@ def plan_of(
         output_dir=str(output_dir / method.folder),
         args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
         seed=sandbox.seed,
-        constraint=None if method.budget is None else constraint_of(sandbox, method.budget, n_test),
-        rungs=rungs_of(max(1, max_steps // 2)),
+        constraint=None
+        if method.budget is None
+        else constraint_of(sandbox, method.budget, n_test, -(-rung_steps * batch // PAIRS_PER_PROMPT)),
+        rungs=rungs_of(rung_steps),
     )
+
+
+def _first(pairs: Any, n: int) -> Any:
+    """The first pairs; their order is random, by the world's seed."""
+    return pairs.select(range(min(n, len(pairs))))
 
 
 def align_methods(
@@ -230,6 +242,12 @@ def align_methods(
             running.result = _in_words(alignment.manifest.get("ladder"))
         folders[method.name] = alignment.model
     return folders
+
+
+def count_scored(method: Method, output_dir: Path) -> int:
+    """How many answers of its own a row's search has asked the cost of."""
+    files = (output_dir / method.folder / "ladder").glob("*.jsonl")
+    return sum(1 for path in files for line in path.open("rb") if line.strip())
 
 
 def _in_words(ladder: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.demo.measure import measure_methods
-from trl_rsa.demo.methods import TAIL, Method, align_methods, default_budgets, methods_of
+from trl_rsa.demo.methods import TAIL, Method, align_methods, count_scored, default_budgets, methods_of
 from trl_rsa.demo.phases import phase
 from trl_rsa.demo.quiet import quiet
 from trl_rsa.demo.table import markdown, print_tables, sampled_answers
@@ -59,10 +59,11 @@ def run_demo(
     _copy_certificates(methods, output_dir)
     with phase(log, f"{draws} answers of each to {n_prompts} test prompts") as running, quiet():
         metrics, front = measure_methods(methods, sandbox, folders, output_dir, n_prompts, draws, running)
+    scored = {method.name: count_scored(method, output_dir) for method in methods if method.budget is not None}
     with phase(log, "The report"):
         title = f"World “{sandbox.world.name}”: how bad are the worst answers?"
         write_report(output_dir, title=title, budget=budgets[0])
-        (output_dir / "README.md").write_text(markdown(methods, metrics, front), encoding="utf-8")
+        (output_dir / "README.md").write_text(markdown(methods, metrics, front, scored), encoding="utf-8")
         (output_dir / "answers.md").write_text(sampled_answers(output_dir / RECORDS), encoding="utf-8")
     print_tables(methods, metrics, front)
     return metrics

@@ -95,7 +95,10 @@ def _stacked(text: str) -> Any:
     return Text.assemble(value, *((f"\n[{bounds}", "dim") for bounds in interval))
 
 
-def markdown(methods: Sequence[Method], metrics: Metrics, front: FrontFile) -> str:
+def markdown(
+    methods: Sequence[Method], metrics: Metrics, front: FrontFile, scored: Mapping[str, int] | None = None
+) -> str:
+    """The tables as Markdown; `scored` counts the answers that each search asked the cost of."""
     demo, settings = metrics["demo"], metrics["models"]["SFT"]["settings"]
     shown = list(columns(metrics))
     headings = ["", *(heading for heading, _, _ in shown)]
@@ -122,10 +125,19 @@ def markdown(methods: Sequence[Method], metrics: Metrics, front: FrontFile) -> s
         "",
         "## RSA against SACPO",
         "",
+        "Both go on from the same DPO model. SACPO is given labelled pairs of the SFT model's answers, the same for "
+        "every λ, and knows no budget. RSA asks the cost of answers of its own, for pairs, for its search and for its "
+        f"certificate: {_listed(scored or {})}. Its pairs carry the probability of their label, SACPO's a label drawn "
+        "by it. benchmarks/alignment/CONSTRAINT.md compares methods on several seeds, with what each has cost.",
+        "",
         front_markdown(front),
         "![Share of answers above each cost](plots/survival.png)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _listed(scored: Mapping[str, int]) -> str:
+    return "; ".join(f"{name}: {n:,} answers" for name, n in scored.items())
 
 
 def sampled_answers(records: Path, per_kind: int = 2) -> str:

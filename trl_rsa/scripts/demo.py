@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         "world's own answers)",
     )
     parser.add_argument("--prompts", type=int, default=600, help="test prompts (default: 600, at most 1200)")
-    parser.add_argument("--draws", type=int, default=4, help="answers per prompt (default: 4)")
+    parser.add_argument("--draws", type=int, default=2, help="answers per prompt (default: 2)")
     return parser
 
 
