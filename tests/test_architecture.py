@@ -37,6 +37,7 @@ class Rule:
 
 
 TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "training", "ladder", "alignment")
+TRAINING += ("sweep",)
 COMMANDS = ("compat", "demo", "scripts", "cli", "__main__")
 HEAVY = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -94,6 +95,11 @@ RULES = {
             *("evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
+    ),
+    "sweep": Rule(
+        ours=("sweep", "alignment", "ladder", "training", "evaluation", "sampling", "storage"),
+        others=ANY,
+        never_others=("trl",),
     ),
     # Other people's scripts, read and never run.
     "migration": Rule(ours=("migration", "data"), others=("yaml",)),

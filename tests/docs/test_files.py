@@ -22,6 +22,9 @@ from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATraine
 from trl_rsa.alignment.manifest import ManifestFile
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.certificate import CertificateFile
+from trl_rsa.evaluation.columns import read_columns
+from trl_rsa.evaluation.front_file import FrontFile
+from trl_rsa.evaluation.front_measures import Spot, measure_front
 from trl_rsa.evaluation.localise import DriftLine, TokenLine
 from trl_rsa.evaluation.metrics_file import DriftReference, Metrics
 from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation
@@ -38,6 +41,7 @@ from trl_rsa.score_models.model import describe
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
 from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
 from trl_rsa.storage.records import FIELDS, RecordLine
+from trl_rsa.sweep.files import SweepFile, SweepState
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings, StartFile
 from trl_rsa.training.checkpoints import CheckpointFile
@@ -300,12 +304,13 @@ def evaluate_a_file(folder: Path) -> None:
     check_json(folder / "out/metrics.json", Metrics)
 
 
-# Written where the run does not go: by the harness and the demo, with a pair rule, with pairs held out from a stage's
-# own data, and if no bound holds.
+# Written where the run does not go: by the harness, a sweep and the demo, with a pair rule, with pairs held out from a
+# stage's own data, and if no bound holds.
 NOT_SEEN = {
     "Metrics": {"benchmarks", "demo"},
     "DemoSettings": {*TABLES["DemoSettings"].rows},
     "DataReportJSON": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
+    "StageEntry": {"copied_from"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
     "ConstraintSummary": {"compared"},
@@ -315,6 +320,9 @@ NOT_SEEN = {
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
 OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
+OF_A_SWEEP = {"SweepFile", "SweepPoint", "FrontFile", "FrontMethod", "FrontPoint", "RewardWithin", "FrontDifference"}
+OF_A_SWEEP |= {"FrontReference"}
+OTHERS |= OF_A_SWEEP
 
 
 @pytest.mark.slow
@@ -368,6 +376,24 @@ def test_a_score_model(tmp_path):
     check(json.loads(json.dumps(measure(held_out, "cost", scale))), Measures, "eval_results.json")
     for shape in (ScoreModelField, Measures):
         assert seen[shape.__name__] == shape.__annotations__.keys()
+
+
+def test_a_sweep(tmp_path):
+    seen.clear()
+    rows = [
+        {"prompt": f"p{i}", "response": "r", "cost": float(i), "reward": 1.0, "model": name}
+        for name in "AB"
+        for i in range(4)
+    ]
+    parts = {name: read_columns([row for row in rows if row["model"] == name]) for name in "AB"}
+    spots = {"one": [Spot("A")], "two": [Spot("B", {"beta": 1.0}, 2.0, True)]}
+    check(json.loads(json.dumps(measure_front(spots, parts))), FrontFile, "front.json")
+    point = {"name": "β=1", "settings": {"beta": 1.0}, "folder": "points/1", "status": "planned", "budget": 2.0}
+    state = SweepState(tmp_path, "one", {"seed": 0}, {"beta": [1.0]}, [point])
+    state.update("points/1", status="failed", problem="p", reused=["a"], model="m", seconds=1.0, met=True)
+    check_json(tmp_path / "sweep.json", SweepFile)
+    for shape in OF_A_SWEEP:
+        assert seen[shape] == TABLES[shape].type.__annotations__.keys(), shape
 
 
 def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, capsys):

@@ -122,7 +122,7 @@ class DemoSettings(TypedDict):
     seed: int
     prompts: int
     draws: int
-    budget: float
+    budgets: list[float]
 
 
 class Metrics(TypedDict, total=False):

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl_rsa.report.names import short_names
 from trl_rsa.report.responses import Responses, is_finite, model_name, read_responses, shorten, text_of
-from trl_rsa.storage.names import CERTIFICATE, MANIFEST, METRICS, RECORDS, TOKENS
+from trl_rsa.storage.names import CERTIFICATE, FRONT, MANIFEST, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.records import ReadReport, read_records
 
 
@@ -28,6 +28,8 @@ class Inputs:
             From tokens.jsonl: per model its worst responses token by token, the worst first.
         warnings (`list[str]`):
             Sentences for the reader of the page: what could not be used, and why.
+        front (`dict`, *optional*):
+            front.json: models by method, reward against the tail.
         full_names (`dict[str, str]`):
             By the short name of a model, under which it stands in all of the above, the one in the files.
     """
@@ -39,6 +41,7 @@ class Inputs:
     tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     full_names: dict[str, str] = field(default_factory=dict)
+    front: dict[str, Any] | None = None
 
 
 def read_inputs(folder: Path, keep: int = 5) -> Inputs:
@@ -46,8 +49,8 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
 
     Args:
         folder (`Path`):
-            With `records.jsonl` and `metrics.json`; `certificate.json`, `manifest.json` and `tokens.jsonl` may be
-            missing or damaged.
+            With `records.jsonl` and `metrics.json`; `certificate.json`, `manifest.json`, `front.json` and
+            `tokens.jsonl` may be missing or damaged.
         keep (`int`, *optional*, defaults to 5):
             Worst responses per model.
 
@@ -76,6 +79,7 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
             found = _optional(path, inputs.warnings)
             if found is not None:
                 inputs.manifests[path.parent.name] = found
+    inputs.front = _read_front(folder / FRONT, inputs.warnings)
     _read_tokens(folder / TOKENS, inputs, keep)
     _warn_about_records(inputs)
     _rename(inputs)
@@ -125,6 +129,14 @@ def _optional(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     except ValueError:
         pass
     warnings.append(f"{path.name} is damaged and was left out.")
+    return None
+
+
+def _read_front(path: Path, warnings: list[str]) -> dict[str, Any] | None:
+    found = _optional(path, warnings)
+    if found is None or (found.get("methods") and {"differences", "reference", "tail"} <= found.keys()):
+        return found
+    warnings.append(f"{path.name} is not of its form and was left out.")
     return None
 
 

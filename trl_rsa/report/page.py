@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from trl_rsa import __version__
+from trl_rsa.report.front import compared, difference_table, explanation, front_markdown, method_table, sentences
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
 from trl_rsa.report.ladder import ladder_table, observations_of
@@ -43,7 +44,8 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
     return {
         "title": title,
         "plots": {name: Markup(svg) for name, svg in plots.items()},
-        "summary": summarise(metrics, tail, limit),
+        "summary": [*(sentences(inputs.front) if inputs.front else ()), *summarise(metrics, tail, limit)],
+        "front": _front(inputs.front),
         "warnings": inputs.warnings,
         "columns": columns(metrics),
         "rows": rows(metrics),
@@ -82,6 +84,13 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
     }
+
+
+def _front(front: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if front is None:
+        return None
+    tables = [method_table(front), *([difference_table(front)] if compared(front) else [])]
+    return {"tables": tables, "explanation": explanation(front), "markdown": front_markdown(front)}
 
 
 def _comparison(comparison: Mapping[str, Any], tail: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from trl_rsa.report.style import DASHES, GRID, INK, MARKERS, MUTED, PAPER, SAFE,
 
 
 # Behind a number, so that lines do not strike it out.
-_HALO = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
+HALO = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
 
 Point = tuple[str, Any, Any]  # a model's name and two estimates
 
@@ -50,7 +50,7 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
             ha="center",
             fontsize=8,
             color=INK,
-            bbox=_HALO,
+            bbox=HALO,
         )
     _sides(
         axes, limit, [v for _, e in estimates for k in ("value", "low", "high") if (v := value_of(e, k)) is not None]
@@ -173,7 +173,7 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
         x, y = value_of(risk), value_of(reward)
         if x is None or y is None:
             continue
-        errors = [_error(risk, x), _error(reward, y)]
+        errors = [error_of(risk, x), error_of(reward, y)]
         colour = colour_of(i)
         axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", capsize=3, color=colour, alpha=0.6)
         axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, mec=PAPER, color=colour, zorder=3)
@@ -204,7 +204,7 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float,
         figure.legend(fontsize=8, loc="outside lower left", ncols=3)
 
 
-def _error(estimate: Any, value: float) -> list[list[float]] | None:
+def error_of(estimate: Any, value: float) -> list[list[float]] | None:
     low, high = value_of(estimate, "low"), value_of(estimate, "high")
     return None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
 

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trl_rsa.report.bars import group_bars
+from trl_rsa.report.front_picture import front_plot
 from trl_rsa.report.headline import cvar_of, tails_of
 from trl_rsa.report.inputs import Inputs, read_inputs
 from trl_rsa.report.ladder import budgets_of, ladder_plot
@@ -78,12 +79,14 @@ def _draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[t
     unsafe = next(iter(models.values()))["settings"].get("unsafe_above", 0.0)
     risks = [(name, cvar_of(model, tail)) for name, model in models.items()]
     marks = {name: ((m["cost"].get("var") or {}).get(f"{tail:g}"), cvar_of(m, tail)) for name, m in models.items()}
+    front = inputs.front
     makers: list[tuple[str, bool, Callable[[], Figure | None]]] = [
+        ("front", front is not None, lambda: front_plot(front or {})),
         ("worst", True, lambda: worst_plot(risks, tail, limit)),
         ("survival", any(responses.costs.values()), lambda: survival_plot(responses.costs, tail, marks, unsafe)),
         (
             "tradeoff",
-            any(responses.rewards.values()),
+            front is None and any(responses.rewards.values()),  # the front shows it, and more
             lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit),
         ),
         ("costs", any(responses.costs.values()), lambda: histograms(responses.costs, "cost of a response", unsafe)),

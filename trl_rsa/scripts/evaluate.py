@@ -164,7 +164,7 @@ def main(arguments: Arguments) -> int:
     from trl_rsa.storage.printable import printable
 
     given, scorers, sampling, reported, certified = arguments
-    evaluation = _evaluation(given, scorers, sampling, reported, certified)
+    evaluation = evaluation_of(given, scorers, sampling, reported, certified)
     with Bars() as bars:
         run = EvaluationRun(evaluation, bars.log, bars.progress, _write_page)
         metrics = run.run()
@@ -192,7 +192,7 @@ def _update_model_cards(models: Iterable[str], metrics: "Metrics") -> None:
         print(f"Model card: {update_model_card(folder, metrics)}")
 
 
-def _evaluation(
+def evaluation_of(
     given: InputArguments,
     scorers: ScorerArguments,
     sampling: SamplingArguments,
@@ -204,7 +204,7 @@ def _evaluation(
 
     return Evaluation(
         reported.output_dir,
-        models=_models(given.model),
+        models=named_models(given.model),
         rows=_rows(given, sampling.seed),
         responses=given.responses,
         rows_are_prompts=given.rows_are_prompts,
@@ -226,7 +226,7 @@ def _evaluation(
     )
 
 
-def _models(given: Sequence[str]) -> dict[str, str]:
+def named_models(given: Sequence[str]) -> dict[str, str]:
     models: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=")
