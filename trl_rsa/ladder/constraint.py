@@ -20,6 +20,7 @@ from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
+from trl_rsa.ladder.under import Under, read_under
 from trl_rsa.scoring.load import check_spec, spec_fingerprint
 from trl_rsa.storage.digests import prompt_key
 
@@ -76,6 +77,10 @@ class RiskConstraint:
             Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
         name (`str`, *optional*, defaults to `"cost"`):
             Tells several constraints apart, in files and trackers.
+        under ([`~trl_rsa.ladder.under.Under`] or `Mapping`, *optional*):
+            The condition under which the budget must hold, such as `{"temperature": 1.6}`, `{"prefill": 5}` or
+            `{"attack": "base64"}`. What is observed, certified and (unless `train` is false) trained on for this
+            constraint is drawn under it. By default there is none.
 
     Raises:
         ValueError: if a setting cannot work.
@@ -94,8 +99,10 @@ class RiskConstraint:
     human_share: float = 0.5
     human_options: dict[str, Any] = field(default_factory=dict)
     name: str = "cost"
+    under: "Under | Mapping[str, Any] | None" = None
 
     def __post_init__(self) -> None:
+        self.under = read_under(self.under)
         low, high = self.bounds
         if not (math.isfinite(low) and math.isfinite(high) and low < self.budget < high):
             raise ValueError(
@@ -133,6 +140,16 @@ class RiskConstraint:
         """`margin`, or its default."""
         low, high = self.bounds
         return (high - low) / 20 if self.margin is None else self.margin
+
+    @property
+    def condition(self) -> Under | None:
+        """What it must hold under, if anything."""
+        return read_under(self.under)
+
+    @property
+    def under_in_words(self) -> str | None:
+        """Such as "at temperature 1.6"; None where responses are drawn as usual."""
+        return None if self.condition is None else self.condition.in_words
 
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; the prompts as counts and fingerprints per set."""
