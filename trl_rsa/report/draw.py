@@ -10,6 +10,7 @@ from trl_rsa.report.headline import cvar_of
 from trl_rsa.report.inputs import Inputs
 from trl_rsa.report.ladder import ladder_plot
 from trl_rsa.report.pictures import histograms, survival_plot, tradeoff_plot, worst_plot
+from trl_rsa.report.pressure import pressure_plot
 from trl_rsa.report.style import drawing, save
 
 
@@ -42,6 +43,7 @@ def draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[tu
             (f"by_{by}", True, lambda by=by: group_bars(inputs.metrics, by, tail, limit))
             for by in ("category", "attack")
         ),
+        ("pressure", True, lambda: pressure_plot(inputs.metrics, tail, limit)),
         *(
             (f"ladder_{i}" if i else "ladder", True, lambda m=manifest: ladder_plot(m))
             for i, manifest in enumerate(inputs.manifests.values())

@@ -7,6 +7,7 @@ from typing import Any
 
 from trl_rsa.report.answers import Answers, is_finite, model_name, read_answers, shorten, text_of
 from trl_rsa.report.names import short_names
+from trl_rsa.report.pressure_entries import entries_of
 from trl_rsa.storage.names import CERTIFICATE, MANIFEST, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.records import ReadReport, read_records
 
@@ -96,6 +97,8 @@ def _rename(inputs: Inputs) -> None:
     metrics["models"], inputs.tokens = renamed(metrics["models"]), renamed(inputs.tokens)
     for comparison in metrics.get("comparisons") or []:
         comparison |= {name: short.get(comparison[name], comparison[name]) for name in ("baseline", "model")}
+    for entry in entries_of(metrics):
+        entry["model"] = short.get(entry.get("model"), entry.get("model"))
     answers.costs, answers.rewards, answers.worst = (
         renamed(columns) for columns in (answers.costs, answers.rewards, answers.worst)
     )
