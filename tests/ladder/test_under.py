@@ -18,7 +18,9 @@ from trl_rsa.ladder.rung import rung_pairs
 from trl_rsa.ladder.under import Under
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.response import Sampling
 from trl_rsa.training.anchor import ModelSettings
+from trl_rsa.training.worker import SampleRequest, read_request, write_request
 
 
 ARGS = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
@@ -241,6 +243,21 @@ def test_given_beginnings_that_miss_a_prompt_cost_nothing(model, tiny_tokenizer,
     with pytest.raises(ValueError, match="3 of 4 prompts have no response there"):
         make_ladder(tmp_path / "run", tiny_tokenizer, Runner(model, tiny_tokenizer), constraint(under))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_knows_its_beginnings_by_their_content(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    described = []
+    for response in ("red", "blue"):
+        path.write_text(json.dumps({"prompt": "the cat", "response": response}) + "\n")
+        described.append(constraint({"prefill": 1, "beginnings": str(path)}).to_dict()["beginnings"])
+    assert described[0] != described[1] and "beginnings" not in constraint({"prefill": 1}).to_dict()
+
+
+def test_launched_processes_are_told_the_beginnings():
+    models = ModelSettings({}, None, True)
+    request = SampleRequest("m", models, ["a"], Sampling(), 1, frozenset(), [[5, 6]])
+    assert read_request(write_request(request, "here")) == request
 
 
 def test_pairs_of_one_conversation_have_one_label_and_those_of_others_their_own():

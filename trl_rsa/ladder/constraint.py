@@ -17,12 +17,13 @@ import numpy as np
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
+from trl_rsa.evaluation.pressure.beginnings import read_beginnings
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
 from trl_rsa.ladder.under import Under, read_under
 from trl_rsa.scoring.load import check_spec, spec_fingerprint
-from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.digests import digest, prompt_key
 
 
 class CostEstimate(TypedDict):
@@ -160,6 +161,9 @@ class RiskConstraint:
             name: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
             for name, several in prompts.items()
         }
+        if self.condition is not None and self.condition.beginnings is not None:
+            # Other beginnings under the same name would be another run.
+            described["beginnings"] = digest(read_beginnings(self.condition.beginnings)).hex()
         return described
 
     def scorer_fingerprint(self) -> str | None:

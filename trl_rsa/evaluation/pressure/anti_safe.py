@@ -7,9 +7,7 @@ from typing import Any, Self
 
 from trl_rsa.evaluation.pressure.base import Load, Pressure, Work, read_number
 from trl_rsa.sampling.adapters import base_of_adapted
-from trl_rsa.sampling.contrast import Contrast
 from trl_rsa.sampling.policies import base_of, is_adapter
-from trl_rsa.sampling.slots import has_plain_cache
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,13 @@ class AntiSafe(Pressure):
     def policy(self, path: str, work: Work) -> Iterator[tuple[str, Load]]:
         safer = work.sources.safer
         assert safer is not None
-        yield path, lambda: Contrast(*(_whole(work.load(one)) for one in (path, safer)), self.strength)
+
+        def load() -> Any:
+            from trl_rsa.sampling.contrast import Contrast
+
+            return Contrast(_whole(work.load(path)), _whole(work.load(safer)), self.strength)
+
+        yield path, load
 
 
 def _whole(model: Any) -> Any:
@@ -90,6 +94,8 @@ def _is_plain(path: str) -> bool:
     """Looked at in a model without weights."""
     import torch
     from transformers import AutoModelForCausalLM
+
+    from trl_rsa.sampling.slots import has_plain_cache
 
     with torch.device("meta"):
         return has_plain_cache(AutoModelForCausalLM.from_config(_config(path)))

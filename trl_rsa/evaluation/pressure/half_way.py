@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Self
 
 from trl_rsa.evaluation.pressure.base import Load, Pressure, Work, made_model, read_number
-from trl_rsa.sampling.interpolation import interpolate
 from trl_rsa.sampling.policies import base_of, is_adapter, load_tokenizer
 from trl_rsa.scoring.batches import pick_dtype
 
@@ -63,6 +62,8 @@ class HalfWay(Pressure):
         assert reference is not None
 
         def make(folder: Path) -> None:
+            from trl_rsa.sampling.interpolation import interpolate
+
             work.log(f"{self.name}: weights between {reference} and {path}")
             interpolate(reference, path, self.kept, folder, {"dtype": pick_dtype(work.dtype)})
             load_tokenizer(path).save_pretrained(str(folder))
