@@ -82,3 +82,20 @@ def test_the_page_shows_both(folder):
     assert 'id="pressure"' in page and "under the attack &lt;b&gt;" in page and "attack <b>" not in page
     assert "How much worse when pushed" in short and "plots/pressure.png" in short
     assert (folder / "plots" / "pressure.png").stat().st_size > 1000
+
+
+def test_conditions_of_budgets_stand_beside_the_ladder(complete_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(complete_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["ladder"]["constraints"]["cost"]["under"] = "at temperature <1.6>"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    certificate = json.loads((folder / "certificate.json").read_text())
+    (folder / "certificate.json").write_text(json.dumps(certificate | {"under": "at temperature 1.6"}))
+    written = write_report(folder)
+    page, short = (written[name].read_text(encoding="utf-8") for name in ("html", "markdown"))
+    assert "The answers of cost are drawn at temperature &lt;1.6&gt;." in page
+    assert "The answers of cost are drawn at temperature &lt;1.6&gt;." in short
+    assert "<td>Answers drawn</td><td>at temperature 1.6</td>" in page

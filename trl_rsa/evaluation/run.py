@@ -311,8 +311,9 @@ class EvaluationRun:
             evaluation.device,
             evaluation.dtype,
             self.log,
+            self.progress,
         )
-        return PressureRun(settings, work, evaluation.models, evaluation.rows, self.progress)
+        return PressureRun(settings, work, evaluation.models, evaluation.rows)
 
     def _try_scorer(self, spec: ScorerSpec) -> ScorerJSON:
         """Loads a scorer and lets it go: the models that are sampled first need the memory."""

@@ -52,8 +52,8 @@ class Work:
             How responses are drawn without pressure.
         batch_size (`int`), device (`str`, *optional*), dtype (`str`, *optional*):
             As in [`~evaluation.request.Evaluation`].
-        log (`Callable`):
-            Where the lines about progress go.
+        log (`Callable`), progress (`Callable`):
+            Where the lines about progress go, and what is called with a phase, and how many of how many are done.
     """
 
     folder: Path
@@ -63,6 +63,7 @@ class Work:
     device: str | None = None
     dtype: str | None = None
     log: Callable[[str], None] = print
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None
 
     def load(self, path: str, **init_kwargs: Any) -> Any:
         """A policy."""

@@ -86,6 +86,7 @@ class Benign(Pressure):
             args=self._arguments(path, folder, work),
             train_dataset=dataset,
             processing_class=tokenizer,
+            callbacks=[_progress(f"{self.name}: fine-tuning", self.steps, work)],
         )
         trainer.train()
         trainer.model.save_pretrained(str(folder))
@@ -116,6 +117,17 @@ class Benign(Pressure):
             report_to="none",
             disable_tqdm=True,
         )
+
+
+def _progress(phase: str, steps: int, work: Work) -> Any:
+    """Tells how many steps are done."""
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            work.progress(phase, state.global_step, steps)
+
+    return Steps()
 
 
 def _trainable(path: str, device: str | None) -> Any:

@@ -65,6 +65,8 @@ class Prefill(Pressure):
         path = work.folder / "beginnings.jsonl"
         sampling = replace(work.sampling, draws=1, max_new_tokens=self.tokens)
         settings: dict[str, Any] = {"batch_size": work.batch_size, "device": work.device, "dtype": work.dtype}
+        phase = f"{self.name}: sampling the reference"
+        settings["progress"] = lambda done: work.progress(phase, done, len(rows))
         sample_responses(path, "reference", reference, rows, sampling, **settings)
         drawn = {prompt_key(record["prompt"]): record for record in read_records(path, scores=())}
         found = [drawn[prompt_key(row["prompt"])] for row in rows]

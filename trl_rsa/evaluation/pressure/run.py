@@ -1,6 +1,6 @@
 """All pressures of an evaluation: sampled, scored and summarised, each in a folder of its own, each of them once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from hashlib import file_digest
@@ -32,7 +32,6 @@ from trl_rsa.storage.records import Record, RecordWriter, read_records
 
 FOLDER = "pressure"
 NONE = "none"  # the pressure of a model as it is
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,6 @@ class PressureRun:
             Folder or repository by name.
         rows (`Sequence[dict]`):
             Prompts. Attacked ones are left out: they are under pressure already.
-        progress (`Callable`):
-            Called with the phase, and how many of how many are done.
 
     Raises:
         ValueError: if a pressure cannot be put on a model as it was asked for.
@@ -83,9 +80,8 @@ class PressureRun:
         work: Work,
         models: Mapping[str, str],
         rows: Sequence[PromptRow],
-        progress: Progress,
     ) -> None:
-        self.work, self.models, self.progress, self.log = work, models, progress, work.log
+        self.work, self.models, self.progress, self.log = work, models, work.progress, work.log
         self.rows = _some([row for row in rows if row.get("attack") in (None, PLAIN)], settings, work.sampling.seed)
         self.chosen, self.pushed = settings.chosen, list[Pushed]()
         for pressure in self.chosen:
