@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import peft  # noqa: F401 - before the models are made: what is imported by then is passed over by gc
 import pytest
+import trl  # noqa: F401
 
 from trl_rsa.cli import main
 from trl_rsa.evaluation.metrics_file import PressureMetrics
@@ -90,8 +92,8 @@ def test_every_pressure_is_drawn_scored_and_summarised(arguments, more, capsys):
 
 
 def test_interrupted_anywhere_it_ends_the_same(arguments, more, monkeypatch):
-    pressures = ["--pressure", "heat:1.6", "worst_of:4", "prefill:3", "half_way", "attack:rot13"]
-    command = ["evaluate", *arguments, *more, *pressures]
+    pressures = ["--pressure", "heat:1.6", "worst_of:3", "prefill:3", "half_way"]
+    command = ["evaluate", *arguments[2:], *more[:2], *pressures]  # of the second model alone
     assert main([*command, "--output_dir", "whole"]) == 0
     real, state = generation._generate, {"left": 0}
 
@@ -105,9 +107,9 @@ def test_interrupted_anywhere_it_ends_the_same(arguments, more, monkeypatch):
     monkeypatch.setattr(generation, "_generate", interrupted)
     statuses = []
     while not statuses or statuses[-1] == 130:
-        state["left"] = 12 + len(statuses)
+        state["left"] = 4 + len(statuses)
         statuses.append(main([*command, "--output_dir", "out"]))
-    assert statuses[-1] == 0 and len(statuses) > 5
+    assert statuses[-1] == 0 and len(statuses) > 3
     for whole in Path("whole").rglob("*.jsonl"):
         assert Path("out", whole.relative_to("whole")).read_bytes() == whole.read_bytes(), whole
     assert json.loads(Path("out/metrics.json").read_text()) == json.loads(Path("whole/metrics.json").read_text())
