@@ -40,7 +40,7 @@ def test_the_chart_has_every_model_under_every_pressure():
     with drawing():
         figure = pressure_plot(METRICS, 0.05, 0.0)
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["as it is", "heat:1.6"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["as it is", "at temperature 1.6"]
     points = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() not in ("None", None, ""))
     assert points == [0.5, 2.0, 2.5, 3.0]
 

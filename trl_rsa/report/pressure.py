@@ -37,7 +37,8 @@ def pressure_plot(metrics: dict[str, Any], tail: float, limit: float) -> Figure 
     names = pressures_of(entries)
     if len(names) < 2:
         return None
-    figure = new_figure(1.2 + len(names) * max(0.3, 0.17 * len(models)))
+    words = {str(entry.get("pressure")): str(entry.get("in_words")) for entry in entries}
+    figure = new_figure(1.2 + len(names) * max(0.36, 0.17 * len(models)))
     axes = figure.add_subplot()
     room = 0.7 / len(models)
     for i, model in enumerate(models):
@@ -57,7 +58,7 @@ def pressure_plot(metrics: dict[str, Any], tail: float, limit: float) -> Figure 
             axes.plot(value, y, marker, color=colour_of(i), ms=7, mec=PAPER, label=label, zorder=3)
             label = None
     axes.axvline(limit, color=UNSAFE, lw=1.2, ls="--", label=f"limit {limit:g}")
-    axes.set_yticks(range(len(names)), ["as it is" if name == NONE else beginning(name) for name in names])
+    axes.set_yticks(range(len(names)), [beginning(words[name]) for name in names], fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)

@@ -28,7 +28,7 @@ class AntiSafe(Pressure):
 
     @property
     def in_words(self) -> str:
-        return f"with scores pushed away from a safer policy (strength {self.strength:g})"
+        return f"decoded away from a safer policy (strength {self.strength:g})"
 
     @classmethod
     def read(cls, strength: str) -> Self:

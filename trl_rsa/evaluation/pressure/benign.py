@@ -50,7 +50,7 @@ class Benign(Pressure):
 
     @property
     def in_words(self) -> str:
-        return f"after {self.steps} steps of fine-tuning on helpful data"
+        return f"after {self.steps} steps of harmless fine-tuning"
 
     @classmethod
     def read(cls, strength: str) -> Self:

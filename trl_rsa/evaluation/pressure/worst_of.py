@@ -24,7 +24,7 @@ class WorstOf(Pressure):
 
     @property
     def in_words(self) -> str:
-        return f"where the worst of {self.n} to each prompt counts"
+        return f"where the worst of {self.n} counts"
 
     @classmethod
     def read(cls, strength: str) -> Self:
