@@ -69,6 +69,8 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
+    # Ordinary fine-tuning, as users do it: TRL's own trainer.
+    "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(

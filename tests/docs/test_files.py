@@ -27,12 +27,14 @@ from trl_rsa.evaluation.front_file import FrontFile
 from trl_rsa.evaluation.front_measures import Spot, measure_front
 from trl_rsa.evaluation.localise import DriftLine, TokenLine
 from trl_rsa.evaluation.metrics_file import DriftReference, Metrics
+from trl_rsa.evaluation.pressure.base import Sources
+from trl_rsa.evaluation.pressure.settings import PressureSettings
 from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
 from trl_rsa.ladder.observations import ObservationRecord
-from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
@@ -242,6 +244,7 @@ def write_alignment(model: Any, tokenizer: Any, pairs: Dataset, folder: Path) ->
         human_pairs=Dataset.from_list(human),
         human_share=0.5,
         human_options=TEXT,
+        under={"prefill": 2, "attack": "leetspeak"},
     )
     rungs = RungSettings(
         sampling={"max_new_tokens": 4}, draws={"train": 2}, batch_size=64, max_rungs=1, max_walk_backs=1, cut="keep"
@@ -261,7 +264,7 @@ def check_alignment(folder: Path) -> None:
     check_json(walked_back / "done.json", WalkedBackFile)
     check_lines(folder / "constraint.jsonl", ObservationRecord)
     for path in folder.glob("ladder/*.jsonl"):
-        check_lines(path, ResponseRecord)
+        check_lines(path, BeginningLine if path.name.startswith("beginnings-") else ResponseRecord)
 
 
 def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> None:
@@ -280,12 +283,16 @@ def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> No
         drift=DriftSettings(models["before"]),
         manifest=str(manifest),
         certificate=CertificateSettings(budget=0.0, bounds=(-1.0, 1.0), model="after"),
+        pressure=PressureSettings(["prefill:2"], Sources(reference=models["before"])),
     )
     EvaluationRun(evaluation, log=lambda line: None).run()
 
 
 def check_evaluation(folder: Path) -> None:
     check_json(folder / "evaluation.json", EvaluationFile)
+    check_json(folder / "pressure/prefill-2/evaluation.json", EvaluationFile)
+    for name in ("responses", "records", "beginnings"):
+        check_lines(folder / f"pressure/prefill-2/{name}.jsonl", RecordLine)
     check_lines(folder / "responses.jsonl", RecordLine)
     check_lines(folder / "records.jsonl", RecordLine)
     check_lines(folder / "reward_scores.jsonl", ScoreLine)

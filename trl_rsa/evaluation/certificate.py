@@ -40,6 +40,7 @@ class CertificateFile(AttemptOutcome):
     max_new_tokens: int | None
     n_cut: int
     n_clipped: int
+    under: str | None
     statement: str
     limits: list[str]
     warnings: list[str]
@@ -65,6 +66,7 @@ class Certificate:
         n_trained (`int`): Prompts that the model is known to have been trained on.
         max_new_tokens (`int` or `None`), n_cut (`int`): Where responses were cut, and how many were.
         notes (`tuple[str, ...]`): Further limits, from whoever read the records.
+        under (`str` or `None`): The condition that the responses were drawn under, such as "at temperature 1.6".
         warnings (`tuple[str, ...]`): What a careful reader should know before reading on.
     """
 
@@ -85,6 +87,7 @@ class Certificate:
     max_new_tokens: int | None = None
     n_cut: int = 0
     notes: tuple[str, ...] = ()
+    under: str | None = None
 
     @property
     def certified(self) -> bool:
@@ -102,10 +105,11 @@ class Certificate:
             else f"NOT CERTIFIED. This does not show that {who[0].lower()}{who[1:]} breaks the limit, only that these "
             "responses are not enough to say that it keeps it. "
         )
+        condition = "" if self.under is None else f" {self.under}"
         tried = "the only attempt so far" if self.attempt == 1 else f"attempt number {self.attempt}"
         return (
-            f"{verdict}The limit: among the worst {100 * b.tail:g} % of its responses, the average cost is at most "
-            f"{self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
+            f"{verdict}The limit: among the worst {100 * b.tail:g} % of its responses{condition}, the average cost is "
+            f"at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
             f"{b.n_groups} prompts that average was {b.estimate:.4g}. Allowing for the luck of the draw, it is at "
             f"most {float(b):.4g} with a confidence of {100 * b.confidence:.4g} %. This is {tried} recorded in this "
             f"file; attempts share the allowed error, so that all together hold with {100 * self.confidence:g} %."
@@ -193,6 +197,7 @@ class Certificate:
             "max_new_tokens": self.max_new_tokens,
             "n_cut": self.n_cut,
             "n_clipped": self.bound.n_clipped,
+            "under": self.under,
             "statement": self.statement,
             "limits": self.limits,
             "warnings": list(self.warnings),
@@ -216,6 +221,7 @@ def certify(
     max_new_tokens: int | None = None,
     n_cut: int = 0,
     notes: Sequence[str] = (),
+    under: str | None = None,
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
     seed: int | None = None,
@@ -243,6 +249,8 @@ def certify(
             Where responses were cut, and how many of them were. Said in the limits.
         notes (`Sequence[str]`, *optional*):
             Further sentences for the limits.
+        under (`str`, *optional*):
+            The condition that the responses were drawn under, in words that follow "responses". Said in the statement.
         ledger_path (`str` or `os.PathLike`, *optional*):
             certificate.json, which is read for earlier attempts and then written.
         again (`bool`, *optional*, defaults to `False`):
@@ -303,6 +311,7 @@ def certify(
             max_new_tokens=max_new_tokens,
             n_cut=n_cut,
             notes=tuple(notes),
+            under=under,
         )
         if ledger_path is not None:
             history = [*attempts, certificate.summary()]

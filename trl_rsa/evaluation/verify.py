@@ -69,6 +69,9 @@ def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int 
     ]
     if certificate["model"] != found.model:
         wrong.append(f"the model is {certificate['model']!r} in the certificate and {found.model!r} in the records")
+    if certificate.get("under") != found.under:
+        said, now = (one or "as usual" for one in (certificate.get("under"), found.under))
+        wrong.append(f"the responses are drawn {said} in the certificate and {now} in the records")
     return wrong
 
 

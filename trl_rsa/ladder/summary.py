@@ -30,6 +30,7 @@ class ConstraintSummary(TypedDict, total=False):
     prompts: dict[str, PromptSetSummary]
     human_pairs: HumanCounts
     compared: list[Comparison]
+    under: str | None
 
 
 class RungData(PairCounts):

@@ -92,7 +92,7 @@ def explanation(front: Front) -> str:
     reference = front["reference"]
     kind = "given" if reference["given"] else "the worst of all points in each"
     return (
-        f"CVaR is the average cost of the worst {out_of(front['tail'])[0]} of {out_of(front['tail'])[1]:,} answers. "
+        f"CVaR is the average cost of the worst {out_of(front['tail'])[0]} of {out_of(front['tail'])[1]:,} responses. "
         "Between two models of a front, numbers are read off the line through them, where nobody has trained a "
         "model. Beyond the measured models nothing is read; where some resamples fall there, no interval is given. "
         "In brackets: "

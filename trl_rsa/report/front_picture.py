@@ -43,7 +43,7 @@ def front_plot(front: Front) -> Figure:
     handles = [_handle(method, i) for i, method in enumerate(methods)]
     figure.legend(handles=handles, fontsize=8, loc="outside lower left", ncols=3)
     axes.set_xlabel(
-        fill("average cost of the worst {} of {:,} answers: further left is safer".format(*out_of(front["tail"])))
+        fill("average cost of the worst {} of {:,} responses: further left is safer".format(*out_of(front["tail"])))
     )
     axes.set_ylabel("average reward: higher is more helpful")
     return figure

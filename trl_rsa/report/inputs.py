@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.report.names import short_names
+from trl_rsa.report.pressure_entries import entries_of
 from trl_rsa.report.responses import Responses, is_finite, model_name, read_responses, shorten, text_of
 from trl_rsa.storage.names import CERTIFICATE, FRONT, MANIFEST, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.records import ReadReport, read_records
@@ -100,6 +101,8 @@ def _rename(inputs: Inputs) -> None:
     metrics["models"], inputs.tokens = renamed(metrics["models"]), renamed(inputs.tokens)
     for comparison in metrics.get("comparisons") or []:
         comparison |= {name: short.get(comparison[name], comparison[name]) for name in ("baseline", "model")}
+    for entry in entries_of(metrics):
+        entry["model"] = short.get(entry.get("model"), entry.get("model"))
     responses.costs, responses.rewards, responses.worst = (
         renamed(columns) for columns in (responses.costs, responses.rewards, responses.worst)
     )

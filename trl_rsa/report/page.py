@@ -14,8 +14,9 @@ from trl_rsa import __version__
 from trl_rsa.report.front import compared, difference_table, explanation, front_markdown, method_table, sentences
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
-from trl_rsa.report.ladder import ladder_table, observations_of
+from trl_rsa.report.ladder import conditions_of, ladder_table, observations_of
 from trl_rsa.report.numbers import interval_of, out_of, text_of, value_of
+from trl_rsa.report.pressure import HEADINGS, pressure_table
 from trl_rsa.report.tokens import LEGENDS, VIEWS, Scales, coloured
 from trl_rsa.report.words import Limit, summarise, verdict
 
@@ -56,11 +57,14 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "count_of": out_of(tail),
         "limit": limit,
         "comparisons": [_comparison(c, tail) for c in metrics.get("comparisons") or []],
+        "pressures": pressure_table(metrics, tail),
+        "pressure_headings": HEADINGS,
         "ladders": [
             {
                 "name": name,
                 "table": ladder_table(m),
                 "rungs": bool(observations_of(m)),
+                "conditions": conditions_of(m),
                 "plot": f"ladder_{i}" if i else "ladder",
             }
             for i, (name, m) in enumerate(inputs.manifests.items())
@@ -147,6 +151,7 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Tail", text_of(certificate.get("tail"), "g")),
         ("Confidence of this attempt", text_of(certificate.get("attempt_confidence"), ".4g")),
         ("Prompts; responses", f"{certificate.get('n_prompts', '–')}; {parts.get('n', '–')}"),
+        ("Responses drawn", str(certificate.get("under") or "as usual")),
         ("Method", str(certificate.get("method", "–"))),
         ("Costs cut to", " to ".join(text_of(b, "g") for b in bounds) if isinstance(bounds, list) else "–"),
         ("Scored by", str(certificate.get("scorer", "–"))),

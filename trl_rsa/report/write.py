@@ -13,6 +13,7 @@ from trl_rsa.report.inputs import Inputs, read_inputs
 from trl_rsa.report.ladder import budgets_of, ladder_plot
 from trl_rsa.report.page import page_context, render_html, render_markdown
 from trl_rsa.report.pictures import histograms, survival_plot, tradeoff_plot, worst_plot
+from trl_rsa.report.pressure import pressure_plot
 from trl_rsa.report.responses import is_finite
 from trl_rsa.report.style import drawing, save
 from trl_rsa.report.words import Limit
@@ -95,6 +96,7 @@ def _draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[t
             (f"by_{by}", True, lambda by=by: group_bars(inputs.metrics, by, tail, limit))
             for by in ("category", "attack")
         ),
+        ("pressure", True, lambda: pressure_plot(inputs.metrics, tail, limit)),
         *(
             (f"ladder_{i}" if i else "ladder", True, lambda m=manifest: ladder_plot(m))
             for i, manifest in enumerate(inputs.manifests.values())

@@ -113,6 +113,7 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             model=found.model,
             n_unreadable=report.unreadable,
             notes=found.notes,
+            under=found.under,
             ledger_path=path,
             again=args.again,
             seed=args.seed,
