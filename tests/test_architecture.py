@@ -68,6 +68,12 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
+    # Labels by people. What decides who is asked, and what follows, is pure mathematics.
+    "audits": Rule(ours=("audits", "evaluation", "data", "scoring", "storage"), others=ANY, never_others=HEAVY),
+    "audits.shuffle": Rule(others=("numpy",)),
+    "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
+    "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
