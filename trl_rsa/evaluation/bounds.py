@@ -116,6 +116,7 @@ def least_refuted(
     smallest: float,
     largest: float,
     highest: float = 1.0,
+    largest_bet: float = _LARGEST_BET,
 ) -> float:
     """The least c whose capital reaches 1/δ, by bisection; `largest` if none does.
 
@@ -126,6 +127,8 @@ def least_refuted(
             Prompts in all; as in [`betting_cvar_upper_bound`].
         highest (`float`, *optional*, defaults to 1):
             No value of `excess` can exceed this. A label that was drawn with probability p counts 1/p times.
+        largest_bet (`float`, *optional*, defaults to 0.75):
+            Share of the capital that one value may cost, below 1.
     """
     goal = math.log(1 / delta)
     # Of the excess in units of largest − η: the stake of Waudby-Smith and Ramdas for n values.
@@ -135,7 +138,7 @@ def least_refuted(
         c = (low + high) / 2
         fair = tail * (c - etas) / (largest - etas)
         # Monotone in c, as for the mean: each factor grows with c, also where its stake is capped.
-        capped = np.minimum(stake, _LARGEST_BET / (highest - fair))
+        capped = np.minimum(stake, largest_bet / (highest - fair))
         if excess.size and np.cumsum(np.log1p(capped * (fair - excess))).max() >= goal:
             high = c
         else:
