@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypedDict, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,24 +28,6 @@ _LARGEST_BET = 0.9
 _ETAS = 64  # places at which the estimate looks for the η of the smallest value
 
 
-class AuditedParts(TypedDict):
-    """An [`AuditedBound`] in JSON."""
-
-    upper_bound: float
-    estimate: float
-    tail: float
-    confidence: float
-    method: str
-    bounds: list[float]
-    n: int
-    n_groups: int
-    n_labelled: int
-    least_probability: float
-    eta: float | None
-    n_clipped: int
-    seed: int
-
-
 @dataclass(frozen=True)
 class AuditedBound:
     """An upper confidence bound on the CVaR of labels. `float(bound)` is the bound.
@@ -59,7 +41,7 @@ class AuditedBound:
         least_probability (`float`): The least with which a response is labelled. The price of a blind spot is about
             3(b − η) / (n_groups · least_probability · tail).
         eta (`float` or `None`): The last place from which the excess was counted.
-        n_clipped (`int`): Labels outside the bounds.
+        n_clipped_above, n_clipped_below (`int`): Labels outside the bounds.
     """
 
     estimate: float
@@ -73,14 +55,16 @@ class AuditedBound:
     n_labelled: int
     least_probability: float
     eta: float | None
-    n_clipped: int
+    n_clipped_above: int
+    n_clipped_below: int
     seed: int
 
     def __float__(self) -> float:
         return self.upper_bound
 
-    def to_dict(self) -> AuditedParts:
-        return cast(AuditedParts, asdict(self) | {"bounds": list(self.bounds)})
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return asdict(self) | {"bounds": list(self.bounds)}
 
 
 def audited_cvar_bound(
@@ -141,7 +125,7 @@ def audited_cvar_bound(
     """
     tail, confidence = check_tail(tail), check_confidence(confidence)
     low, high = check_bounds(bounds)
-    sample, n_clipped = _sample(predictions, labels, probabilities, keys, seed, (low, high))
+    sample, above, below = _sample(predictions, labels, probabilities, keys, seed, (low, high))
     n, n_groups = sample.labels.size, sample.sizes.size
     if least is None:
         least = float(sample.probabilities.min())
@@ -172,7 +156,8 @@ def audited_cvar_bound(
         n_labelled=int((~np.isnan(sample.labels)).sum()),
         least_probability=designed,
         eta=eta,
-        n_clipped=n_clipped,
+        n_clipped_above=above,
+        n_clipped_below=below,
         seed=seed,
     )
 
@@ -234,7 +219,7 @@ def _sample(
     keys: Sequence[str],
     seed: int,
     bounds: tuple[float, float],
-) -> tuple[_Sample, int]:
+) -> tuple[_Sample, int, int]:
     given = np.asarray(labels, dtype=np.float64)
     known = ~np.isnan(given)
     if given.ndim == 2:
@@ -269,7 +254,7 @@ def _sample(
     clipped = np.clip(h, *bounds)
     order = np.lexsort((clipped, p, s, places))
     sample = _Sample(s[order], clipped[order], p[order], np.bincount(places))
-    return sample, int((clipped != h)[~np.isnan(h)].sum())
+    return sample, int((h > bounds[1]).sum()), int((h < bounds[0]).sum())
 
 
 def _bet(
