@@ -73,6 +73,7 @@ RULES = {
     "audits.shuffle": Rule(others=("numpy",)),
     "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
     "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
     "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ def add_parsers(commands: Any) -> None:
             default=UNIFORM,
             help=f"share of the labels that falls on all responses alike (default: {UNIFORM})",
         )
+    plan.add_argument(
+        "--drawn", type=int, metavar="N", help="the pilot's labels were drawn by trl-rsa audit draw --labels N"
+    )
     draw.add_argument("--seed", type=int, help="of the draw (default: follows from the prompts, as it should)")
     plan.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
 
@@ -109,30 +112,37 @@ def _plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from trl_rsa.audits.certificate import combined
-    from trl_rsa.audits.label_files import labels_of, read_labels
+    from trl_rsa.audits.label_files import draw_labels, labels_of, read_labels
+    from trl_rsa.audits.plan_picture import save_plan
     from trl_rsa.audits.planning import plan_labels
     from trl_rsa.data.harm import HarmScale
+    from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 
     scale = HarmScale.parse(args.harm_scale)
-    bounds = (scale.costs[0], scale.costs[-1]) if args.bounds is None else tuple(args.bounds)
+    low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
     found, _ = _read(args)
     harm, _ = combined(labels_of(found.responses, read_labels(args.file, scale)))
-    known = ~np.isnan(harm)
+    known, weights = ~np.isnan(harm), np.ones(harm.size)
+    if args.drawn is not None:
+        drawn = draw_labels(found, args.drawn, args.uniform, seed_of_prompts(prompt_sketch(found.prompts)[0]))
+        known, weights = known & drawn.chosen, 1 / drawn.probabilities
     plan = plan_labels(
         np.asarray(found.costs)[known],
         harm[known],
+        weights=weights[known],
         tail=args.tail,
         budget=args.budget,
-        bounds=bounds,
+        bounds=(low, high),
         confidence=args.confidence,
         n_prompts=args.prompts,
         numbers=args.labels,
         uniform=args.uniform,
         repeats=args.repeats,
         seed=args.seed,
+        log=lambda text: print(text, file=sys.stderr),
     )
     print(printable(plan.table()))
     if args.output is not None:
-        plan.save(args.output)
+        save_plan(plan, args.output)
         print(f"\nWritten to {args.output} and {args.output.with_suffix('.json')}.")
-    return 0 if math.isfinite(plan.pilot_cvar) else 2
+    return 0
