@@ -71,6 +71,13 @@ RULES = {
     ),
     # Ordinary fine-tuning, as users do it: TRL's own trainer.
     "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
+    # Labels by people. What decides who is asked, and what follows, is pure mathematics.
+    "audits": Rule(ours=("audits", "evaluation", "data", "scoring", "storage"), others=ANY, never_others=HEAVY),
+    "audits.shuffle": Rule(others=("numpy",)),
+    "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
+    "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
+    "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(

@@ -53,6 +53,8 @@ from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
+from trl_rsa.ladder.slack import in_words as slack_in_words
+from trl_rsa.ladder.slack import slack_of
 from trl_rsa.ladder.summary import (
     ConstraintSummary,
     LadderSummary,
@@ -433,6 +435,9 @@ class Ladder:
                 "prompts": self.describe_prompts(name),
                 "under": constraint.under_in_words,
             }
+            numbers = self.observations[decision.start.number]["constraints"][name]
+            summaries[name]["slack"] = slack_of(constraint.budget, numbers, _read(certificates[name]))
+            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"]))
             if name in self.human:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:
