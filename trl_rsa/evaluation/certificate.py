@@ -103,8 +103,8 @@ class Certificate:
         b = self.bound
         return (
             f"{self._verdict}The limit: among the worst {100 * b.tail:g} % of its responses{self._condition}, the "
-            f"average cost is at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} "
-            f"responses to {b.n_groups} prompts that average was {b.estimate:.4g}. {self._claim}"
+            f"average cost is at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In "
+            f"{b.n} responses to {b.n_groups} prompts that average was {b.estimate:.4g}. {self._claim}"
         )
 
     @property
