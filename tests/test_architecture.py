@@ -37,6 +37,7 @@ class Rule:
 
 
 TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "training", "ladder", "alignment")
+TRAINING += ("sweep",)
 COMMANDS = ("compat", "demo", "scripts", "cli", "__main__")
 HEAVY = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -68,6 +69,15 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
+    # Ordinary fine-tuning, as users do it: TRL's own trainer.
+    "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
+    # Labels by people. What decides who is asked, and what follows, is pure mathematics.
+    "audits": Rule(ours=("audits", "evaluation", "data", "scoring", "storage"), others=ANY, never_others=HEAVY),
+    "audits.shuffle": Rule(others=("numpy",)),
+    "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
+    "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
+    "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(
@@ -82,7 +92,7 @@ RULES = {
     # What a multiplier does: the standard library alone.
     "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
-        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "risk", "storage"),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.
@@ -94,6 +104,11 @@ RULES = {
             *("evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
+    ),
+    "sweep": Rule(
+        ours=("sweep", "alignment", "ladder", "training", "evaluation", "sampling", "storage"),
+        others=ANY,
+        never_others=("trl",),
     ),
     # Other people's scripts, read and never run.
     "migration": Rule(ours=("migration", "data"), others=("yaml",)),

@@ -10,13 +10,14 @@ from trl_rsa.scripts._command import did_you_mean, run_command
 COMMANDS = {
     "train": "train one stage: TRL's dpo script with a risk-aware loss",
     "align": "align a model in stages, by a plan in a YAML file",
+    "sweep": "align a plan at several settings: reward against the tail of harm",
     "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
     "demo": "align a small model in the sandbox, from nothing to a report",
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
-    "report": "make the page about the worst answers from the files of an evaluation",
+    "report": "make the page about the worst responses from the files of an evaluation",
     "env": "print the versions that a bug report needs",
 }
 

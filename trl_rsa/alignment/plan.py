@@ -332,6 +332,7 @@ def _read_scorer(term: Mapping[str, Any], name: str, index: int, where: str) -> 
 def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
     """One mapping, or a list of them."""
     from trl_rsa.ladder.constraint import RiskConstraint
+    from trl_rsa.ladder.under import Under
 
     several = content if isinstance(content, list) else [content]
     if not several or not all(isinstance(one, dict) for one in several):
@@ -350,6 +351,8 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
         _check_prompts(options.get("prompts"), where)
         if isinstance(one.get("human_options"), dict):
             options["human_options"] = _read_dataset_options(one["human_options"], f"human_options of {where}")
+        if isinstance(one.get("under"), dict):
+            options["under"] = read_dataclass(Under, one["under"], f"under of {where}")
         read.append(read_dataclass(RiskConstraint, {**one, **options}, where))
     return read if isinstance(content, list) else read[0]
 

@@ -25,6 +25,13 @@ def budgets_of(manifest: Manifest) -> dict[str, float]:
     return {name: budget for name, budget in found.items() if budget is not None}
 
 
+def conditions_of(manifest: Manifest) -> dict[str, str]:
+    """What the responses of a constraint are drawn under, by its name, where it is not as usual."""
+    constraints = _part(_part(manifest, "ladder"), "constraints")
+    found = {str(name): _part(constraints, name).get("under") for name in constraints}
+    return {name: under for name, under in found.items() if isinstance(under, str)}
+
+
 def _numbers(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """An observation's numbers by constraint."""
     several = _part(entry, "constraints")

@@ -1,4 +1,4 @@
-"""Walking back: the model a fraction of the way from one policy to the next, by their weight updates.
+"""The model a fraction of the way from one policy to the next, by their weight updates: a walk-back, or a pressure.
 
 The update is what is interpolated, never an adapter's factors A and B separately: their product would not be that of
 the interpolated model.
