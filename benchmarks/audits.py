@@ -1,6 +1,6 @@
 """Audited bounds in simulation: do they cover, and what do labels buy? And what do decide draws buy a ladder?
 
-    python -m benchmarks.audits               # all four parts, about six minutes on one core
+    python -m benchmarks.audits               # all four parts, about six minutes on one core; rows that are there stay
     python -m benchmarks.audits --only gaps
     python -m benchmarks.audits --write       # the tables of docs/certificates.md and docs/scheduler.md, from the CSVs
 
@@ -117,7 +117,7 @@ def audit(
     return found.upper_bound
 
 
-def coverage() -> Iterator[dict[str, Any]]:
+def coverage(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     n, labels, tail = (COVERAGE[name] for name in ("n", "labels", "tail"))
     cases: dict[str, tuple[laws.Draw, Callable[..., float], float]] = {}
     for name, law in laws.LAWS.items():
@@ -153,6 +153,8 @@ def coverage() -> Iterator[dict[str, Any]]:
         true_cvar("graded", tail),
     )
     for name, (law, bound, truth) in cases.items():
+        if (name,) in done:
+            continue
         found = [bound(*law(np.random.default_rng([COVERAGE["seed"], i]), n), i) for i in range(COVERAGE["data_sets"])]
         yield {
             "law": name,
@@ -173,11 +175,13 @@ def true_cvar(name: str, tail: float) -> float:
 # Gaps
 
 
-def gaps() -> Iterator[dict[str, Any]]:
+def gaps(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     n, tail = GAPS["n"], GAPS["tail"]
     for name, law in GAP_LAWS.items():
         truth = true_cvar(name, tail)
         for labels in NUMBERS:
+            if (name, str(labels)) in done:
+                continue
             found: dict[str, list[float]] = {"uniform": [], "predicted": [], "audit": [], "half": []}
             for i in range(GAPS["data_sets"]):
                 scores, harm = law(np.random.default_rng([GAPS["seed"], i]), n)
@@ -249,13 +253,15 @@ def sampled(world: str, tilt: float, prompts: NDArray[np.intp], number: int, rng
     return result.ravel()
 
 
-def draws() -> Iterator[dict[str, Any]]:
+def draws(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     tail = DRAWS["tail"]
     for world, tilts in TILTS.items():
         for tilt in tilts:
             truth, _ = exact(world, tilt, tail)
             for prompts in DECIDE:
                 for number in (1, 2, 3):
+                    if (world, str(tilt), str(prompts), str(number)) in done:
+                        continue
                     above, beside = [], []
                     for i in range(DRAWS["data_sets"]):
                         rng = np.random.default_rng([DRAWS["seed"], i])
@@ -287,7 +293,7 @@ def draws() -> Iterator[dict[str, Any]]:
 # Ladders
 
 
-def ladders() -> Iterator[dict[str, Any]]:
+def ladders(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """Searches on exactly tilted policies: how far below its budget the true CVaR ends, and what that costs in reward.
 
     `reward_lost` is against the policy whose true CVaR is the budget. The same prompts decide at every observation.
@@ -297,6 +303,8 @@ def ladders() -> Iterator[dict[str, Any]]:
         best = exact(world, _least_tilt(world, budget, tail), tail)[1]
         start = exact(world, 0.0, tail)[1]
         for name, of in LADDER_SETTINGS.items():
+            if (world, name) in done:
+                continue
             margin = (BOUNDS[world][1] - BOUNDS[world][0]) * of["margin"]
             ends = [_search(world, budget, margin, of["draws"], n, i) for i in range(LADDERS["searches"])]
             met = [end for end in ends if end["met"]]
@@ -348,11 +356,12 @@ def _search(world: str, budget: float, margin: float, number: int, n: int, seed:
 # Files
 
 
-PARTS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-    "coverage": coverage,
-    "gaps": gaps,
-    "draws": draws,
-    "ladders": ladders,
+# What makes the rows of a part, and which columns tell them apart.
+PARTS: dict[str, tuple[Callable[[set[tuple[str, ...]]], Iterator[dict[str, Any]]], tuple[str, ...]]] = {
+    "coverage": (coverage, ("law",)),
+    "gaps": (gaps, ("law", "labels")),
+    "draws": (draws, ("world", "tilt", "prompts", "draws")),
+    "ladders": (ladders, ("world", "setting")),
 }
 
 
@@ -433,15 +442,20 @@ def main() -> None:
         return
     where = provenance()
     for part in args.only:
-        rows = []
-        for row in PARTS[part]():
+        measure, key = PARTS[part]
+        rows: list[dict[str, Any]] = [*read(part)] if path_of(part).exists() else []
+        for row in measure({tuple(row[name] for name in key) for row in rows}):
             rows.append(row | where)
             print(part, row, flush=True)
-        with path_of(part).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"Wrote {path_of(part)}")
+            write(part, rows)
+        print(f"{path_of(part)}: {len(rows)} rows")
+
+
+def write(part: str, rows: list[dict[str, Any]]) -> None:
+    with path_of(part).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
