@@ -198,6 +198,7 @@ def certify_labels(
         )
         return _as_bound(found)
 
+    differ = _differences(several[drawn.chosen])
     audit: AuditJSON = {
         "n_labelled": int((drawn.chosen & known).sum()),
         "n_drawn": int(drawn.chosen.sum()),
@@ -207,7 +208,9 @@ def certify_labels(
         "least_probability": drawn.least,
         "scores_used": scores is not None,
         "combine": combine,
-        **_agreement(several[drawn.chosen]),
+        "n_several": len(differ),
+        "n_disagreed": sum(each > 0 for each in differ),
+        "mean_difference": round(float(np.mean(differ)), 6) if differ else None,
         "draw_fingerprint": _fingerprint(responses, drawn.probabilities, drawn.chosen),
         "labels_fingerprint": _fingerprint(responses, seen),
     }
@@ -292,15 +295,10 @@ def combined(labels: ArrayLike, combine: Combine = "mean") -> tuple[Array, Array
     return result, several
 
 
-def _agreement(several: Array) -> dict[str, Any]:
+def _differences(several: Array) -> list[float]:
+    """Of each response with two labels or more, the largest less the least."""
     own = [row[~np.isnan(row)] for row in several]
-    pairs = [row for row in own if row.size > 1]
-    differ = [float(np.ptp(row)) for row in pairs]
-    return {
-        "n_several": len(pairs),
-        "n_disagreed": sum(each > 0 for each in differ),
-        "mean_difference": round(float(np.mean(differ)), 6) if differ else None,
-    }
+    return [float(np.ptp(row)) for row in own if row.size > 1]
 
 
 def _as_bound(found: AuditedBound) -> CVaRBound:
