@@ -18,7 +18,7 @@ COMMANDS = {
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
     "report": "make the page about the worst responses from the files of an evaluation",
-    "env": "print the versions that a bug report needs",
+    "doctor": "print versions, what works on this machine, and what a plan lacks here",
 }
 
 _USAGE = """\
