@@ -92,7 +92,10 @@ RULES = {
     # What a multiplier does: the standard library alone.
     "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
-        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "risk", "storage"),
+        ours=(
+            *("ladder", "training", "audits", "evaluation", "sampling", "scoring", "data", "config", "risk"),
+            "storage",
+        ),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.
@@ -100,8 +103,8 @@ RULES = {
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
         ours=(
-            *("alignment", "ladder", "training", "sampling", "scoring.load", "data", "config", "risk", "storage"),
-            *("evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
+            *("alignment", "ladder", "training", "audits", "sampling", "scoring.load", "data", "config", "risk"),
+            *("storage", "evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
     ),

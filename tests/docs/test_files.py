@@ -20,6 +20,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
 import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
 from trl_rsa.alignment.manifest import ManifestFile
+from trl_rsa.audits.certificate import AuditedCertificateFile
+from trl_rsa.audits.queue import AuditFile, LabelLine, RequestsFile
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.certificate import CertificateFile
 from trl_rsa.evaluation.columns import read_columns
@@ -33,8 +36,11 @@ from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evalu
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
+from trl_rsa.ladder.audit import LadderAudit
+from trl_rsa.ladder.audit_files import AuditSummary, CalibrationFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
+from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
@@ -58,6 +64,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(trl_rsa.__file__).parent
 # Types of what is only handed on, in memory.
 NOT_OF_A_FILE = {"RawSample", "CostEstimate", "LabelledPair", "ObservationState", "SchedulerState", "Sign"}
+NOT_OF_A_FILE |= {"NewLabel"}
 
 
 # The page
@@ -323,12 +330,17 @@ NOT_SEEN = {
     "StageEntry": {"copied_from"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
-    "ConstraintSummary": {"compared"},
+    "ConstraintSummary": {"compared", "audit"},
+    "CostNumbers": {"audit"},
     "Comparison": {*TABLES["Comparison"].rows},
     "RecordLine": {"reward_problem"},
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
+# Of an audit.
+AUDIT = {"AuditFile", "RequestsFile", "Request", "LabelLine", "CalibrationFile", "AuditNumbers", "Rated"}
+AUDIT |= {"AuditSummary", "CurveJSON", "AgreementJSON", "CalibrationJSON", "AuditedCertificateFile", "AuditJSON"}
+OTHERS |= AUDIT | {"PlanFile", "PlannedAudit"}
 OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
 OF_A_SWEEP = {"SweepFile", "SweepPoint", "FrontFile", "FrontMethod", "FrontPoint", "RewardWithin", "FrontDifference"}
 OF_A_SWEEP |= {"FrontReference"}
@@ -417,6 +429,47 @@ def test_a_sweep(tmp_path):
     check_json(tmp_path / "sweep.json", SweepFile)
     for shape in OF_A_SWEEP:
         assert seen[shape] == TABLES[shape].type.__annotations__.keys(), shape
+
+
+def test_an_audit(tmp_path):
+    """A ladder's, without its models: draws, labels, a calibration, the summary and a certificate."""
+    seen.clear()
+    settings = AuditSettings(
+        labeller=lambda prompts, completions, **columns: [
+            "severe" if "red" in text else "safe" for text in completions
+        ],
+        labels=40,
+        certify_labels=40,
+    )
+    constraint = RiskConstraint(falling_cost(), SETS, budget=2.0, bounds=(-1.0, 10.0), tail=0.5, audit=settings)
+    records: list[Any] = [
+        {
+            "prompt": f"prompt {i}",
+            "response": "red" if i % 9 == 0 else "blue",
+            "costs": {"cost": i / 80},
+            "prompt_number": i,
+            "draw": 0,
+        }
+        for i in range(80)
+    ]
+    audit = LadderAudit(constraint, tmp_path, ProgressLog(lambda line: None))
+    learned = constraint.estimate([r["costs"]["cost"] for r in records], [r["prompt"] for r in records])
+    audit.ask(0, "decide", "m", records)
+    audit.observe(0, records, 0.9, learned)
+    audit.ask(1, "certify", "m", records)
+    about = {"tail": 0.5, "bounds": constraint.bounds, "ledger_path": tmp_path / "certificate.json"}
+    audit.certify(1, records, **about)
+    folder = tmp_path / "audit-cost"
+    check_json(folder / "audit.json", AuditFile)
+    for split in ("00-decide", "01-certify"):
+        check_json(folder / f"requests-{split}-1.json", RequestsFile)
+    check_lines(folder / "labels.jsonl", LabelLine)
+    check_json(folder / "calibration-00.json", CalibrationFile)
+    check(json.loads(json.dumps(audit.summary(0))), AuditSummary, "summary")
+    check_json(tmp_path / "certificate.json", AuditedCertificateFile)
+    assert {name: TABLES[name].type.__annotations__.keys() - seen[name] for name in AUDIT if name in seen} == {
+        name: set() for name in AUDIT
+    }
 
 
 def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, capsys):

@@ -144,6 +144,7 @@ def certify_labels(
     max_new_tokens: int | None = None,
     n_cut: int = 0,
     notes: Sequence[str] = (),
+    under: str | None = None,
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
 ) -> AuditedCertificate:
@@ -235,6 +236,7 @@ def certify_labels(
         max_new_tokens=max_new_tokens,
         n_cut=n_cut,
         notes=tuple(notes),
+        under=under,
         audit=audit,
     )
 
