@@ -69,10 +69,11 @@ RULES = {
         never_others=("trl",),
     ),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
+    "merging": Rule(ours=("merging", "sampling", "scoring", "storage"), others=ANY, never_others=("trl",)),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
     "ladder": Rule(
-        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        ours=("ladder", "training", "merging", "evaluation", "sampling", "scoring", "data", "config", "storage"),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.

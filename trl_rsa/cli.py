@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
+    "merge": "average the weights of models, or the updates of adapters",
     "report": "make the page about the worst answers from the files of an evaluation",
     "env": "print the versions that a bug report needs",
 }

@@ -262,8 +262,7 @@ class Ladder:
     def _walk_back(self, decision: JointDecision, folder: Path) -> WalkedBackFile:
         # The ends of the last rung: nothing is trained after a walk-back.
         ends = self._folder_of(decision.rung - 1), self._folder_of(decision.rung)
-        interpolate(*ends, decision.fraction, folder, self.models.init_kwargs)
-        self.processing_class.save_pretrained(str(folder))
+        interpolate(*ends, decision.fraction, folder, self.models.init_kwargs, self.processing_class)
         start_card(folder, Path(ends[1]), decision.fraction)
         return {
             "rung": decision.rung,
