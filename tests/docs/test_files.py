@@ -14,6 +14,7 @@ from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_t
 
 import pytest
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import trl_rsa
@@ -30,12 +31,15 @@ from trl_rsa.evaluation.workspace import EvaluationFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
+from trl_rsa.merging.card import MergedModel, MergeFile
+from trl_rsa.merging.merge import merge_models
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
 from trl_rsa.score_models.model import describe
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
 from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
+from trl_rsa.storage.names import MERGE
 from trl_rsa.storage.records import FIELDS, RecordLine
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings, StartFile
@@ -317,7 +321,7 @@ NOT_SEEN = {
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
-OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
+OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration", "MergeFile", "MergedModel"}
 
 
 @pytest.mark.slow
@@ -385,3 +389,19 @@ def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, caps
 def test_a_lock(tmp_path):
     with hold_folder(tmp_path):
         check_json(tmp_path / LOCK, LockFile)
+
+
+def test_a_merge(tiny_model_path, other_tiny_model_path, tmp_path):
+    adapters = []
+    for seed in range(2):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model_path), LoraConfig(r=1, target_modules=["q_proj"])
+        )
+        model.save_pretrained(tmp_path / str(seed))
+        adapters.append(str(tmp_path / str(seed)))
+    seen.clear()
+    for number, models in enumerate(([tiny_model_path, other_tiny_model_path], adapters)):
+        merge = merge_models(models, [0.5, 0.5], tmp_path / f"merge-{number}")
+        check_json(merge.folder / MERGE, MergeFile)
+    for shape in (MergeFile, MergedModel):
+        assert seen[shape.__name__] == shape.__annotations__.keys()
