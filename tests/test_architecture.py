@@ -71,7 +71,17 @@ RULES = {
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "merging": Rule(ours=("merging", "sampling", "scoring", "storage"), others=ANY, never_others=("trl",)),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
-    "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
+    "training": Rule(
+        ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),
+        others=ANY,
+    ),
+    # The methods of a stage: some of them train scorers, or are steered by them.
+    "training.methods": Rule(
+        ours=("training", "trainer", "config", "score_models", "scoring", "sampling", "storage", "_trl"),
+        others=ANY,
+    ),
+    # What a multiplier does: the standard library alone.
+    "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
         ours=("ladder", "training", "merging", "evaluation", "sampling", "scoring", "data", "config", "storage"),
         others=ANY,
@@ -80,7 +90,10 @@ RULES = {
     "ladder.scheduler": Rule(),
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
-        ours=("alignment", "ladder", "training", "sampling", "data", "config", "risk", "storage"),
+        ours=(
+            *("alignment", "ladder", "training", "sampling", "scoring.load", "data", "config", "risk", "storage"),
+            *("evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
+        ),
         others=ANY,
     ),
     # Other people's scripts, read and never run.
@@ -245,6 +258,8 @@ def test_circle_is_found():
         ("sampling.noise", "from trl_rsa.evaluation.metrics import cvar"),
         ("training.stage", "from trl_rsa import Plan"),
         ("training.stage", "from trl_rsa.ladder.constraint import RiskConstraint"),
+        ("training.stage", "from trl_rsa.scoring import load_scorer"),
+        ("training.methods.dual_ascent", "import torch"),
         ("ladder.constraint", "from trl_rsa.alignment.plan import Plan"),
         ("report.page", "import torch"),
         ("report.page", "from trl_rsa.evaluation.metrics import cvar"),

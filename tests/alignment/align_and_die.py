@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import load_from_disk
@@ -68,12 +69,12 @@ def align_until(model: str, data: str, output_dir: str, peft: bool, when: str) -
     align(make_plan(model, data, output_dir, peft), callbacks=[DieInTraining()] if when == "training" else [])
 
 
-def start(model: str, data: str, output_dir: str, peft: bool, when: str) -> int:
-    """Forks; the child dies on the way, or ends. Returns its status, negative for a signal."""
+def fork(run: Callable[[], object]) -> int:
+    """The child runs, and dies on the way, or ends. Returns its status, negative for a signal."""
     child = os.fork()
     if child == 0:
         try:
-            align_until(model, data, output_dir, peft, when)
+            run()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -85,7 +86,8 @@ def main(model: str, data: str, folder: str, *cases: str) -> None:
     gc.freeze()  # the children's collections of garbage pass over the imports
     for case in cases:
         tuning, _, when = case.partition("-")
-        status = start(model, data, str(Path(folder, case)), tuning == "peft", when)
+        output_dir = str(Path(folder, case))
+        status = fork(lambda: align_until(model, data, output_dir, tuning == "peft", when))  # noqa: B023
         print(f"ended: {case} {status}", flush=True)
 
 

@@ -47,7 +47,7 @@ def test_configurations_come_back():
 
 def test_requests_come_back():
     models = ModelSettings({"dtype": torch.float32}, {"r": 2}, True)
-    train = TrainRequest("t", {"beta": 0.1}, CVaR(0.2), {"n": 1}, {"a": 1.0}, "start", models)
+    train = TrainRequest("t", {"beta": 0.1}, CVaR(0.2), {"n": 1}, {"a": 1.0}, "rsa", {}, "start", models)
     assert read_request(write_request(train, "t")) == train
     sample = SampleRequest("m", models, ["a", [{"role": "user", "content": "b"}]], Sampling(), 4, frozenset({(0, 0)}))
     assert read_request(write_request(sample, "t")) == sample

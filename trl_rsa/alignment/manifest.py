@@ -30,7 +30,8 @@ class StageData(TypedDict):
 
 class StageEntry(TypedDict):
     """A stage in the manifest. It has its `name` and `status` ("planned", "running", "complete") from the beginning,
-    what follows until `data` once it is begun, and the rest, a [`~training.stage.StageResult`] too, at its end."""
+    what follows until `data` once it is begun, and the rest, a [`~training.stage.StageResult`] too, at its end.
+    `reference` and `temperature` are those of a method that has them."""
 
     name: str
     status: str
@@ -64,7 +65,14 @@ class ManifestFile(TypedDict):
 def describe(plan: Plan) -> dict[str, Any]:
     """The plan as JSON: every setting that changes the result. Objects appear by content or by `repr`."""
     described = {f.name: _describe(getattr(plan, f.name)) for f in dataclasses.fields(plan) if f.name != "output_dir"}
+    for stage in described["stages"]:
+        for name, default in _SINCE_METHODS.items():
+            if stage.get(name) == default:
+                del stage[name]  # the manifests of plans without methods stay as they were
     return json.loads(json.dumps(described))
+
+
+_SINCE_METHODS: dict[str, Any] = {"method": "rsa", "rewards": [], "costs": []}
 
 
 # What a run may change when it goes on: where it is watched, and how long a search that found nothing may last.

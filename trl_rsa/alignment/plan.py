@@ -26,6 +26,10 @@ from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.risk import RISK_MEASURES
 from trl_rsa.sampling.encoding import TEMPLATES
 from trl_rsa.sampling.response import Sampling
+from trl_rsa.scoring.load import STAGE
+from trl_rsa.training.methods.method import Method
+from trl_rsa.training.methods.table import METHODS
+from trl_rsa.training.methods.terms import CostTerm, RewardTerm
 
 
 if TYPE_CHECKING:
@@ -52,16 +56,24 @@ _SET_ELSEWHERE = {
 }
 
 
+# Arguments of a stage that only some methods have.
+_OF_SOME_METHODS = ("beta", "constraint_multiplier", "risk_measure", "rewards", "costs")
+
+
 @dataclass
 class Stage:
     """
-    One alignment run: one dataset, one temperature, one risk measure. Its reference is the previous stage's policy.
+    One training run: one method, one dataset, one temperature. Its reference is the previous stage's policy.
 
     Args:
         name (`str`):
             Name of the stage ("helpful", "safe", …), unique in its plan. It names the folder and the tracker run.
         dataset (`str` or [`~datasets.Dataset`]):
-            Preference pairs: a Hub id, a local file or folder, or a dataset; see [`~trl_rsa.data.load_preferences`].
+            Preference pairs, or what else the method reads: a Hub id, a local file or folder, or a dataset; see
+            [`~trl_rsa.data.load_preferences`].
+        method (`str`, *optional*, defaults to `"rsa"`):
+            What is trained: `"rsa"`, `"dpo"`, `"kto"`, `"sft"`, `"orpo"`, `"cpo"`, `"rloo"`; or a scorer for later
+            stages, `"reward"` or `"cost"`. docs/stages.md has a table.
         eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
             Held-out pairs, read with the same options.
         held_out (`float` or `int`, *optional*, defaults to 0):
@@ -72,13 +84,17 @@ class Stage:
         dataset_options (`dict`, *optional*):
             Other arguments of [`~trl_rsa.data.load_preferences`]: `format`, `split`, `template`, `pair_rule`…
         beta (`float`, *optional*, defaults to 0.1):
-            Temperature β of the regularisation, in units of reward.
+            Temperature β of the regularisation, in units of reward. For ORPO and CPO what TRL calls `beta`.
         constraint_multiplier (`float`, *optional*, defaults to 1):
             Lagrange multiplier λ: the stage runs at temperature β/λ.
         risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*, defaults to `"entropic"`):
-            Token-level risk measure, by name (its parameters are in `args`) or as an object.
+            Token-level risk measure of "rsa", by name (its parameters are in `args`) or as an object.
+        rewards (`list[RewardTerm]`, *optional*):
+            What "rloo" maximises.
+        costs (`list[CostTerm]`, *optional*):
+            What "rloo" keeps within a budget, by a Lagrange multiplier for each.
         args (`dict`, *optional*):
-            Any other [`RSAConfig`] argument; overrides the plan's.
+            Any other argument of the method's configuration ([`RSAConfig`] by default); overrides the plan's.
     """
 
     name: str
@@ -91,6 +107,9 @@ class Stage:
     constraint_multiplier: float = 1.0
     risk_measure: "str | RiskMeasure" = "entropic"
     args: dict[str, Any] = field(default_factory=dict)
+    method: str = "rsa"
+    rewards: list[RewardTerm] = field(default_factory=list)
+    costs: list[CostTerm] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(self.name)):
@@ -116,8 +135,38 @@ class Stage:
         for name in ("beta", "constraint_multiplier"):
             check_positive(getattr(self, name), name, f"the stage {self.name!r}")
         where = f"stage {self.name!r}"
-        self.dataset_options = _read_dataset_options(self.dataset_options, f"dataset_options of {where}")
-        self.args = _read_args(where, self.args)
+        if self.method not in METHODS:
+            raise ValueError(
+                f"You set the method of the {where} to {self.method!r}, but the methods are {', '.join(METHODS)}."
+                f"{suggest(self.method, METHODS)}"
+            )
+        self._refuse_what_the_method_has_not()
+        self.dataset_options = _read_dataset_options(
+            self.dataset_options, f"dataset_options of {where}", self.does.reads
+        )
+        self.args = _read_args(where, self.args, self.does.config_class)
+
+    @property
+    def does(self) -> Method:
+        """The method."""
+        return METHODS[self.method]
+
+    @property
+    def temperature(self) -> float | None:
+        """β/λ, in units of reward; None for a method without a reference."""
+        return self.beta / self.constraint_multiplier if self.does.has_reference else None
+
+    def _refuse_what_the_method_has_not(self) -> None:
+        for f in dataclasses.fields(self):
+            if f.name not in _OF_SOME_METHODS or f.name in self.does.takes:
+                continue
+            default = f.default if f.default is not dataclasses.MISSING else []
+            if getattr(self, f.name) != default:
+                others = [name for name, method in METHODS.items() if f.name in method.takes]
+                raise ValueError(
+                    f"You set {f.name!r} for the stage {self.name!r}, but its method {self.method!r} has none: "
+                    f"it is for {', '.join(others)}. Remove it."
+                )
 
 
 @dataclass
@@ -133,7 +182,8 @@ class Plan:
         output_dir (`str`):
             Where everything is written: a folder per stage, and `manifest.json`.
         args (`dict`, *optional*):
-            [`RSAConfig`] arguments of all stages.
+            [`RSAConfig`] arguments of all stages, and of the rungs. Of a stage with another method those count that
+            its configuration has.
         peft_config ([`~peft.PeftConfig`] or `dict`, *optional*):
             Trains adapters instead of all weights. As a `dict`: the arguments of [`~peft.LoraConfig`].
         model_init_kwargs (`dict`, *optional*):
@@ -169,7 +219,10 @@ class Plan:
             raise ValueError(
                 f"You set seed={self.seed!r}, but random generators take a whole number from 0 to 2³¹ − 1. Set one."
             )
-        self.args = _read_args("plan", self.args)
+        self._check_scorers()
+        # Each stage takes of them what its configuration has.
+        classes = dict.fromkeys([*([] if self.stages and not self.constraint else [_rsa_config()]), *self._configs()])
+        self.args = _read_args("plan", self.args, *classes)
         self.model_init_kwargs = read_model_init_kwargs(self.model_init_kwargs, self.model)
         self.peft_config = read_peft_config(self.peft_config)
         self.rungs.args = _read_args("rungs", self.rungs.args)
@@ -177,6 +230,38 @@ class Plan:
             from trl_rsa.ladder.constraint import check_names
 
             check_names(self.constraints)
+
+    def _configs(self) -> list[type]:
+        return [stage.does.config_class for stage in self.stages]
+
+    def _check_scorers(self) -> None:
+        """A scorer that a stage trains must be of an earlier stage, and of the right kind."""
+        used: list[tuple[str, str, Any, int]] = [
+            (f"the constraint {one.name!r}", "cost", one, len(self.stages)) for one in self.constraints
+        ]
+        for index, stage in enumerate(self.stages):
+            used += [(f"a reward of the stage {stage.name!r}", "reward", one, index) for one in stage.rewards]
+            used += [(f"a cost of the stage {stage.name!r}", "cost", one, index) for one in stage.costs]
+        for where, kind, one, before in used:
+            name = stage_of(one.scorer)
+            if name is None:
+                continue
+            made = {stage.name: stage.does.makes for stage in self.stages[:before] if stage.does.makes != "policy"}
+            if name not in made:
+                have = f"the earlier ones are {', '.join(made)}" if made else "no earlier stage trains one"
+                raise ValueError(
+                    f"You set the scorer of {where} to {one.scorer!r}, but there is no such scorer: {have}. Name an "
+                    "earlier stage with the method 'reward' or 'cost'."
+                )
+            if made[name] != kind and "higher_is" not in one.scorer_options:
+                raise ValueError(
+                    f"You set the scorer of {where} to {one.scorer!r}, but that stage trains a {made[name]}. Set "
+                    f"scorer_options: {{higher_is: {'better' if kind == 'cost' else 'worse'}}} if you mean it."
+                )
+
+    def folder_of(self, index: int) -> Path:
+        """Where the stage is written."""
+        return Path(self.output_dir) / f"{index + 1:02d}-{self.stages[index].name}"
 
     @property
     def constraints(self) -> "list[RiskConstraint]":
@@ -209,10 +294,39 @@ class Plan:
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ValueError(f"You gave the plan {path}, but it has no list `stages:` of mappings. Add one.")
         read["stages"] = [
-            read_dataclass(Stage, stage, f"stage {stage.get('name', number)!r} of {path}")
+            _read_stage(stage, f"stage {stage.get('name', number)!r} of {path}")
             for number, stage in enumerate(stages, start=1)
         ]
         return read_dataclass(cls, content, str(path), read)
+
+
+def stage_of(scorer: Any) -> str | None:
+    """`NAME` of a scorer `stage:NAME`; None of any other."""
+    prefix, _, name = scorer.partition(":") if isinstance(scorer, str) else ("", "", "")
+    return name if prefix == STAGE else None
+
+
+def _read_stage(content: Mapping[str, Any], where: str) -> Stage:
+    read: dict[str, Any] = {}
+    for name, cls in (("rewards", RewardTerm), ("costs", CostTerm)):
+        terms = content.get(name)
+        if terms is None:
+            continue
+        if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
+            raise ValueError(
+                f"You set {name!r} of {where} to {shown(terms)}, but it is a list of mappings. Give each its scorer."
+            )
+        read[name] = [
+            read_dataclass(cls, term, f"{name}[{i}] of {where}", {"scorer": _read_scorer(term, name, i, where)})
+            for i, term in enumerate(terms)
+        ]
+    return read_dataclass(Stage, {key: value for key, value in content.items() if key not in read}, where, read)
+
+
+def _read_scorer(term: Mapping[str, Any], name: str, index: int, where: str) -> Any:
+    if term.get("scorer") is None:
+        raise ValueError(f"You left out 'scorer' in {name}[{index}] of {where}, but it is needed. Add it.")
+    return read_value(str, term["scorer"], "scorer", f"{name}[{index}] of {where}")
 
 
 def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
@@ -278,9 +392,14 @@ def _read_rungs(content: Any, path: Path) -> RungSettings:
     return read_dataclass(RungSettings, {**content, **options}, where)
 
 
-def _read_dataset_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+# Options of rows that are no pairs and are not made of pairs.
+_OPTIONS = {"prompts": ("split", "template", "limit"), "judged": ("split", "revision", "name", "template")}
+
+
+def _read_dataset_options(content: Mapping[str, Any], where: str, reads: str = "pairs") -> dict[str, Any]:
     hints = hints_of_arguments(load_preferences)
-    return read_arguments({name: hint for name, hint in hints.items() if name != "source"}, content, where)
+    known = _OPTIONS.get(reads, [name for name in hints if name != "source"])
+    return read_arguments({name: hints[name] for name in known}, content, where)
 
 
 # Keys of a constraint that have another name or place now.
@@ -304,15 +423,30 @@ def _refuse_former_keys(constraint: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _read_args(where: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """[`RSAConfig`] arguments with the types of their fields.
+def _rsa_config() -> type:
+    return METHODS["rsa"].config_class
+
+
+def _read_args(where: str, args: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """Arguments of a configuration with the types of its fields; of several, of the first that has them.
 
     Raises:
         ValueError: if one is unknown, set elsewhere, or of another type.
     """
-    from trl_rsa.config import RSAConfig
-
     for key in args:
         if key in _SET_ELSEWHERE:
             raise ValueError(f"You set {key!r} in the args of the {where}, but its place is {_SET_ELSEWHERE[key]}.")
-    return read_arguments(hints_of(RSAConfig), args, f"the args of the {where}", "RSAConfig has no such argument")
+    several = classes or (_rsa_config(),)
+    hints = {name: hint for cls in reversed(several) for name, hint in hints_of(cls).items()}
+    none_such = (
+        f"{' and '.join(cls.__name__ for cls in several)} {'has' if len(several) == 1 else 'have'} no such argument"
+    )
+    return read_arguments(hints, args, f"the args of the {where}", none_such)
+
+
+def args_of(plan: Plan, stage: Stage) -> dict[str, Any]:
+    """The plan's arguments that the stage's configuration has, and the stage's own."""
+    hints = hints_of(stage.does.config_class)
+    where = f"the args of the plan, for the stage {stage.name!r}"
+    shared = {name: read_value(hints[name], value, name, where) for name, value in plan.args.items() if name in hints}
+    return shared | stage.args

@@ -1,18 +1,21 @@
 """Everything of a plan that can be made ready before a model is loaded: data, arguments, the ladder's prompts."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from trl_rsa.alignment.manifest import StageData, StageEntry
-from trl_rsa.alignment.plan import Plan, Stage
-from trl_rsa.data import load_preferences, split_by_prompt
+from trl_rsa.alignment.judged_data import cost_template
+from trl_rsa.alignment.manifest import StageEntry
+from trl_rsa.alignment.plan import Plan, Stage, args_of, stage_of
+from trl_rsa.alignment.stage_data import load_stage_data
+from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
+from trl_rsa.training.methods.table import METHODS
 from trl_rsa.training.runner import StageRunner
 from trl_rsa.training.stage import ReadyStage
 
@@ -33,11 +36,12 @@ def make_ladder(
     """What follows on the stages; None for a plan without a constraint."""
     if not plan.constraints:
         return None
+    known = hints_of(METHODS["rsa"].config_class)
     return Ladder(
-        plan.constraints,
+        [_resolve(plan, constraint) for constraint in plan.constraints],
         plan.rungs,
         Path(plan.output_dir),
-        plan.args,
+        {name: value for name, value in plan.args.items() if name in known},
         models,
         plan.seed,
         processing_class,
@@ -49,18 +53,34 @@ def make_ladder(
 
 def prepare_stage(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) -> ReadyStage:
     stage = plan.stages[index]
-    folder = Path(plan.output_dir) / f"{index + 1:02d}-{stage.name}"
+    _refuse_quantised_scorer(plan, stage)
+    train, held_out, data = load_stage_data(plan, stage, processing_class)
     return ReadyStage(
         f"[{index + 1}/{len(plan.stages)}] {stage.name}",
-        _stage_arguments(plan, stage, folder),
+        _stage_arguments(plan, stage, plan.folder_of(index)),
         None if isinstance(stage.risk_measure, str) else stage.risk_measure,
-        *_load_data(plan, stage, processing_class),
+        train,
+        held_out,
+        data,
+        method=stage.method,
+        options=_options(plan, stage, processing_class),
     )
 
 
 def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
+    """The prompts that policies are trained on, and reward models. Those of a cost model are tokens by now."""
     for ready in stages:
-        yield from ready.train_dataset["prompt"]
+        if "prompt" in ready.train_dataset.column_names:
+            yield from ready.train_dataset["prompt"]
+
+
+def _refuse_quantised_scorer(plan: Plan, stage: Stage) -> None:
+    if stage.does.makes != "policy" and plan.model_init_kwargs.get("quantization_config") is not None:
+        raise ValueError(
+            f"You set quantization_config in model_init_kwargs, but the stage {stage.name!r} trains a scorer, which "
+            "is saved whole, and weights in a few bits cannot be. Train it with `trl-rsa score-model`, or in a plan "
+            "of its own, and give its folder."
+        )
 
 
 def check_data(ready: ReadyStage, entry: StageEntry) -> None:
@@ -71,47 +91,37 @@ def check_data(ready: ReadyStage, entry: StageEntry) -> None:
         )
 
 
-def _load_data(
-    plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
-) -> tuple[Dataset, Dataset | None, StageData]:
-    """The stage's pairs for training and evaluation, and their counts and fingerprints for the manifest."""
-    options = {"preferred_by": stage.preferred_by, "seed": plan.seed, **stage.dataset_options}
-    if options.get("template") == "safe-rlhf":
-        options.setdefault("eos_token", processing_class.eos_token)
-    loaded = load_preferences(stage.dataset, **options)
-    _refuse_text_on_a_chat_model(stage, loaded.dataset, processing_class)
-    train = loaded.dataset
-    data: StageData = {"train": loaded.counts.to_dict()}
-    if stage.eval_dataset is not None:
-        held_out = load_preferences(stage.eval_dataset, **options)
-        return train, held_out.dataset, {**data, "eval": held_out.counts.to_dict()}
-    if not stage.held_out:
-        return train, None, data
-    train, held_out_dataset = split_by_prompt(train, stage.held_out, seed=plan.seed)
-    return train, held_out_dataset, {**data, "held_out_pairs": len(held_out_dataset)}
+def _options(plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the method takes beside data and arguments."""
+    if stage.does.reads == "judged":
+        return {"template": cost_template(processing_class)}
+    if "rewards" not in stage.does.takes:
+        return {}
+    return {name: [_resolve(plan, term) for term in getattr(stage, name)] for name in ("rewards", "costs")}
 
 
-def _refuse_text_on_a_chat_model(stage: Stage, pairs: Dataset, processing_class: PreTrainedTokenizerBase) -> None:
-    """Text would be trained on as it is, while the model answers, and is judged, in its chat template."""
-    if (
-        processing_class.chat_template
-        and stage.dataset_options.get("template") is None
-        and isinstance(pairs[0]["prompt"], str)
-    ):
-        raise ValueError(
-            f"You gave the stage {stage.name!r} pairs in plain text, but the model has a chat template, in which it "
-            "answers and is judged. Set `dataset_options: {template: chat}` to train on conversations, or "
-            "`template: none` to train on the text as it is."
-        )
+def _resolve(plan: Plan, term: Any) -> Any:
+    """The term, or constraint, with the folder in place of `stage:NAME`."""
+    name = stage_of(term.scorer)
+    if name is None:
+        return term
+    index = next(index for index, stage in enumerate(plan.stages) if stage.name == name)
+    resolved = copy.copy(term)  # a new one would look for the folder, which need not be there yet
+    resolved.scorer = f"hf:{plan.folder_of(index)}"
+    on_cpu = {"device": "cpu"} if plan.args.get("use_cpu") else {}
+    resolved.scorer_options = {"name": term.scorer, **on_cpu, **term.scorer_options}
+    return resolved
 
 
 def _stage_arguments(plan: Plan, stage: Stage, folder: Path) -> dict[str, Any]:
-    measure = {"risk_measure": stage.risk_measure} if isinstance(stage.risk_measure, str) else {}
-    own = {
-        "beta": stage.beta,
-        "constraint_multiplier": stage.constraint_multiplier,
+    own: dict[str, Any] = {
         "output_dir": str(folder),
         "run_name": f"{Path(plan.output_dir).name}/{stage.name}",
         "seed": plan.seed,
     }
-    return plan.args | stage.args | measure | own
+    if stage.method == "rsa":
+        own |= {"beta": stage.beta, "constraint_multiplier": stage.constraint_multiplier}
+        own |= {"risk_measure": stage.risk_measure} if isinstance(stage.risk_measure, str) else {}
+    elif "beta" in stage.does.takes:
+        own["beta"] = stage.beta / stage.constraint_multiplier
+    return args_of(plan, stage) | own

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.alignment.manifest import Manifest
-from trl_rsa.alignment.plan import Plan
+from trl_rsa.alignment.plan import Plan, Stage, stage_of
 from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.sampling.policies import load_tokenizer
-from trl_rsa.training.lengths import pair_lengths
+from trl_rsa.training.lengths import row_lengths
 from trl_rsa.training.runner import InProcess
 from trl_rsa.training.stage import ReadyStage
 
@@ -53,13 +53,10 @@ def preview(
     stages = [prepare_stage(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):
         check_data(ready, manifest.stage(index))
-        config, held_out = ready.config, len(ready.eval_dataset or ())
-        has_risk = config.is_risk_aware and config.risk_alpha != 0
-        measure = f" with {plan.stages[index].risk_measure}" if has_risk else ""
+        held_out = len(ready.eval_dataset or ())
         log(
-            f"{ready.title}: {len(ready.train_dataset)} pairs, {held_out} held out; {config.loss_type[0]}{measure} at "
-            f"temperature {config.beta / config.constraint_multiplier:g}; "
-            f"{manifest.stage(index)['status']}, in {ready.folder}"
+            f"{ready.title}: {len(ready.train_dataset)} {_ROWS.get(ready.does.reads, 'rows')}, {held_out} held out; "
+            f"{_describe_training(plan.stages[index], ready)}; {manifest.stage(index)['status']}, in {ready.folder}"
         )
         lengths = _describe_lengths(ready, processing_class)
         if lengths:
@@ -70,21 +67,55 @@ def preview(
     if ladder is not None:
         for line in [*ladder.describe(), *ladder.warnings(), *_describe_prompt_sets(ladder)]:
             log(line)
-        if samples:
+        waiting = _untrained_scorers(plan, manifest)
+        if waiting:
+            log(f"[ladder] the budgets are not placed: {', '.join(waiting)} trains a scorer, and has not been run")
+        elif samples:
             place_budgets(ladder, plan.model, samples)
 
 
+_ROWS = {"pairs": "pairs", "prompts": "prompts"}
+
+
+def _describe_training(stage: Stage, ready: ReadyStage) -> str:
+    """What is trained, at which temperature."""
+    what = stage.method
+    if stage.method == "rsa":
+        has_risk = ready.config.is_risk_aware and ready.config.risk_alpha != 0
+        what = f"{ready.config.loss_type[0]}{f' with {stage.risk_measure}' if has_risk else ''}"
+    elif stage.method in ("dpo", "kto"):
+        loss = ready.config.loss_type
+        what += f" ({loss if isinstance(loss, str) else ', '.join(loss)})"
+    for cost in stage.costs:
+        risk = "the mean" if cost.tail == 1.0 else f"CVaR {cost.tail:g}"
+        what += f", {risk} of {cost.name} at most {cost.budget:g}"
+    if stage.does.makes != "policy":
+        return f"{what}, a scorer: stage:{stage.name}"
+    return what if stage.temperature is None else f"{what} at temperature {stage.temperature:g}"
+
+
+def _untrained_scorers(plan: Plan, manifest: Manifest) -> list[str]:
+    """The stages whose scorers the ladder needs and that are still to be run."""
+    wanted = {stage_of(constraint.scorer) for constraint in plan.constraints}
+    return [
+        f"the stage {stage.name!r}"
+        for index, stage in enumerate(plan.stages)
+        if stage.name in wanted and manifest.stage(index)["status"] != "complete"
+    ]
+
+
 def _describe_lengths(ready: ReadyStage, processing_class: PreTrainedTokenizerBase) -> str | None:
-    """How many pairs do not fit into `max_length`; None if all do."""
-    longest = ready.config.max_length
-    if longest is None:
-        return None
+    """How many rows do not fit into `max_length`; None if all do."""
+    longest = getattr(ready.config, "max_length", None)
+    if longest is None or "prompt" not in ready.train_dataset.column_names:
+        return None  # judged rows are tokens by now, and those that are too long are counted as left out
     rows = ready.train_dataset.select(range(min(ROWS, len(ready.train_dataset))))
-    too_long = sum(length > longest for length in pair_lengths(rows, processing_class))
+    too_long = sum(length > longest for length in row_lengths(rows, processing_class))
     if not too_long:
         return None
-    seen = f"{len(rows)} pairs" if len(rows) == len(ready.train_dataset) else f"the first {len(rows)} pairs"
-    fate = "are dropped" if ready.config.drop_truncated else "are cut"
+    name = _ROWS.get(ready.does.reads, "rows")
+    seen = f"{len(rows)} {name}" if len(rows) == len(ready.train_dataset) else f"the first {len(rows)} {name}"
+    fate = "are dropped" if getattr(ready.config, "drop_truncated", False) else ready.does.overlong
     return f"{ready.title}: {too_long} of {seen} are longer than max_length={longest} tokens and {fate}"
 
 

@@ -131,18 +131,21 @@ def _run(
         if entry["status"] == "complete":
             log(f"{ready.title}: complete already, in {ready.folder}")
         else:
+            temperature = plan.stages[index].temperature
+            anchored = {} if temperature is None else {"temperature": temperature}
+            anchored |= {"reference": models.reference(previous)} if ready.does.has_reference else {}
             manifest.update(
                 index,
                 status="running",
                 folder=ready.folder.name,
                 started=entry.get("started", now()),
-                reference=models.reference(previous),
-                temperature=ready.config.beta / ready.config.constraint_multiplier,
+                **anchored,
                 data=ready.data,
             )
             result = runner.train(ready, previous)
             manifest.update(index, status="complete", finished=now(), **result)
-        previous = str(ready.folder)
+        if ready.does.makes == "policy":
+            previous = str(ready.folder)
     if ladder is not None:
         summary = ladder.climb(previous)
         manifest.update(ladder=summary)

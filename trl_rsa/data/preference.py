@@ -11,13 +11,13 @@ def adapt(row: Row, template: str | None = None) -> Pair:
     A prompt that is implicit in plain text has no turns that we could know: it is only accepted where no template is
     to be applied.
     """
-    chosen, rejected = _read(row, "chosen"), _read(row, "rejected")
+    chosen, rejected = read_response(row, "chosen"), read_response(row, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one response is text and the other is messages")
     if chosen == rejected:
         raise RowError("identical responses")
     if row.get("prompt") is not None:
-        prompt = _read(row, "prompt")
+        prompt = read_response(row, "prompt")
     elif template in (None, "none") or not isinstance(chosen, str):
         prompt, chosen, rejected = _split_prompt(chosen, rejected)
     else:
@@ -28,7 +28,8 @@ def adapt(row: Row, template: str | None = None) -> Pair:
     return Pair(prompt, chosen, rejected, **read_pair_columns(row))
 
 
-def _read(row: Row, field: str) -> Text:
+def read_response(row: Row, field: str) -> Text:
+    """The text or the messages in `field`; raises `RowError` where there are none."""
     if isinstance(row.get(field), list):
         return [_read_message(message, field) for message in row[field]]
     return read_text(row, field)

@@ -25,6 +25,8 @@ SCORERS: dict[str, type[Scorer]] = {
     "guard-endpoint": GuardEndpointScorer,
     "judge": JudgeScorer,
 }
+# In a plan: the scorer that an earlier stage trains. The plan puts its folder in this place.
+STAGE = "stage"
 # A path alone: by the names of the weights in it.
 _BY_FORMAT: dict[str, type[Scorer]] = {"classifier": ClassifierScorer, "beaver": BeaverScorer}
 
@@ -74,6 +76,10 @@ def load_scorer(
             f"You set the scorer to {spec!r}, but it is a function or a text. Write {known} or module:function."
         )
     prefix, _, rest = spec.partition(":")
+    if prefix == STAGE:
+        raise ValueError(
+            f"You set the scorer to {spec!r}, but only a plan has stages. Give the stage's folder, as hf:PATH."
+        )
     if prefix in SCORERS:
         scorer = SCORERS[prefix]
     elif _is_path(spec):
@@ -90,17 +96,21 @@ def _is_path(spec: str) -> bool:
     return not spec.partition(":")[2] or Path(spec).is_dir()
 
 
-def check_spec(spec: Any, options: Mapping[str, Any]) -> None:
-    """Finds the mistakes in a cost's spec and options that show without loading anything.
+_OPPOSITE = {"cost": "better", "reward": "worse"}
+
+
+def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> None:
+    """Finds the mistakes in the spec and options of a cost, or of a reward, that show without loading anything.
 
     Raises:
         ValueError: if there is no such scorer or option.
         FileNotFoundError: if there is no such folder.
     """
-    if options.get("kind", "cost") != "cost":
+    if options.get("kind", kind) != kind:
+        what, why = ("constraint", "a budget is on a cost") if kind == "cost" else ("reward", "it is maximised")
         raise ValueError(
-            f"You set kind={options['kind']!r} for the scorer of a constraint, but a budget is on a cost. Remove it; "
-            "where a higher score of the model is better, set higher_is: better."
+            f"You set kind={options['kind']!r} for the scorer of a {what}, but {why}. Remove it; "
+            f"where a higher score of the model is {_OPPOSITE[kind]}, set higher_is: {_OPPOSITE[kind]}."
         )
     own = ("higher_is", "zero", "name", "kind")
     options = {name: value for name, value in options.items() if name not in own}
@@ -110,6 +120,9 @@ def check_spec(spec: Any, options: Mapping[str, Any]) -> None:
         _check_options("a function", FunctionScorer.option_names(), options)
         return
     prefix, _, rest = spec.partition(":")
+    if prefix == STAGE:
+        _check_options(spec, ClassifierScorer.option_names(), options)
+        return
     if prefix not in SCORERS and not _is_path(spec):
         _check_function(spec, prefix)
         _check_options(spec, FunctionScorer.option_names(), options)

@@ -94,15 +94,15 @@ class ModelSettings:
         """From what a plan says: arguments of `from_pretrained` as in YAML, adapters, and [`RSAConfig`] arguments."""
         return cls(init_kwargs(model_init_kwargs), peft_config, bool(args.get("use_cpu")))
 
-    def anchor_at(self, previous: str) -> Anchor:
-        """Loads the policy `previous` (a folder or Hub id) and a reference equal to it."""
+    def anchor_at(self, previous: str, with_reference: bool = True) -> Anchor:
+        """Loads the policy `previous` (a folder or Hub id) and a reference equal to it, if it is wanted."""
         if is_adapter(previous):
             model = PeftModel.from_pretrained(self._load(base_of(previous)), previous, is_trainable=True)
             # TRL copies the adapter that comes with the model to a frozen one named "ref".
             return Anchor(model, None, None)
         if self.peft_config is not None:
-            return Anchor(self._load(previous), None, _peft_config(self.peft_config))
-        return Anchor(self._load(previous), self._load(previous), None)
+            return Anchor(self._load(previous), None, make_peft_config(self.peft_config))
+        return Anchor(self._load(previous), self._load(previous) if with_reference else None, None)
 
     def fingerprint(self, name: str) -> str:
         """Of a policy (a folder or Hub id), of the model that it is an adapter of, and of how both are loaded."""
@@ -135,7 +135,8 @@ def init_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def _peft_config(config: PeftConfig | dict[str, Any]) -> PeftConfig:
+def make_peft_config(config: PeftConfig | dict[str, Any]) -> PeftConfig:
+    """From the arguments of [`~peft.LoraConfig`], or a copy."""
     if isinstance(config, dict):
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config})
     return copy.deepcopy(config)  # PEFT writes the base model's name into it

@@ -192,6 +192,25 @@ def _in_words(launch: Mapping[str, Any]) -> str:
     return f"{launch.get('engine')} in {number} process{'' if number == 1 else 'es'}"
 
 
+def keep_dtypes(trainer: Trainer) -> None:
+    """Lets the trainer load a checkpoint in the dtypes in which it trains.
+
+    PEFT turns the adapters of a quantised model, which TRL trains in bf16, into float32 at a resume. ([`RSATrainer`]
+    does it by itself, for those who call it alone.)
+    """
+    load: Any = trainer._load_from_checkpoint
+
+    def load_in_place(checkpoint: str, model: Any = None) -> None:
+        policy: Any = trainer.model if model is None else model
+        dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
+        load(checkpoint, model=model)
+        for name, parameter in policy.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != dtypes.get(name, parameter.dtype):
+                parameter.data = parameter.data.to(dtypes[name])
+
+    trainer._load_from_checkpoint = load_in_place  # type: ignore[method-assign]
+
+
 def load_last(trainer: Trainer, checkpoint: Path) -> None:
     """Puts the trainer where a run of all its steps ended: the engine loads the checkpoint, and no step is made.
 

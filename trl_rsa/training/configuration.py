@@ -1,30 +1,35 @@
-"""An RSAConfig from a plan's arguments, with what would fail only when the training begins found at once."""
+"""A configuration from a plan's arguments, with what would fail only when the training begins found at once."""
 
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from trl_rsa._device import has_accelerator
 from trl_rsa.config import RSAConfig
 
 
-def make_config(title: str, arguments: Mapping[str, Any]) -> RSAConfig:
+def make_config(title: str, arguments: Mapping[str, Any], config_class: type = RSAConfig) -> Any:
     """
     Args:
         title (`str`):
             Whose arguments they are, for messages.
         arguments (`Mapping[str, Any]`):
-            Of [`RSAConfig`].
+            Of the configuration.
+        config_class (`type`, *optional*, defaults to [`RSAConfig`]):
+            It, or a configuration of TRL's.
 
     Raises:
         ValueError: if they cannot be, or the learning rate's scheduler does not take its own.
     """
+    # As RSAConfig does it by itself: transformers refuses to begin without.
+    on_cpu = {} if config_class is RSAConfig or has_accelerator() else {"use_cpu": True}
     try:
-        config = RSAConfig(**arguments)
+        config = config_class(**{**arguments, **on_cpu})
     except (ValueError, ImportError):
         raise
     except Exception as error:  # what transformers stumbles over
         raise ValueError(
-            f"You set args of {title} that RSAConfig cannot take: {_first_line(error)}. Correct them."
+            f"You set args of {title} that {config_class.__name__} cannot take: {_first_line(error)}. Correct them."
         ) from error
     _check_numbers(title, config)
     _check_scheduler(title, config)
@@ -48,7 +53,7 @@ _LEAST = {
 }
 
 
-def _check_numbers(title: str, config: RSAConfig) -> None:
+def _check_numbers(title: str, config: Any) -> None:
     for name, least in _LEAST.items():
         value = getattr(config, name, None)
         if value is not None and not value >= least:
@@ -64,7 +69,7 @@ def _check_numbers(title: str, config: RSAConfig) -> None:
             )
 
 
-def _check_scheduler(title: str, config: RSAConfig) -> None:
+def _check_scheduler(title: str, config: Any) -> None:
     """Makes the scheduler for an optimizer of one number."""
     import torch
     from transformers import get_scheduler

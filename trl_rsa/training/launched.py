@@ -91,7 +91,15 @@ class Launched:
 
     def _request(self, ready: ReadyStage, start: str) -> TrainRequest:
         return TrainRequest(
-            ready.title, ready.arguments, ready.risk_measure, ready.data, ready.metrics, start, self.models
+            ready.title,
+            ready.arguments,
+            ready.risk_measure,
+            ready.data,
+            ready.metrics,
+            ready.method,
+            ready.options,
+            start,
+            self.models,
         )
 
     def _write(self, request: TrainRequest | SampleRequest) -> Path:

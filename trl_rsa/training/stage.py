@@ -13,9 +13,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from trl_rsa.config import RSAConfig
 from trl_rsa.risk import RiskMeasure
-from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.checkpoints import (
     CheckpointMarker,
@@ -24,11 +22,14 @@ from trl_rsa.training.checkpoints import (
     check_run,
     engine_of,
     is_last,
+    keep_dtypes,
     load_last,
     newest_complete_checkpoint,
     run_identity,
 )
 from trl_rsa.training.configuration import make_config
+from trl_rsa.training.methods.method import Method, StageParts
+from trl_rsa.training.methods.table import METHODS
 from trl_rsa.training.tracking import LogAtStart
 
 
@@ -48,15 +49,19 @@ class ReadyStage:
         title (`str`):
             How the stage is called in lines about progress.
         arguments (`dict`):
-            Arguments of its [`RSAConfig`], which is made from them at once; `output_dir` is the stage's folder.
+            Of its configuration, which is made from them at once; `output_dir` is the stage's folder.
         risk_measure ([`~trl_rsa.risk.RiskMeasure`], *optional*):
             A measure that has no name in `config`.
         train_dataset, eval_dataset (`Dataset`):
-            Its pairs.
+            Its rows.
         data (`Mapping`):
             Their counts and fingerprints, for the manifest.
         metrics (`dict[str, float]`, *optional*):
             Logged once, when the stage starts.
+        method (`str`, *optional*, defaults to `"rsa"`):
+            One of [`METHODS`].
+        options (`dict`, *optional*):
+            What else the method takes.
     """
 
     title: str
@@ -66,10 +71,18 @@ class ReadyStage:
     eval_dataset: Dataset | None
     data: Mapping[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
-    config: RSAConfig = field(init=False)
+    method: str = "rsa"
+    options: dict[str, Any] = field(default_factory=dict)
+    config: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = make_config(self.title, self.arguments)
+        self.config = make_config(self.title, self.arguments, self.does.config_class)
+        self.does.check(self.title, self.config, self.options)
+
+    @property
+    def does(self) -> Method:
+        """The method."""
+        return METHODS[self.method]
 
     @property
     def folder(self) -> Path:
@@ -99,25 +112,24 @@ def train_stage(
         checkpoint = newest_complete_checkpoint(ready.folder, lambda line: log(f"{ready.title}: {line}"))
     if checkpoint is not None:
         check_engine(checkpoint, config)
-    held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
-    resumed = f"; resumed from {checkpoint.name}" if checkpoint else ""
-    log(f"{ready.title}: {len(ready.train_dataset)} pairs{held_out}; reference: {models.reference(start)}{resumed}")
+    log(f"{ready.title}: {_describe(ready, start, models)}{f'; resumed from {checkpoint.name}' if checkpoint else ''}")
     set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
-    anchor = models.anchor_at(start)
-    run = run_identity(ready.arguments, ready.data, models.fingerprint(start))  # of a model that has been fetched
+    run = _identity(ready, models.fingerprint(start))
     if checkpoint is not None:
         check_run(checkpoint, run)
-    trainer = RSATrainer(
-        model=anchor.model,
-        ref_model=anchor.ref_model,
-        args=config,
-        train_dataset=ready.train_dataset,
-        eval_dataset=ready.eval_dataset,
-        processing_class=processing_class,
-        callbacks=[*callbacks, CheckpointMarker(limit, run)],
-        peft_config=anchor.peft_config,
-        risk_measure=ready.risk_measure,
+    trainer = ready.does.make_trainer(
+        StageParts(
+            start,
+            models,
+            config,
+            ready.train_dataset,
+            ready.eval_dataset,
+            processing_class,
+            [*callbacks, CheckpointMarker(limit, run)],
+            {"risk_measure": ready.risk_measure, **ready.options},
+        )
     )
+    keep_dtypes(trainer)
     if ready.metrics:
         trainer.add_callback(LogAtStart(trainer, ready.metrics))
     if checkpoint is not None and is_last(checkpoint):
@@ -125,10 +137,10 @@ def train_stage(
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     risen = rise_of([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-    if risen:
+    if risen and ready.does.loss_falls:
         log(f"{ready.title}: {risen}")
     metrics = _final_metrics(trainer)
-    _save(trainer, ready.folder)
+    _save(trainer, ready)
     _finish_trackers(config)
     seconds = round(time.monotonic() - began, 1)
     shown = (f"{name}={metrics[name]:.4g}" for name in _HEADLINE if metrics.get(name) is not None)
@@ -140,8 +152,24 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _save(trainer: RSATrainer, folder: Path) -> None:
-    trainer.save_model(str(folder))
+def _describe(ready: ReadyStage, start: str, models: ModelSettings) -> str:
+    rows = "pairs" if ready.does.reads == "pairs" else "prompts" if ready.does.reads == "prompts" else "rows"
+    held_out = f", {len(ready.eval_dataset)} held out" if ready.eval_dataset is not None else ""
+    anchor = f"reference: {models.reference(start)}" if ready.does.has_reference else f"from {start}"
+    return f"{len(ready.train_dataset)} {rows}{held_out}; {anchor}"
+
+
+def _identity(ready: ReadyStage, start: str) -> str:
+    """What the checkpoints of the stage belong to. `start` is of a model that has been fetched."""
+    arguments = ready.arguments
+    if ready.method != "rsa":  # the checkpoints of runs before there were methods stay as they were
+        arguments = {**arguments, "method": ready.method, "options": ready.options}
+    return run_identity(arguments, ready.data, start)
+
+
+def _save(trainer: Any, ready: ReadyStage) -> None:
+    folder = ready.folder
+    ready.does.save(trainer, folder)
     trainer.create_model_card(model_name=folder.name)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -152,6 +180,8 @@ def _save(trainer: RSATrainer, folder: Path) -> None:
 _HEADLINE = (
     "loss",
     "rewards/accuracies",
+    "reward",
+    "accuracy",
     "eval_loss",
     "eval_rewards/accuracies",
     "eval_kl/chosen",
@@ -180,7 +210,7 @@ def rise_of(logged: Sequence[float]) -> str | None:
     )
 
 
-def _final_metrics(trainer: RSATrainer) -> dict[str, float | None]:
+def _final_metrics(trainer: Any) -> dict[str, float | None]:
     """The last logged training metrics and a fresh evaluation.
 
     Not the timings, nor TRL's count of tokens, which starts again at a resume.
@@ -195,7 +225,7 @@ def _final_metrics(trainer: RSATrainer) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def _finish_trackers(config: RSAConfig) -> None:
+def _finish_trackers(config: Any) -> None:
     """Ends the stage's tracker run: those below go on with an open run when the next stage starts."""
     for name, finish in (("wandb", "finish"), ("trackio", "finish"), ("mlflow", "end_run")):
         if name in config.report_to and name in sys.modules:

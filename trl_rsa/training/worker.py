@@ -45,7 +45,7 @@ class TrainRequest:
     """A stage to train. Its pairs lie beside the request, in `train` and `eval`.
 
     Args:
-        title, arguments, risk_measure, data, metrics:
+        title, arguments, risk_measure, data, metrics, method, options:
             As in [`ReadyStage`].
         start (`str`):
             The policy to start from.
@@ -58,6 +58,8 @@ class TrainRequest:
     risk_measure: RiskMeasure | None
     data: Mapping[str, Any]
     metrics: dict[str, float]
+    method: str
+    options: dict[str, Any]
     start: str
     models: ModelSettings
 
@@ -71,6 +73,8 @@ class TrainRequest:
             load_from_disk(str(folder / "eval")) if (folder / "eval").exists() else None,
             self.data,
             self.metrics,
+            self.method,
+            self.options,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
         result = train_stage(ready, self.start, self.models, tokenizer, (), _say)

@@ -1,0 +1,77 @@
+"""The rows of a cost stage: judged responses as tokens, as the finished scorer will write them down."""
+
+from collections import Counter
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trl_rsa.alignment.manifest import StageData
+from trl_rsa.alignment.plan import Plan, Stage, args_of
+from trl_rsa.data import DataReport, fingerprint
+from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
+from trl_rsa.score_models.encoding import Encoder, encode
+from trl_rsa.score_models.rows import hold_out
+
+
+def cost_template(processing_class: PreTrainedTokenizerBase) -> str:
+    """How prompt and response are written down: in the chat template if there is one, else in Safe RLHF's."""
+    return "chat" if processing_class.chat_template else "safe-rlhf"
+
+
+def load_judged_data(
+    plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
+) -> tuple[Dataset, Dataset | None, StageData]:
+    """As [`~alignment.stage_data.load_stage_data`], of a stage that learns from judged responses."""
+    longest = args_of(plan, stage).get("max_length", stage.does.config_class.max_length)
+    encoder = Encoder(processing_class, cost_template(processing_class), longest)
+    # A cost is compared by which response is safer.
+    preferred_by = "safer" if stage.preferred_by == "better" else stage.preferred_by
+
+    def read(source: Any) -> JudgedData:
+        return load_judged(source, preferred_by=preferred_by, seed=plan.seed, **stage.dataset_options)
+
+    loaded = read(stage.dataset)
+    rows, held_out = loaded.rows, None
+    if not count_judgements(rows)["labels"]:
+        raise ValueError(
+            f"You gave the cost stage {stage.name!r} data without safe/unsafe labels, but these say where a cost is "
+            "0. Give rows with them, or use the method 'reward' for a score without a zero."
+        )
+    if stage.held_out:
+        share = stage.held_out if stage.held_out < 1 else stage.held_out / len(rows)
+        rows, held_out = hold_out(rows, share, plan.seed)
+    train, report = _encoded(rows, loaded, encoder, plan.seed, preferred_by)
+    data: StageData = {"train": report.to_dict()}
+    if stage.eval_dataset is not None:
+        other = read(stage.eval_dataset)
+        held, report = _encoded(other.rows, other, encoder, plan.seed, preferred_by)
+        return train, held, {**data, "eval": report.to_dict()}
+    if held_out is None:
+        return train, None, data
+    held, _ = _encoded(held_out, loaded, encoder, plan.seed, preferred_by)
+    return train, held, {**data, "held_out_pairs": len(held)}
+
+
+def _encoded(
+    rows: list[JudgedRow], loaded: JudgedData, encoder: Encoder, seed: int, preferred_by: str
+) -> tuple[Dataset, DataReport]:
+    dataset, left_out = encode(rows, encoder, 1, seed, ("pairs", "labels"))
+    if not len(dataset):
+        raise ValueError(
+            f"You gave {loaded.source}, but no row of it is left ({'; '.join(left_out)}). Give more data."
+        )
+    skipped = Counter(loaded.skipped) + Counter(left_out)
+    report = DataReport(
+        source=loaded.source,
+        format=loaded.format,
+        preferred_by=preferred_by,
+        template=encoder.template,
+        rows_read=loaded.rows_read,
+        rows_used=loaded.rows_read - sum(skipped.values()),
+        pairs_built=len(dataset),
+        pairs_kept=len(dataset),
+        fingerprint=fingerprint(dataset),
+        skipped=dict(skipped.most_common()),
+    )
+    return dataset, report

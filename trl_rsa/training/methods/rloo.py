@@ -1,0 +1,87 @@
+"""RLOO: on-policy RL on prompts with scorers as reward functions; with `costs`, RLOO-Lagrangian.
+
+RLOO-Lagrangian maximises E[R] − β·KL − λ·(risk of C − budget) and moves λ by dual ascent. It is the on-policy baseline
+of PPO-Lagrangian (Safe RLHF), on the RL trainer that TRL has. It differs from PPO-Lagrangian: no value function, one
+advantage per response, and the objective is not divided by 1 + λ, so that at a fixed λ the optimum is
+π_ref·exp((R − λC)/β), that of the ladder.
+"""
+
+from typing import Any
+
+from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
+from trl_rsa.training.methods.terms import CostTerm, RewardTerm
+
+
+_find = find_in_trl("rloo", "RLOO")
+
+
+def _make_trainer(parts: StageParts) -> Any:
+    from trl_rsa.scoring import load_scorer
+    from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback
+
+    rewards: list[RewardTerm] = parts.options["rewards"]
+    costs: list[CostTerm] = parts.options["costs"]
+    scorers = [load_scorer(one.scorer, **{"kind": "reward", **one.scorer_options}) for one in rewards]
+    penalties = [
+        CostPenalty(one.name, load_scorer(one.scorer, **{"kind": "cost", **one.scorer_options}), one.dual_ascent())
+        for one in costs
+    ]
+    parts.config.reward_weights = [*(one.weight for one in rewards), *(1.0 for _ in costs)]
+    callback = DualAscentCallback(penalties)
+    # The trainer loads the reference itself, from the folder that the policy says it comes from; of an adapter that
+    # came with the model it makes a frozen copy.
+    anchor = parts.models.anchor_at(parts.start, with_reference=False)
+    trainer = _find()[1](
+        model=anchor.model,
+        reward_funcs=[*scorers, *penalties],
+        args=parts.config,
+        train_dataset=parts.train_dataset,
+        eval_dataset=parts.eval_dataset,
+        processing_class=parts.processing_class,
+        callbacks=[*([callback] if penalties else []), *parts.callbacks],
+        peft_config=anchor.peft_config,
+    )
+    for one in (callback, *penalties):
+        one.trainer = trainer
+    return trainer
+
+
+def _check(title: str, config: Any, options: dict[str, Any]) -> None:
+    if not options["rewards"]:
+        raise ValueError(f"You gave {title} the method 'rloo', but nothing to maximise. Add `rewards:`.")
+    names = [cost.name for cost in options["costs"]]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"You gave two costs of {title} the name {name!r}, but it tells them apart. Rename one.")
+    if config.reward_weights is not None:
+        raise ValueError(
+            f"You set reward_weights in the args of {title}, but each of its `rewards` has a `weight`. Set it there."
+        )
+    # TRL keeps sampled responses in memory for several steps, and no checkpoint holds them.
+    every = config.steps_per_generation * config.num_iterations
+    steps = every // config.gradient_accumulation_steps
+    is_whole = every % config.gradient_accumulation_steps == 0
+    saved = {"steps": config.save_steps, "epoch": None}.get(getattr(config.save_strategy, "value", ""), 0)
+    if steps <= 1 and is_whole:
+        return
+    if saved == 0 or (is_whole and saved is not None and saved >= 1 and saved % steps == 0):
+        return
+    raise ValueError(
+        f"You set steps_per_generation={config.steps_per_generation} and num_iterations={config.num_iterations} in "
+        f"the args of {title}, so that responses serve {every / config.gradient_accumulation_steps:g} steps, but no "
+        "checkpoint holds them: a resumed run would not end like an uninterrupted one. Set save_strategy='steps' and "
+        "save_steps to a multiple, or leave the two out."
+    )
+
+
+RLOO = Method(
+    "rloo",
+    "prompts: the policy's own responses are scored; with costs, RLOO-Lagrangian",
+    "prompts",
+    _find,
+    _make_trainer,
+    frozenset({"beta", "rewards", "costs"}),
+    overlong="are kept",
+    loss_falls=False,
+    check=_check,
+)

@@ -1,0 +1,39 @@
+"""RSA: preference pairs with a token-level risk measure in the loss, or any loss of DPO's."""
+
+from typing import Any
+
+from trl_rsa.training.methods.method import Method, StageParts
+
+
+def _classes() -> tuple[type, type]:
+    from trl_rsa.config import RSAConfig
+    from trl_rsa.trainer import RSATrainer
+
+    return RSAConfig, RSATrainer
+
+
+def _make_trainer(parts: StageParts) -> Any:
+    from trl_rsa.trainer import RSATrainer
+
+    anchor = parts.models.anchor_at(parts.start)
+    return RSATrainer(
+        model=anchor.model,
+        ref_model=anchor.ref_model,
+        args=parts.config,
+        train_dataset=parts.train_dataset,
+        eval_dataset=parts.eval_dataset,
+        processing_class=parts.processing_class,
+        callbacks=list(parts.callbacks),
+        peft_config=anchor.peft_config,
+        risk_measure=parts.options.get("risk_measure"),
+    )
+
+
+RSA = Method(
+    "rsa",
+    "preference pairs, with the risk of every token in the loss",
+    "pairs",
+    _classes,
+    _make_trainer,
+    frozenset({"beta", "constraint_multiplier", "risk_measure"}),
+)

@@ -1,0 +1,128 @@
+"""Stages that train a scorer instead of a policy: a reward model on pairs, a cost model on safe/unsafe labels too.
+
+Both start from the last policy's body, with a new head, and are saved whole, as a sequence classifier that later
+stages and constraints name as `stage:NAME`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_rsa.score_models.model import describe
+from trl_rsa.scoring.graded import Readout
+from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
+
+
+if TYPE_CHECKING:
+    from trl_rsa.training.anchor import ModelSettings
+
+
+_find = find_in_trl("reward", "Reward")
+
+
+def _make_reward_trainer(parts: StageParts) -> Any:
+    model = load_classifier(parts.start, parts.models, parts.processing_class)
+    if not isinstance(parts.train_dataset[0]["prompt"], str):
+        # Responses to be scored come as text: they belong into the template that it is trained in.
+        describe(model.config, Readout("reward", None, 1, 0.0), {"template": "chat"})
+    return _find()[1](
+        model=model,
+        args=parts.config,
+        train_dataset=parts.train_dataset,
+        eval_dataset=parts.eval_dataset,
+        processing_class=parts.processing_class,
+        callbacks=list(parts.callbacks),
+        peft_config=_adapters(parts.models),
+    )
+
+
+def _make_cost_trainer(parts: StageParts) -> Any:
+    from trl_rsa.score_models.trainer import ScoreModelTrainer
+
+    parts.config.remove_unused_columns = False  # the rows are tokens already, with columns of their own
+    readout = Readout("cost", None, 1, 0.0)
+    model = load_classifier(parts.start, parts.models, parts.processing_class)
+    describe(model.config, readout, {"template": parts.options["template"]})
+    return ScoreModelTrainer(
+        model=model,
+        args=parts.config,
+        train_dataset=parts.train_dataset,
+        eval_dataset=parts.eval_dataset,
+        processing_class=parts.processing_class,
+        callbacks=list(parts.callbacks),
+        peft_config=_adapters(parts.models),
+        readout=readout,
+        regularization=REGULARIZATION,
+    )
+
+
+# As `trl-rsa score-model` has it.
+REGULARIZATION = 0.001
+
+
+def load_classifier(start: str, models: "ModelSettings", processing_class: Any) -> Any:
+    """The body of the policy `start` (an adapter merged into its base) with a new head of one output."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    from trl_rsa.sampling.policies import base_of, is_adapter
+    from trl_rsa.scoring.weights import quiet_loading
+
+    with quiet_loading():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base_of(start) if is_adapter(start) else start, num_labels=1, **models.init_kwargs
+        )
+    if is_adapter(start):
+        config = PeftConfig.from_pretrained(start)
+        config.task_type = None  # of a language model it would want a language model
+        model = PeftModel.from_pretrained(model, start, config=config).merge_and_unload()
+    # Where a batch's responses end is read off the padding.
+    model.config.get_text_config().pad_token_id = processing_class.pad_token_id
+    return model
+
+
+def _adapters(models: "ModelSettings") -> Any:
+    """The plan's adapter, beside which the head is trained in full."""
+    from trl_rsa.training.anchor import make_peft_config
+
+    if models.peft_config is None:
+        return None
+    config = make_peft_config(models.peft_config)
+    return replace(config, task_type="SEQ_CLS", modules_to_save=[*(config.modules_to_save or []), "score"])
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "merge_and_unload"):
+        trainer.save_model(str(folder))
+        return
+    merged = model.merge_and_unload()
+    if trainer.accelerator.is_main_process:
+        merged.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+
+
+REWARD = Method(
+    "reward",
+    "preference pairs: a scorer for later stages, higher is better",
+    "pairs",
+    _find,
+    _make_reward_trainer,
+    frozenset(),
+    makes="reward",
+    has_reference=False,
+    overlong="are dropped",
+    save=_save,
+)
+COST = Method(
+    "cost",
+    "pairs and safe/unsafe labels: a scorer for later stages, above 0 is unsafe",
+    "judged",
+    _find,
+    _make_cost_trainer,
+    frozenset(),
+    makes="cost",
+    has_reference=False,
+    overlong="are dropped",
+    save=_save,
+)
