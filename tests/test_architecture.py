@@ -92,7 +92,7 @@ RULES = {
     "alignment": Rule(
         ours=(
             *("alignment", "ladder", "training", "sampling", "scoring.load", "data", "config", "risk", "storage"),
-            *("evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
+            *("evaluation.prompt_sets", "merging", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
     ),

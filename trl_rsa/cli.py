@@ -10,6 +10,7 @@ from trl_rsa.scripts._command import did_you_mean, run_command
 COMMANDS = {
     "train": "train one stage: TRL's dpo script with a risk-aware loss",
     "align": "align a model in stages, by a plan in a YAML file",
+    "presets": "show the plans of papers: SACPO, SafeDPO, TDPO, Safe RLHF, …",
     "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
     "demo": "align a small model in the sandbox, from nothing to a report",
