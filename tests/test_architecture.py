@@ -70,6 +70,9 @@ RULES = {
     ),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "merging": Rule(ours=("merging", "sampling", "scoring", "storage"), others=ANY, never_others=("trl",)),
+    "rlaif": Rule(
+        ours=("rlaif", "ladder.progress", "sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)
+    ),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(
         ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),

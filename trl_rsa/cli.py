@@ -13,6 +13,7 @@ COMMANDS = {
     "presets": "show the plans of papers: SACPO, SafeDPO, TDPO, Safe RLHF, …",
     "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
+    "label": "have a judge label pairs by a written constitution, or revise responses",
     "demo": "align a small model in the sandbox, from nothing to a report",
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
