@@ -3,6 +3,7 @@
     python -m benchmarks.alignment.constraint             # runs what is missing, then draws; hours on one core
     python -m benchmarks.alignment.constraint --quick     # a few small cells into a scratch folder, a minute
     python -m benchmarks.alignment.constraint --draw      # plots and page from the CSV
+    python -m benchmarks.alignment.constraint --baselines # RLOO-Lagrangian and others: constraint_baselines.py
 
 One row per world, seed, method and budget is written to `results/constraint/constraint.csv` as soon as it is known. A
 run that was stopped goes on where it was: rows on disk are not made again, and neither are policies in the cache.
@@ -20,6 +21,15 @@ from typing import Any
 import datasets
 import transformers
 
+from benchmarks.alignment.constraint_baselines import (
+    BASELINE_SEARCHES,
+    BASELINE_WORLDS,
+    BASELINES,
+    RLOO_TRIED,
+    TRIED_AT,
+    chosen_rloo,
+    search_baseline,
+)
 from benchmarks.alignment.constraint_lab import Lab
 from benchmarks.alignment.constraint_methods import (
     ABLATION_SEEDS,
@@ -36,7 +46,7 @@ from benchmarks.alignment.constraint_methods import (
     Method,
     Sizes,
 )
-from benchmarks.alignment.constraint_page import write_page
+from benchmarks.alignment.constraint_page import read, write_page
 from benchmarks.alignment.constraint_search import Found, search
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from trl_rsa.evaluation.tails import cvar
@@ -78,6 +88,22 @@ def cells_of(part: str, methods: Sequence[Method], seeds: Sequence[int]) -> Iter
             yield from (Cell(part, world, seed, method, budget) for method in methods for budget in budgets)
 
 
+def tuning_of_baselines() -> Iterator[Cell]:
+    world, budget = TRIED_AT
+    yield from (Cell("baselines, tuning", world, TUNING_SEEDS[0], method, budget) for method in RLOO_TRIED)
+
+
+def cells_of_baselines(rows: Sequence[dict[str, Any]]) -> Iterator[Cell]:
+    """One method after the other, so that what there is time for is there for all seeds."""
+    for method in BASELINES:
+        chosen = chosen_rloo(rows) if method.search == "rloo" else method
+        if chosen is None:
+            continue
+        for world in BASELINE_WORLDS:
+            for seed in TEST_SEEDS:
+                yield from (Cell("baselines", world, seed, chosen, budget) for budget in BUDGETS[world])
+
+
 def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
     budget = BUDGETS[ABLATION_WORLD][1]
     for method in methods:
@@ -94,10 +120,12 @@ def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> N
         place = (cell.world, cell.seed)
         if place not in labs:
             labs = {place: Lab(*place, sizes, cache)}  # one at a time: its answers are kept in memory
-            row = judge(labs[place], "main", labs[place].helpful, "helpful stage alone", "")
+            part = "baselines" if cell.part.startswith("baselines") else "main"
+            row = judge(labs[place], part, labs[place].helpful, "helpful stage alone", "")
             if tuple(str(row[name]) for name in KEY) not in results.done:
                 results.add(row)
-        found = search(labs[place], cell.method, cell.budget)
+        look = search_baseline if cell.method.search in BASELINE_SEARCHES else search
+        found = look(labs[place], cell.method, cell.budget)
         row = judge(labs[place], cell.part, found.policy, cell.method.name, f"{cell.budget:g}", found)
         results.add(row)
         print(
@@ -165,6 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder of policies and answers (default: the cache of trl-rsa)")
     parser.add_argument("--quick", action="store_true", help="a few small cells, whose numbers mean nothing")
     parser.add_argument("--tune", action="store_true", help="only the cells of the tuning seeds")
+    parser.add_argument("--baselines", action="store_true", help="only the methods of the literature beside")
     parser.add_argument("--draw", action="store_true", help="no runs: plots and page from the CSV")
     return parser
 
@@ -185,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.quick:
             cells = [cell for cell in cells_of("main", METHODS, TEST_SEEDS[:1]) if cell.world == ABLATION_WORLD]
         write_provenance(out / "provenance.json", sizes)
+        if args.baselines:
+            run(list(tuning_of_baselines()), results, cache, sizes)
+            cells = list(cells_of_baselines(read(results.path)))
         run(cells, results, cache, sizes)
     write_page(out, page)
     print(page)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.alignment.constraint_baselines import BASELINES, NEUTRAL, NOT_EQUAL, RLOO_TRIED, chosen_rloo, in_words
 from benchmarks.alignment.constraint_figure import draw
 from benchmarks.alignment.constraint_methods import (
     ABLATION_WORLD,
@@ -52,6 +53,7 @@ def write_page(out: Path, page: Path) -> None:
         f"![Reward against the tail of cost, by budget]({folder}/constraint.png)\n",
         *(_world(main, world) for world in BUDGETS if pick(main, world=world)),
         _why(rows),
+        baselines_part(rows),
         _learned(rows),
         _ablations(rows),
         _tuning(rows),
@@ -308,6 +310,59 @@ def _bootstrap(main: Sequence[Row]) -> str:
     return (
         f"\n  Steered by a bootstrap bound, which promises nothing for finite samples, α = 0 differs by\n  "
         f"{_by_world(tighter, bounds)} in reward, and truly meets {met} of {n} budgets against {other} of {m}."
+    )
+
+
+def baselines_part(rows: Sequence[Row]) -> str:
+    """The methods of the literature beside those of the track, against α = 0 by the same code."""
+    here = pick(rows, part="baselines")
+    if not here:
+        return ""
+    lines, duels = [], []
+    for world in BUDGETS:
+        ours = pick(here, world=world, method=NEUTRAL.name)
+        for method in BASELINES:
+            theirs = pick(here, world=world, method=method.name)
+            for budget in BUDGETS[world]:
+                if several := pick(theirs, budget=budget):
+                    lines.append([f"`{world}`, {method.name}", *_line(several)])
+            if theirs and ours and method is not NEUTRAL:
+                duels.append(f"* `{world}`: {NEUTRAL.name} {_duel(ours, theirs, method.name)}")
+    found = {row["method"] for row in here}
+    missing = [method.name for method in BASELINES if method.name not in found]
+    few = [
+        f"{method.name} has {len({row['seed'] for row in pick(here, method=method.name)})} seeds"
+        for method in BASELINES
+        if method.name in found and len({row["seed"] for row in pick(here, method=method.name)}) < 5
+    ]
+    said = [
+        *(f"Not run for want of time: {', '.join(missing)}." for _ in range(bool(missing))),
+        *(f"For want of time {', '.join(few)}." for _ in range(bool(few))),
+    ]
+    tried = [
+        [method.name, *_line(several)]
+        for method in RLOO_TRIED
+        if (several := pick(rows, part="baselines, tuning", method=method.name))
+    ]
+    chosen = chosen_rloo(rows)
+    setting = f" It took {in_words(chosen)}." if chosen else ""
+    worlds = ", ".join(f"`{world}`" for world in BUDGETS if pick(here, world=world))
+    return (
+        f"## Methods of the literature beside\n\nRun later than the rest of this page, by later code, on one machine "
+        f"(see Provenance), in {worlds}: compare them with the rows of this table alone. {NEUTRAL.name} was run again "
+        f"for it.\n\n"
+        + "\n".join(f"* **{method.name}**: {method.description}." for method in BASELINES if method.name in found)
+        + "\n\nWhat is not equal:\n\n"
+        + "\n".join(f"* {one}" for one in NOT_EQUAL)
+        + "\n"
+        + "".join(f"* {one}\n" for one in said)
+        + "\n"
+        + table(["method", *HEADS, *COSTS], lines)
+        + "\n\n"
+        + "\n".join(duels)
+        + f"\n\nThe settings of RLOO-Lagrangian were chosen on the tuning seed by a rule that was fixed before: of "
+        f"those whose bound holds the most helpful one.{setting} The other methods have the track's settings, "
+        "untuned.\n\n" + table(["method", *HEADS, *COSTS], tried) + "\n"
     )
 
 

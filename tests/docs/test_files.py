@@ -15,7 +15,7 @@ from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_t
 import pytest
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
 
 import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
@@ -37,6 +37,7 @@ from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
 from trl_rsa.score_models.model import describe
+from trl_rsa.scoring import load_scorer
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
 from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
 from trl_rsa.storage.names import MERGE
@@ -44,6 +45,8 @@ from trl_rsa.storage.records import FIELDS, RecordLine
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings, StartFile
 from trl_rsa.training.checkpoints import CheckpointFile
+from trl_rsa.training.methods.dual_ascent import DualAscent, DualState
+from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback, MultipliersFile
 from trl_rsa.training.reanchor import ReferenceFile
 from trl_rsa.training.worker import ErrorFile, RequestFile, SampleRequest
 
@@ -321,7 +324,8 @@ NOT_SEEN = {
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
-OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration", "MergeFile", "MergedModel"}
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
 
 
 @pytest.mark.slow
@@ -356,6 +360,19 @@ def test_a_checkpoint_of_a_re_anchored_run(save_tiny_llama, preference_dataset, 
     trainer.add_callback(ReanchorCallback(trainer, constraint_steps=1))
     trainer.train()
     check_json(Path(args.output_dir) / "checkpoint-1/reference/rung.json", ReferenceFile)
+
+
+def test_multipliers_of_a_checkpoint(tmp_path):
+    seen.clear()
+    penalty = CostPenalty(
+        "harm", load_scorer(lambda prompts, completions: [1.0], "cost"), DualAscent(0.5, costs=[1.0])
+    )
+    callback, state = DualAscentCallback([penalty]), TrainerState(global_step=3, is_world_process_zero=True)
+    (tmp_path / "checkpoint-3").mkdir()
+    callback.on_save(SimpleNamespace(output_dir=tmp_path), state, None)
+    check_json(tmp_path / "checkpoint-3/multipliers.json", MultipliersFile)
+    for shape in (MultipliersFile, DualState):
+        assert seen[shape.__name__] == shape.__annotations__.keys()
 
 
 def test_a_score_model(tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from trl_rsa import Plan, RSAConfig
+from trl_rsa import Plan
+from trl_rsa.alignment.plan import args_of
 from trl_rsa.scripts import align
 from trl_rsa.scripts._launch import make_launcher, split_arguments
 from trl_rsa.training.launcher import bundled_configs
@@ -21,9 +22,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_every_plan_loads_and_its_arguments_are_valid(path, tmp_path):
     plan = Plan.from_yaml(path)
     for stage in plan.stages:
-        arguments = plan.args | stage.args | {"output_dir": str(tmp_path), "beta": stage.beta}
+        arguments = args_of(plan, stage) | {"output_dir": str(tmp_path)}
+        if stage.method == "rsa":
+            arguments |= {"beta": stage.beta, "risk_measure": stage.risk_measure}
         # Where the plan is for a GPU, its precision is the machine's business, not the plan's.
-        RSAConfig(**arguments | {"bf16": False, "use_cpu": True, "risk_measure": stage.risk_measure})
+        stage.does.config_class(**arguments | {"bf16": False, "use_cpu": True})
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("configs/*_[0-9]*gb.yaml")), ids=lambda path: path.name)

@@ -246,6 +246,7 @@ def _stages(file: Path, content: dict[str, Any]) -> list[_Step]:
             plan["constraint_multiplier"] / plan["beta"],
         )
         for done, plan in zip(content["stages"], content["plan"]["stages"], strict=True)
+        if plan.get("method") not in ("reward", "cost")  # these train scorers
     ]
 
 

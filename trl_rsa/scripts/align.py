@@ -41,6 +41,9 @@ Instead of a multiplier, a budget: `stages:` may then be left out or end before 
     sampling: {max_new_tokens: 128}
     max_rungs: 6
 
+A stage may have another method (`method: dpo`, kto, sft, orpo, cpo, rloo), or train a scorer (`method: reward` or
+cost) that later ones name as `stage:NAME`. docs/stages.md has a table.
+
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
 
   trl-rsa align --config plan.yaml --accelerate_config zero3

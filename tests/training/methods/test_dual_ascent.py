@@ -10,9 +10,9 @@ def test_the_mean_by_hand():
     has mean −1, 2 below, λ = 2 − .5·2 = 1. The penalty of a cost of 3 is λ·3."""
     dual = DualAscent(budget=1.0, rate=0.5, window=4)
     assert dual.penalty(3.0) == 3.0
-    assert dual.update([2.0, 4.0]) == {"estimate": 3.0, "violation": 2.0}
+    assert dual.update([2.0, 4.0]) == (3.0, 2.0)
     assert dual.multiplier == 2.0 and dual.penalty(3.0) == 6.0 and dual.penalty(-1.0) == -2.0
-    assert dual.update([-5.0, -5.0]) == {"estimate": -1.0, "violation": -2.0}
+    assert dual.update([-5.0, -5.0]) == (-1.0, -2.0)
     assert dual.multiplier == 1.0 and dual.eta == 0.0
 
 
@@ -21,7 +21,7 @@ def test_cvar_by_hand():
     and Uryasev is 0 + 1.5/.5 = 3, 2 above; λ = 1 + .5·2 = 2. P(C > 0) = 3/4, η = 0 − .2·(1 − .75/.5) = .1. The
     penalty of a cost of 1.1 is then 2·(1.1 − .1)/.5 = 4, and that of 0 is nothing."""
     dual = DualAscent(budget=1.0, tail=0.5, rate=0.5, eta_rate=0.2)
-    assert dual.update([-1.0, 1.0, 2.0, 3.0]) == {"estimate": 3.0, "violation": 2.0}
+    assert dual.update([-1.0, 1.0, 2.0, 3.0]) == (3.0, 2.0)
     assert dual.multiplier == 2.0
     assert dual.eta == pytest.approx(0.1)
     assert dual.penalty(1.1) == pytest.approx(4.0) and dual.penalty(0.0) == 0.0
@@ -38,7 +38,7 @@ def test_the_multiplier_stays_in_its_range():
 def test_the_window_forgets():
     dual = DualAscent(budget=0.0, window=2)
     dual.update([100.0, 1.0])
-    assert dual.update([3.0])["estimate"] == 2.0 and dual.costs == [1.0, 3.0]
+    assert dual.update([3.0]).estimate == 2.0 and dual.costs == [1.0, 3.0]
 
 
 def test_eta_ends_at_the_quantile():
@@ -48,7 +48,7 @@ def test_eta_ends_at_the_quantile():
     for _ in range(200):
         numbers = dual.update(costs)
     assert 15.0 <= dual.eta < 16.0
-    assert numbers["estimate"] == pytest.approx(18.0)
+    assert numbers.estimate == pytest.approx(18.0)
 
 
 def test_the_state_is_all_that_counts():

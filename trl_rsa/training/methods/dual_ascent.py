@@ -8,7 +8,7 @@ is minimised alongside: Chow et al., "Risk-Constrained Reinforcement Learning wi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 
 class DualState(TypedDict):
@@ -19,7 +19,7 @@ class DualState(TypedDict):
     costs: list[float]
 
 
-class DualNumbers(TypedDict):
+class DualNumbers(NamedTuple):
     """What an update has seen, in units of cost: the risk at the η before it, and that less the budget."""
 
     estimate: float
@@ -79,7 +79,7 @@ class DualAscent:
         self.multiplier = min(self.most, max(0.0, self.multiplier + self.rate * violation))
         if self.tail < 1.0:
             self.eta -= self.eta_rate * (1.0 - above / self.tail)
-        return {"estimate": estimate, "violation": violation}
+        return DualNumbers(estimate, violation)
 
     def _excess(self, cost: float) -> float:
         return cost if self.tail == 1.0 else max(cost - self.eta, 0.0) / self.tail

@@ -81,7 +81,7 @@ class DualAscentCallback(TrainerCallback):
             if not costs:
                 continue
             numbers = penalty.dual.update(costs)
-            logged = {"multiplier": penalty.dual.multiplier, **numbers}
+            logged = {"multiplier": penalty.dual.multiplier, **numbers._asdict()}
             logged |= {"eta": penalty.dual.eta} if penalty.dual.tail < 1.0 else {}
             for name, value in logged.items():
                 self.trainer._metrics["train"][f"constraint/{penalty.name}/{name}"].append(value)
