@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
 import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
 from trl_rsa.alignment.manifest import ManifestFile
+from trl_rsa.alignment.merges import MergeEntry, MergeSettings, make_merges
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.certificate import CertificateFile
 from trl_rsa.evaluation.localise import DriftLine, TokenLine
@@ -33,6 +34,10 @@ from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.merging.card import MergedModel, MergeFile
 from trl_rsa.merging.merge import merge_models
+from trl_rsa.rlaif.constitution import Constitution, Principle
+from trl_rsa.rlaif.label import label
+from trl_rsa.rlaif.labelling import Labelling
+from trl_rsa.rlaif.result import FeedbackReport, LabelLine
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
@@ -318,14 +323,15 @@ NOT_SEEN = {
     "DataReportJSON": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
+    "ManifestFile": {"merges"},
     "ConstraintSummary": {"compared"},
     "Comparison": {*TABLES["Comparison"].rows},
     "RecordLine": {"reward_problem"},
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
+OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration", "MultipliersFile", "DualState"}
+OTHERS |= {"MergeFile", "MergedModel", "MergeEntry", "LabelLine", "FeedbackReport"}
 
 
 @pytest.mark.slow
@@ -421,4 +427,31 @@ def test_a_merge(tiny_model_path, other_tiny_model_path, tmp_path):
         merge = merge_models(models, [0.5, 0.5], tmp_path / f"merge-{number}")
         check_json(merge.folder / MERGE, MergeFile)
     for shape in (MergeFile, MergedModel):
+        assert seen[shape.__name__] == shape.__annotations__.keys()
+    settings = MergeSettings(["a", "b"], [0.5])
+    folders = {"a": Path(adapters[0]), "b": Path(adapters[1])}
+    for entry in make_merges(settings, folders, tmp_path, log=lambda line: None):
+        check(json.loads(json.dumps(entry)), MergeEntry, "merges")
+
+
+class SaysLittle:
+    """A chat endpoint that always takes response A, and has one sentence for everything else."""
+
+    url, model = "here", "m"
+
+    def complete(self, requests: Any) -> list[str]:
+        return ["[[A]]" if "<response A" in str(request) else "I would." for request in requests]
+
+
+def test_labels_of_a_judge(tmp_path):
+    seen.clear()
+    rows = [{"prompt": "a", "response_0": "b", "response_1": "c", "response": "d"}]
+    principles = (Principle("one", "Which?", "What?", "Write."),)
+    for method in ("compare", "revise"):
+        output = tmp_path / f"{method}.jsonl"
+        labelling = Labelling(rows, Constitution(principles, "digest"), SaysLittle(), output, method=method)
+        label(labelling, log=lambda line: None)
+        check_lines(tmp_path / f"{method}.jsonl.lines.jsonl", LabelLine)
+        check_json(tmp_path / f"{method}.jsonl.report.json", FeedbackReport)
+    for shape in (LabelLine, FeedbackReport):
         assert seen[shape.__name__] == shape.__annotations__.keys()
