@@ -80,8 +80,9 @@ marked so, and not guessed. No paper's own numbers are repeated here, since they
 [constraint track](../benchmarks/alignment/CONSTRAINT.md) trains a model of a million parameters in the sandbox until
 a budget on the tail of cost is met, and the [exact track](../benchmarks/alignment/EXACT.md) computes optima in a
 language of 64 responses. A method with a grid takes the best λ of it, chosen with the true reward, and not the
-preset's own setting. *Ours* is the default of this package, "α = 0, truncated": rungs on the policy's own responses, labelled by
-unsafe cost, with no token-level risk. The lines compare reward, since all searches stop at the same budgets.
+preset's own setting. *Ours* is the default of this package, "α = 0, truncated": rungs on the policy's own responses,
+labelled by unsafe cost, with no token-level risk. The lines compare reward, since all searches stop at the same
+budgets.
 """
 
 
