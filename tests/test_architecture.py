@@ -69,6 +69,7 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
+    "evaluation.pressure.half_way": Rule(ours=("evaluation", "merging", "sampling", "storage"), others=ANY),
     # Ordinary fine-tuning, as users do it: TRL's own trainer.
     "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
     # Labels by people. What decides who is asked, and what follows, is pure mathematics.
@@ -79,6 +80,10 @@ RULES = {
     "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
     "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
+    "merging": Rule(ours=("merging", "sampling", "scoring", "storage"), others=ANY, never_others=("trl",)),
+    "rlaif": Rule(
+        ours=("rlaif", "ladder.progress", "sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)
+    ),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(
         ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),
@@ -93,8 +98,8 @@ RULES = {
     "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
         ours=(
-            *("ladder", "training", "audits", "evaluation", "sampling", "scoring", "data", "config", "risk"),
-            "storage",
+            *("ladder", "training", "merging", "audits", "evaluation", "sampling", "scoring", "data", "config"),
+            *("risk", "storage"),
         ),
         others=ANY,
     ),
@@ -103,8 +108,8 @@ RULES = {
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
         ours=(
-            *("alignment", "ladder", "training", "audits", "sampling", "scoring.load", "data", "config", "risk"),
-            *("storage", "evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
+            *("alignment", "ladder", "training", "merging", "audits", "sampling", "scoring.load", "data", "config"),
+            *("risk", "storage", "evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
     ),

@@ -15,11 +15,13 @@ from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_t
 import pytest
 from cpu_args import CPU_ARGS
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
 
 import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
 from trl_rsa.alignment.manifest import ManifestFile
+from trl_rsa.alignment.merges import MergeEntry, MergeSettings, make_merges
 from trl_rsa.audits.certificate import AuditedCertificateFile
 from trl_rsa.audits.queue import AuditFile, LabelLine, RequestsFile
 from trl_rsa.audits.settings import AuditSettings
@@ -42,6 +44,12 @@ from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
+from trl_rsa.merging.card import MergedModel, MergeFile
+from trl_rsa.merging.merge import merge_models
+from trl_rsa.rlaif.constitution import Constitution, Principle
+from trl_rsa.rlaif.label import label
+from trl_rsa.rlaif.labelling import Labelling
+from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
@@ -49,6 +57,7 @@ from trl_rsa.score_models.model import describe
 from trl_rsa.scoring import load_scorer
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
 from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
+from trl_rsa.storage.names import MERGE
 from trl_rsa.storage.records import FIELDS, RecordLine
 from trl_rsa.sweep.files import SweepFile, SweepState
 from trl_rsa.training import worker
@@ -330,6 +339,7 @@ NOT_SEEN = {
     "StageEntry": {"copied_from"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
+    "ManifestFile": {"merges"},
     "ConstraintSummary": {"compared", "audit"},
     "CostNumbers": {"audit"},
     "Comparison": {*TABLES["Comparison"].rows},
@@ -345,6 +355,7 @@ OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
 OF_A_SWEEP = {"SweepFile", "SweepPoint", "FrontFile", "FrontMethod", "FrontPoint", "RewardWithin", "FrontDifference"}
 OF_A_SWEEP |= {"FrontReference"}
 OTHERS |= OF_A_SWEEP | {"MultipliersFile", "DualState"}
+OTHERS |= {"MergeFile", "MergedModel", "MergeEntry", "FeedbackLine", "FeedbackReport"}
 
 
 @pytest.mark.slow
@@ -484,3 +495,46 @@ def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, caps
 def test_a_lock(tmp_path):
     with hold_folder(tmp_path):
         check_json(tmp_path / LOCK, LockFile)
+
+
+def test_a_merge(tiny_model_path, other_tiny_model_path, tmp_path):
+    adapters = []
+    for seed in range(2):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model_path), LoraConfig(r=1, target_modules=["q_proj"])
+        )
+        model.save_pretrained(tmp_path / str(seed))
+        adapters.append(str(tmp_path / str(seed)))
+    seen.clear()
+    for number, models in enumerate(([tiny_model_path, other_tiny_model_path], adapters)):
+        merge = merge_models(models, [0.5, 0.5], tmp_path / f"merge-{number}")
+        check_json(merge.folder / MERGE, MergeFile)
+    for shape in (MergeFile, MergedModel):
+        assert seen[shape.__name__] == shape.__annotations__.keys()
+    settings = MergeSettings(["a", "b"], [0.5])
+    folders = {"a": Path(adapters[0]), "b": Path(adapters[1])}
+    for entry in make_merges(settings, folders, tmp_path, log=lambda line: None):
+        check(json.loads(json.dumps(entry)), MergeEntry, "merges")
+
+
+class SaysLittle:
+    """A chat endpoint that always takes response A, and has one sentence for everything else."""
+
+    url, model = "here", "m"
+
+    def complete(self, requests: Any) -> list[str]:
+        return ["[[A]]" if "<response A" in str(request) else "I would." for request in requests]
+
+
+def test_labels_of_a_judge(tmp_path):
+    seen.clear()
+    rows = [{"prompt": "a", "response_0": "b", "response_1": "c", "response": "d"}]
+    principles = (Principle("one", "Which?", "What?", "Write."),)
+    for method in ("compare", "revise"):
+        output = tmp_path / f"{method}.jsonl"
+        labelling = Labelling(rows, Constitution(principles, "digest"), SaysLittle(), output, method=method)
+        label(labelling, log=lambda line: None)
+        check_lines(tmp_path / f"{method}.jsonl.lines.jsonl", FeedbackLine)
+        check_json(tmp_path / f"{method}.jsonl.report.json", FeedbackReport)
+    for shape in (FeedbackLine, FeedbackReport):
+        assert seen[shape.__name__] == shape.__annotations__.keys()

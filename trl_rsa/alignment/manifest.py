@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from trl_rsa.alignment.merges import MergeEntry
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.report import DataReportJSON
 from trl_rsa.ladder.human import HumanCounts
@@ -61,12 +62,14 @@ class ManifestFile(TypedDict):
     models: dict[str, str | None]
     stages: list[StageEntry]
     human_pairs: NotRequired[dict[str, HumanCounts]]
+    merges: NotRequired[list[MergeEntry]]
     ladder: NotRequired[LadderSummary]
 
 
 def describe(plan: Plan) -> dict[str, Any]:
     """The plan as JSON: every setting that changes the result. Objects appear by content or by `repr`."""
     described = {f.name: _describe(getattr(plan, f.name)) for f in dataclasses.fields(plan) if f.name != "output_dir"}
+    del described["merge"]  # what is merged of finished stages may change
     for stage in described["stages"]:
         for name, default in _SINCE_METHODS.items():
             if stage.get(name) == default:

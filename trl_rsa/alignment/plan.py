@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from trl_rsa.alignment.merges import MergeSettings, check_stages
 from trl_rsa.alignment.models import read_model_init_kwargs, read_peft_config
+from trl_rsa.alignment.presets import apply_preset
 from trl_rsa.alignment.typed import (
     check_positive,
     hints_of,
@@ -196,6 +198,8 @@ class Plan:
             A budget on the tail of harm, or several: after the stages, rungs are added until they are met.
         rungs ([`RungSettings`], *optional*):
             How these rungs are sampled, labelled and trained.
+        merge ([`~alignment.merges.MergeSettings`], *optional*):
+            Averages of two stages' models, made after the stages, beside the plan's result.
     """
 
     stages: list[Stage]
@@ -207,6 +211,7 @@ class Plan:
     seed: int = 42
     constraint: "RiskConstraint | list[RiskConstraint] | None" = None
     rungs: RungSettings = field(default_factory=RungSettings)
+    merge: MergeSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.stages and not self.constraint:
@@ -231,6 +236,8 @@ class Plan:
             from trl_rsa.ladder.constraint import check_names
 
             check_names(self.constraints)
+        if self.merge is not None:
+            check_stages(self.merge, {stage.name: stage.does.makes for stage in self.stages})
 
     def _configs(self) -> list[type]:
         return [stage.does.config_class for stage in self.stages]
@@ -274,7 +281,8 @@ class Plan:
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "Plan":
         """Reads a plan from a YAML file whose keys are the arguments of [`Plan`] and [`Stage`].
 
-        Paths in the file are taken from where the program runs. `overrides` replace top-level keys.
+        A key `preset:` starts from a paper's plan; the other keys change it ([`Plan.from_preset`]). Paths in the file
+        are taken from where the program runs. `overrides` replace top-level keys.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -284,13 +292,61 @@ class Plan:
         content = load_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"You gave the plan {path}, but it is not a mapping of keys to values. Add `stages:`.")
-        content = {key: value for key, value in content.items() if value is not None}
+        if "preset" in content:
+            content = apply_preset(content["preset"], {key: content[key] for key in content if key != "preset"})
         content |= {key: value for key, value in overrides.items() if value is not None}
-        read: dict[str, Any] = {}
+        return cls._from_content(content, path)
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> "Plan":
+        """A paper's plan (docs/papers.md), with changes.
+
+        ```python
+        Plan.from_preset("sacpo", model="my-org/my-model", output_dir="runs/mine", dataset="pairs.jsonl",
+                         stages={"safe": {"constraint_multiplier": 10}}, args={"num_train_epochs": 1})
+        ```
+
+        Args:
+            name (`str`):
+                One of [`~alignment.presets.PRESETS`].
+            changes:
+                Arguments of [`Plan`]. A mapping changes the preset's key by key, None removes a key, and everything
+                else replaces what the preset has. `stages` may be a mapping from the names of the preset's stages to
+                what changes in each; `dataset` is the data of all stages, and `dataset_options` is added to how all
+                are read.
+
+        Raises:
+            ValueError: if there is no such preset, or as [`Plan.from_yaml`].
+        """
+        where = Path(f"the preset {name}")
+        content = apply_preset(name, changes)
+        # What a file cannot hold is put in its place afterwards.
+        objects = {key: content.pop(key) for key in [*content] if not _is_written(content[key])}
+        datasets = {
+            stage["name"]: stage.pop("dataset")
+            for stage in content.get("stages") or ()
+            if not _is_written(stage.get("dataset"))
+        }
+        for stage in content.get("stages") or ():
+            stage.setdefault("dataset", "a dataset in memory")
+        read: dict[str, Any] = dict(objects)
+        plan = cls._from_content(content, where, read)
+        for one in plan.stages:
+            one.dataset = datasets.get(one.name, one.dataset)
+        return plan
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any], path: Path, objects: Mapping[str, Any] | None = None) -> "Plan":
+        content = {key: value for key, value in content.items() if value is not None}
+        read: dict[str, Any] = dict(objects or {})
         if "constraint" in content:
             read["constraint"] = _read_constraint(content.pop("constraint"), path)
         if "rungs" in content:
             read["rungs"] = _read_rungs(content.pop("rungs"), path)
+        if isinstance(content.get("merge"), dict):
+            read["merge"] = read_dataclass(MergeSettings, content.pop("merge"), f"merge of {path}")
+        if "stages" in read:
+            return read_dataclass(cls, content, str(path), read)
         stages = content.pop("stages", [] if "constraint" in read else None)
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ValueError(f"You gave the plan {path}, but it has no list `stages:` of mappings. Add one.")
@@ -299,6 +355,15 @@ class Plan:
             for number, stage in enumerate(stages, start=1)
         ]
         return read_dataclass(cls, content, str(path), read)
+
+
+def _is_written(value: Any) -> bool:
+    """Whether a file could hold the value."""
+    if isinstance(value, Mapping):
+        return True
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_written, value))
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def stage_of(scorer: Any) -> str | None:

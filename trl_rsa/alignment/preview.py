@@ -61,6 +61,10 @@ def preview(
         lengths = _describe_lengths(ready, processing_class)
         if lengths:
             log(lengths)
+    if plan.merge is not None:
+        first, second = plan.merge.stages
+        shares = ", ".join(f"{weight:g}" for weight in plan.merge.weights)
+        log(f"[merge] {first} and {second}, with {shares} of the second")
     models = model_settings(plan)
     runner = InProcess(models, processing_class, (), log)
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)

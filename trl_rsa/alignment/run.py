@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_rsa.alignment.manifest import Manifest, ManifestFile
+from trl_rsa.alignment.merges import make_merges
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
@@ -147,6 +148,9 @@ def _run(
             manifest.update(index, status="complete", finished=now(), **result)
         if ready.does.makes == "policy":
             previous = str(ready.folder)
+    if plan.merge is not None:
+        folders = {stage.name: ready.folder for stage, ready in zip(plan.stages, stages, strict=True)}
+        manifest.update(merges=make_merges(plan.merge, folders, Path(plan.output_dir), log))
     if ladder is not None:
         summary = ladder.climb(previous)
         manifest.update(ladder=summary)

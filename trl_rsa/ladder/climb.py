@@ -7,7 +7,7 @@
     │   │   ├── _train               ScoredResponses.collect("train")   observe.py     sample and score
     │   │   │                        rung_pairs, rung_arguments         rung.py        label, choose the temperature
     │   │   │                        runner.train                       training/      re-anchor and train
-    │   │   └── _walk_back           interpolate                        sampling/      between the last two rungs
+    │   │   └── _walk_back           interpolate                        merging/       between the last two rungs
     │   └── _observe                 ScoredResponses.collect("decide")  observe.py
     │                                RiskConstraint.estimate            constraint.py  estimate and bound
     │                                LadderAudit.ask, observe           audit.py       labels for a part, if set
@@ -65,8 +65,8 @@ from trl_rsa.ladder.summary import (
     TrainedRungFile,
     WalkedBackFile,
 )
+from trl_rsa.merging.interpolation import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.interpolation import interpolate
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
@@ -294,8 +294,7 @@ class Ladder:
     def _walk_back(self, decision: JointDecision, folder: Path) -> WalkedBackFile:
         # The ends of the last rung: nothing is trained after a walk-back.
         ends = self._folder_of(decision.rung - 1), self._folder_of(decision.rung)
-        interpolate(*ends, decision.fraction, folder, self.models.init_kwargs)
-        self.processing_class.save_pretrained(str(folder))
+        interpolate(*ends, decision.fraction, folder, self.models.init_kwargs, self.processing_class)
         start_card(folder, Path(ends[1]), decision.fraction)
         return {
             "rung": decision.rung,

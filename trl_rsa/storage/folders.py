@@ -6,7 +6,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
-from trl_rsa.storage.names import CERTIFICATE
+from trl_rsa.storage.names import CERTIFICATE, MERGE
 
 
 # A larger file is known by its size and by pieces of it: many gigabytes must not be read at every start.
@@ -14,7 +14,15 @@ WHOLE = 1 << 28
 PIECES, PIECE = 64, 1 << 20
 
 # What a training or a look at a folder leaves beside a model, and does not change what the model says.
-_BESIDE = ("README.md", "trainer_state.json", "training_args.bin", "complete.json", "done.json", ".gitattributes")
+_BESIDE = (
+    "README.md",
+    "trainer_state.json",
+    "training_args.bin",
+    "complete.json",
+    "done.json",
+    ".gitattributes",
+    MERGE,
+)
 _OF_A_MODEL = (".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".py")
 
 

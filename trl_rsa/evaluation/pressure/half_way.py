@@ -62,7 +62,7 @@ class HalfWay(Pressure):
         assert reference is not None
 
         def make(folder: Path) -> None:
-            from trl_rsa.sampling.interpolation import interpolate
+            from trl_rsa.merging.interpolation import interpolate
 
             work.log(f"{self.name}: weights between {reference} and {path}")
             interpolate(reference, path, self.kept, folder, {"dtype": pick_dtype(work.dtype)})

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_rsa.sampling.interpolation import interpolate
+from trl_rsa.merging.interpolation import interpolate
 
 
 def full_weights(folder):
@@ -77,7 +77,7 @@ def test_what_does_not_belong_together_is_refused(
 ):
     with pytest.raises(ValueError, match="beyond"):
         interpolate(tiny_model_path, tiny_model_path, 1.5, "unused", {})
-    with pytest.raises(ValueError, match="differ in name or shape"):
+    with pytest.raises(ValueError, match="differ"):
         interpolate(save_tiny_llama(intermediate_size=64), tiny_model_path, 0.5, "unused", {})
     with pytest.raises(ValueError, match="was trained on"):
         interpolate(other_tiny_model_path, save_adapter("after", 2), 0.5, "unused", {})

@@ -1,0 +1,249 @@
+"""Labels of a judge who follows a known rule are that rule; what is on disk is not asked again."""
+
+import json
+import re
+
+import pytest
+
+from trl_rsa.data import load_preferences
+from trl_rsa.rlaif.constitution import Constitution
+from trl_rsa.rlaif.label import CHUNK, label
+from trl_rsa.rlaif.labelling import Labelling
+from trl_rsa.rlaif.preview import preview
+from trl_rsa.scoring import ChatEndpoint
+
+
+CONSTITUTION = """
+principles:
+  - {name: long, compare: "Which response has more letters?"}
+  - {name: short, compare: "Which response has fewer letters?"}
+"""
+NAMES = ("conversation", "response A", "response B")
+
+
+def sections(text):
+    return [re.search(rf"<{name} (\w+)>\n(.*?)\n</{name} \1>", text, re.DOTALL)[2] for name in NAMES]
+
+
+def by_the_principle(body):
+    """Does what the question says, and has no opinion on responses of one length."""
+    text = body["messages"][0]["content"]
+    _, a, b = sections(text)
+    if len(a) == len(b):
+        return "[[tie]]"
+    return "[[A]]" if (len(a) > len(b)) == ("more letters" in text) else "[[B]]"
+
+
+@pytest.fixture
+def constitution(tmp_path):
+    path = tmp_path / "constitution.yaml"
+    path.write_text(CONSTITUTION)
+    return Constitution.from_yaml(path)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """40 pairs without labels, of which every fifth has two responses of one length."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": f"prompt {i}",
+            "response_0": "x" * (3 + i % 5),
+            "response_1": f"{i:02d}abc",
+        }
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def make(constitution, pairs, tmp_path):
+    def make(server, **settings):
+        endpoint = settings.pop("endpoint", {})
+        chat = ChatEndpoint(server.url, "judge-1", cache_dir=False, backoff=0.01, max_retries=0, **endpoint)
+        return Labelling(settings.pop("source", str(pairs)), constitution, chat, tmp_path / "out.jsonl", **settings)
+
+    return make
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_rule_is_recovered(chat_server, make, tmp_path):
+    """32 pairs differ in length: each is labelled by its principle; 8 are ties and left out; 2 requests each."""
+    server = chat_server(by_the_principle)
+    report = label(make(server), log=lambda line: None)
+    rows = read(tmp_path / "out.jsonl")
+    assert len(rows) == 32 and len(server.requests) == 80
+    for row in rows:
+        assert (len(row["chosen"]) > len(row["rejected"])) == (row["principle"] == "long")
+    assert report["counts"] == {"rows": 40, "written": 32, "decided": 32, "ties": 8}
+    assert report["principles"].keys() == {"long", "short"} and sum(report["principles"].values()) == 40
+    assert (report["agreement"], report["first_place"], report["with_data"]) == (1.0, 0.5, None)
+    loaded = load_preferences(tmp_path / "out.jsonl").dataset
+    assert loaded.column_names == ["prompt", "chosen", "rejected"] and len(loaded) == 32
+
+
+def test_ties_are_kept_with_a_half(chat_server, make, tmp_path):
+    label(make(chat_server(by_the_principle), ties="keep"), log=lambda line: None)
+    loaded = load_preferences(tmp_path / "out.jsonl").dataset
+    assert sorted(loaded["pair_label"]) == [0.5] * 8 + [1.0] * 32
+
+
+def test_orders_that_disagree(chat_server, make, tmp_path):
+    """A judge who always takes the first place decides nothing, and is found out."""
+    lines = []
+    report = label(make(chat_server(lambda body: "[[A]]")), log=lines.append)
+    assert report["counts"] == {"rows": 40, "written": 0, "orders that disagree": 40}
+    assert (report["agreement"], report["first_place"]) == (0.0, 1.0)
+    assert "the response that stands first wins 100% of the verdicts; 50% is no bias" in lines
+
+
+def test_no_verdict_is_not_asked_again(chat_server, make, tmp_path):
+    server = chat_server(lambda body: "I would rather not say.")
+    report = label(make(server), log=lambda line: None)
+    assert report["counts"] == {"rows": 40, "written": 0, "without a verdict": 40}
+    label(make(server), log=lambda line: None)
+    assert len(server.requests) == 80
+
+
+def test_labels_of_the_data_are_only_compared_with(chat_server, make, tmp_path):
+    """The data prefers `good`, of 4 letters; a judge by length agrees where it is asked for short ones."""
+    path = tmp_path / "labelled.jsonl"
+    rows = [{"prompt": f"p {i}", "chosen": "good", "rejected": "a bad one"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = label(make(chat_server(by_the_principle), source=str(path)), log=lambda line: None)
+    assert report["with_data"] == pytest.approx(report["principles"]["short"] / 30)
+    assert 0 < report["with_data"] < 1
+
+
+def test_what_is_labelled_is_not_asked_again(chat_server, make, tmp_path, monkeypatch):
+    """Killed in the middle, with half a line on disk: the rest is asked, and the result is that of one run."""
+    seen = []
+
+    def dies(body):
+        seen.append(body)
+        return by_the_principle(body) if len(seen) <= 2 * CHUNK else (401, {}, "{}")
+
+    with pytest.raises(ValueError, match=r"asked judge-1 to label 40 rows, but .*: 16 are labelled"):
+        label(make(chat_server(dies)), log=lambda line: None)
+    lines = tmp_path / "out.jsonl.lines.jsonl"
+    assert len(read(lines)) == CHUNK
+    with lines.open("a") as file:
+        file.write('{"key": "half')
+    server, said = chat_server(by_the_principle), []
+    label(make(server), log=said.append)
+    assert len(server.requests) == 80 - 2 * CHUNK and said[0] == "16 of 40 rows are labelled already"
+    again = (tmp_path / "out.jsonl").read_text()
+    for path in tmp_path.glob("out.jsonl*"):
+        path.unlink()
+    label(make(chat_server(by_the_principle)), log=lambda line: None)
+    assert (tmp_path / "out.jsonl").read_text() == again
+    # Another seed draws other principles: that is another question.
+    other = chat_server(by_the_principle)
+    label(make(other, seed=1), log=lambda line: None)
+    assert len(other.requests) == 80
+
+
+def test_the_cap(chat_server, make, tmp_path):
+    """40 requests are 16 pairs and a part of the next 16: the whole ones are written."""
+    server = chat_server(by_the_principle)
+    with pytest.raises(ValueError, match=r"the cap of 40 requests is reached \(max_requests\)"):
+        label(make(server, endpoint={"max_requests": 40, "concurrency": 1}), log=lambda line: None)
+    assert len(server.requests) == 40
+    n = len(read(tmp_path / "out.jsonl.lines.jsonl"))
+    assert CHUNK <= n <= 20 and json.loads((tmp_path / "out.jsonl.report.json").read_text())["counts"]["rows"] == 40
+    label(make(server), log=lambda line: None)
+    assert len(read(tmp_path / "out.jsonl")) == 32
+
+
+def test_a_dry_run_asks_nothing(chat_server, make, tmp_path):
+    server, lines = chat_server(by_the_principle), []
+    options = {"prompt_price": 1.0, "completion_price": 2.0, "max_requests": 10}
+    preview(make(server, options=options), log=lines.append)
+    assert server.requests == [] and not list(tmp_path.glob("out*"))
+    text = "\n".join(lines)
+    assert "40 rows" in text and "80 requests at most" in text and "max_requests=10 may stop it" in text
+    assert "they cost at most" in text
+
+
+# Critique and revision
+
+
+def critic(body):
+    """Finds the word bad, and replaces it when it is asked to."""
+    turns = body["messages"]
+    last = turns[-1]["content"]
+    if last.startswith("Criticise"):
+        return "bad" if "bad" in turns[-2]["content"] else "nothing"
+    if last.startswith("Rewrite"):
+        assert turns[-2]["content"] in ("bad", "nothing"), "the critique stands before the request"
+        return turns[-4]["content"].replace("bad", "good", 1)
+    return "a bad bad answer"
+
+
+@pytest.fixture
+def revising(chat_server, tmp_path):
+    path = tmp_path / "revising.yaml"
+    path.write_text("principles: [{critique: Criticise it., revise: Rewrite it.}]")
+
+    def revising(rows, **settings):
+        data = tmp_path / "prompts.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        server = chat_server(critic)
+        chat = ChatEndpoint(server.url, "m", cache_dir=False, max_retries=0)
+        out = tmp_path / "revised.jsonl"
+        labelling = Labelling(str(data), Constitution.from_yaml(path), chat, out, method="revise", **settings)
+        return server, label(labelling, log=lambda line: None), out
+
+    return revising
+
+
+def test_revised_against_original(revising):
+    rows = [{"prompt": "q", "response": "a bad one"}, {"prompt": "r", "response": "a fine one"}]
+    server, report, out = revising(rows)
+    assert read(out) == [{"prompt": "q", "chosen": "a good one", "rejected": "a bad one", "principle": "principle-1"}]
+    assert report["counts"] == {"rows": 2, "written": 1, "revised": 1, "not changed": 1}
+    assert len(server.requests) == 4
+    assert load_preferences(out).dataset[0]["chosen"] == "a good one"
+
+
+def test_rounds_and_responses_that_are_drawn(revising):
+    """Two rounds replace two words; the model's own answer is the original, in messages where the prompt is."""
+    server, _, out = revising([{"prompt": [{"role": "user", "content": "q"}]}], rounds=2)
+    (row,) = read(out)
+    assert row["chosen"] == [{"role": "assistant", "content": "a good good answer"}]
+    assert row["rejected"] == [{"role": "assistant", "content": "a bad bad answer"}]
+    assert [len(body["messages"]) for body in server.requests] == [1, 3, 5, 3, 5]
+    load_preferences(out)
+
+
+# A local model
+
+
+def test_a_model_of_this_machine(save_tiny_llama, constitution, pairs, tmp_path):
+    """A model of random weights has no verdicts, and what does not fit is not asked; both are counted."""
+    model, options = save_tiny_llama(max_position_embeddings=400), {"max_tokens": 4, "batch_size": 4}
+    pairs.write_text(pairs.read_text() + json.dumps({"prompt": "a " * 500, "response_0": "x", "response_1": "y"}))
+    labelling = Labelling(str(pairs), constitution, model, tmp_path / "l.jsonl", options=options)
+    report = label(labelling, log=lambda line: None)
+    assert report["counts"] == {"rows": 41, "written": 0, "without a verdict": 41}
+    reasons = [line["reason"] for line in read(tmp_path / "l.jsonl.lines.jsonl")]
+    assert sum("does not fit" in reason for reason in reasons) == 1
+    assert sum("has no verdict" in reason or "empty" in reason for reason in reasons) == 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "rank"}, "one of compare, revise"),
+        ({"rounds": 0}, "from 1 on"),
+        ({"options": {"max_price": 1}}, "the judge's option 'max_price'"),
+        ({"method": "revise"}, "no principle of the constitution has"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message, constitution, pairs, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Labelling(str(pairs), constitution, "http://localhost:1/v1#m", tmp_path / "o.jsonl", **settings)
