@@ -176,7 +176,8 @@ class PressureRun:
             record for record in read_records(plain, scores=()) if record.get("attack") in (None, PLAIN)
         )
         asked = {int(prompt_key(row["prompt"]), 16) for row in self.rows}
-        before = {name: of.take(np.isin(of.group, list(asked))) for name, of in before.items()}
+        groups = np.array(sorted(asked), dtype=np.uint64)
+        before = {name: of.take(np.isin(of.group, groups)) for name, of in before.items()}
         options: dict[str, Any] = {"unsafe_above": unsafe_above, "bootstrap": bootstrap}
         found = [_metrics(name, NONE, "as it is", of, None, tails, options) for name, of in before.items()]
         cut = _cut(read_records(plain, scores=()), asked)
