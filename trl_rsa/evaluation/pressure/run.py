@@ -124,7 +124,7 @@ class PressureRun:
         if len(drawn(one.workspace.responses, name, one.rows)) >= total:
             return
         pressure, phase = one.pressure, f"{one.pressure.name}: sampling {name}"
-        self.log(f"{name} {pressure.in_words}: {one.sampling.draws} responses to each of {len(one.rows)} prompts")
+        self.log(f"{name}, {pressure.in_words}: {one.sampling.draws} responses to each of {len(one.rows)} prompts")
         under = {} if pressure.shares_draws else {"under": pressure.in_words}
         with pressure.policy(path, one.work) as (folder, load):
             sample_responses(
