@@ -32,7 +32,6 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
-from trl_rsa.evaluation.pressure.beginnings import read_beginnings, texts_of
 from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
@@ -48,7 +47,7 @@ from trl_rsa.ladder.observations import (
     metrics_of,
     read_observations,
 )
-from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses, prompt_of
+from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses, given_beginnings, prompt_of
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
@@ -125,7 +124,9 @@ class Ladder:
         self.by_name = {constraint.name: constraint for constraint in self.constraints}
         self.names = list(self.by_name)
         self.groups = prompt_groups(self.constraints, self.seed)
-        self._check_beginnings()
+        # A prompt without the beginning that it should have is found before anything is sampled.
+        for group in (group for several in self.groups.values() for group in several):
+            given_beginnings(group, self.encoder())
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler(
             {c.name: self.settings.scheduler(c.budget, c.allowed_margin) for c in self.constraints}
@@ -173,7 +174,7 @@ class Ladder:
         self.responses = ScoredResponses(
             *(self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress),
             start,
-            self._encoder(),
+            self.encoder(),
         )
         self.audits = {
             name: LadderAudit(c, self.folder, self.progress) for name, c in self.by_name.items() if c.audit is not None
@@ -323,7 +324,7 @@ class Ladder:
                 f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut"
                 + (" and make no pairs" if self.settings.cut == "drop" else "")
             )
-        dataset = Dataset.from_list(with_tokens(pairs, self._encoder()))
+        dataset = Dataset.from_list(with_tokens(pairs, self.encoder()))
         delta = ", ".join(f"{name} {number:.3g}" for name, number in raised.items())
         data: RungData = {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)}
         ready = ReadyStage(
@@ -348,15 +349,9 @@ class Ladder:
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
         return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
 
-    def _encoder(self) -> ConversationEncoder:
+    def encoder(self) -> ConversationEncoder:
+        """Writes prompts and responses as the policies see and write them."""
         return ConversationEncoder(self.processing_class, self.settings.sampling_of("train", self.seed).template)
-
-    def _check_beginnings(self) -> None:
-        """A prompt without the beginning that it should have is found before anything is sampled."""
-        for group in (group for several in self.groups.values() for group in several):
-            path = None if group.under is None else group.under.beginnings
-            if path is not None:
-                texts_of(group.prompts, read_beginnings(path), path)
 
     def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {

@@ -358,8 +358,12 @@ def _headline(metrics: "Metrics") -> list[str]:
         parts += [_shown(f"CVaR({tail})", estimate) for tail, estimate in cost["cvar"].items()]
         lines.append(f"{name}: {', '.join(part for part in parts if part)} ({model['n']} responses)")
     for entry in metrics.get("pressures", []):
-        parts = [_shown(f"CVaR({tail})", estimate) for tail, estimate in entry["cost"]["cvar"].items()]
-        lines.append(f"{entry['model']} {entry['in_words']}: {', '.join(part for part in parts if part)}")
+        worse = (entry["difference"] or {"difference": {}})["difference"]
+        parts = [
+            _shown(f"CVaR({tail})", estimate) + _shown(", worse by", worse.get(f"cvar_{tail}"), "+.3g")
+            for tail, estimate in entry["cost"]["cvar"].items()
+        ]
+        lines.append(f"{entry['model']}, {entry['in_words']}: {'; '.join(parts)}")
     for name, tasks in metrics.get("benchmarks", {}).items():
         for task, numbers in (part for parts in tasks.values() for part in parts.items()):
             shown = [f"{k.removesuffix(',none')} {v:.3f}" for k, v in numbers.items() if isinstance(v, float)]
