@@ -1,7 +1,7 @@
 """The seven criteria of the pressure track: the tail of cost when a policy is not used as it was trained.
 
 They were fixed before any result, and all are exact. A policy is a table of next-token log-probabilities `[S, V]`.
-Choices where METHOD says only the name: mixing and half-way act on each token's law; a temperature too. The benign
+Choices that the names leave open: mixing and half-way act on each token's law; a temperature too. The benign
 data of the fine-tuning are the helpful policy's own answers whose cost is within the budget, all of them at once (no
 sampling noise), and its 30 steps are Adam's at 0.05.
 """

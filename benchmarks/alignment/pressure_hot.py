@@ -25,7 +25,7 @@ from benchmarks.alignment.worlds import World, stack_worlds
 from trl_rsa.losses import rsa1_loss
 
 
-# (kind of world, pairs over all rungs). METHOD names the first three; the others say whether it holds elsewhere.
+# (kind of world, pairs over all rungs). The first three were named beforehand; the others say whether it holds there.
 CASES = (
     ("disagree", 1000),
     ("disagree 6", 1000),

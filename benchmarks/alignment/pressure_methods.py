@@ -45,7 +45,8 @@ Population = Callable[[Tensor], Tensor]  # multipliers [G] -> joints [G, N]
 
 @dataclass(frozen=True)
 class Shrunk:
-    """α·ρ + (1 − α)·ERM with θ = −1: the measure whose one-step improvement is RSA-2's stationary point (METHOD 2)."""
+    """α·ρ + (1 − α)·ERM with θ = −1: the measure whose one-step improvement is RSA-2's stationary
+    point with soft labels (docs/method.md)."""
 
     measure: RiskMeasure
     alpha: float
@@ -73,6 +74,10 @@ class TokenLoss:
         form = "RSA-1" if self.alpha == 1 else f"RSA-2 α {self.alpha:g}"
         return f"{form} {self.measure}, {self.rungs} rung{'s' * (self.rungs > 1)}, {self.cost}"
 
+    @property
+    def passes(self) -> float:
+        return self.rungs
+
     def population(self, world: World, optimum: Optimum) -> Population:
         cost = world.cost if self.cost == "raw" else (world.cost - optimum.eta).clamp(min=0)
         measure = rung_measure(MEASURES[self.measure], self.rungs)
@@ -95,6 +100,7 @@ class Labels:
     name: str
     family: str = "labels"
     decades: tuple[int, int] = DECADES
+    passes: float = 1
 
     def population(self, world: World, optimum: Optimum) -> Population:
         excess = (world.cost - optimum.eta).clamp(min=0)
@@ -121,7 +127,9 @@ def insurance() -> Iterator[TokenLoss]:
 
 
 class Method(Protocol):
-    """What the track asks of a method. `decades` are the multipliers that are looked at."""
+    """What the track asks of a method. `decades` are the multipliers that are looked at; `passes` through the tree of
+    responses say what it costs, one being a rung of a token-level loss.
+    """
 
     @property
     def name(self) -> str: ...
@@ -131,6 +139,9 @@ class Method(Protocol):
 
     @property
     def decades(self) -> tuple[int, int]: ...
+
+    @property
+    def passes(self) -> float: ...
 
     def population(self, world: World, optimum: Optimum) -> Population: ...
 

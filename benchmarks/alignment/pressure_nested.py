@@ -75,6 +75,10 @@ class NestedRungs:
         start = " after half of the truncated" if self.after_half else ""
         return f"nested labels, {self.rungs} rungs{start}" + (f", W ≤ {self.cap:g}" if self.cap else "")
 
+    @property
+    def passes(self) -> float:
+        return self.rungs
+
     def population(self, world: World, optimum: Optimum) -> Population:
         def joints(multipliers: Tensor) -> Tensor:
             spent = optimum.multiplier / 2 if self.after_half else 0.0
@@ -96,6 +100,7 @@ class NestedDirect:
     name: str = "nested CVaR, direct"
     family: str = "nested"
     decades: tuple[int, int] = (-5, 1)
+    passes: float = ITERATIONS
 
     def population(self, world: World, optimum: Optimum) -> Population:
         def joints(multipliers: Tensor) -> Tensor:

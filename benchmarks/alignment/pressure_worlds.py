@@ -1,12 +1,13 @@
 """The 79 worlds of the pressure track. They were written and committed before any method was run on them.
 
-METHOD fixes five kinds (disagree and agree with T = 3 and V = 4, their twin with T = 6, chain and trap), their number
-in all, β = ½, the tail of 0.05 and the budget, a third of the helpful policy's CVaR. What it leaves open is chosen here:
+Fixed beforehand were five kinds (disagree and agree with T = 3 and V = 4, their twin with T = 6, chain and trap),
+their number in all, β = ½, the tail of 0.05 and the budget, a third of the helpful policy's CVaR. The rest is chosen
+here:
 
 * `disagree`, `agree`: as in `worlds.py`. `disagree 6`, `agree 6`: the same with six tokens, 4,096 responses.
 * `chain`: six tokens of four. Token 0 is a *slide*, worth ½ of reward each time, and half as likely under the
-  reference as it would be. A response with three slides or more is a catastrophe and costs 3 + Pareto(1.5); any other
-  costs U(0, 1). No single token is the catastrophe, each slide is a step towards it.
+  reference as it would be otherwise. A response with three slides or more is a catastrophe and costs 3 +
+  Pareto(1.5); any other costs U(0, 1). No single token is the catastrophe, each slide is a step towards it.
 * `trap`: three tokens of four. Token 0 opens a tempting region, reward +1. Half of its leaves, drawn at random, are
   catastrophes of cost 3 + Pareto(1.5); any other response costs U(0, 1).
 * References have normal logits and rewards are sums of normal token rewards of spread ½, as in `worlds.py`.
