@@ -36,7 +36,7 @@ SMALL_ALPHAS = (0.05, 0.2)
 RUNGS = (1, 5, 16)
 COSTS = ("raw", "truncated")
 
-DECADES = (-3, 5)  # multipliers that are looked at
+DECADES = (-6, 5)  # multipliers that are looked at: costs may be in the hundreds
 PER_DECADE = 4
 REFINEMENTS, REFINED = 3, 9
 
