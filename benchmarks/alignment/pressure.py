@@ -32,7 +32,8 @@ from benchmarks.alignment.pressure_hot import (
     at_equal_value,
 )
 from benchmarks.alignment.pressure_methods import Labels, Method, TokenLoss, insurance, match, published
-from benchmarks.alignment.pressure_nested import nested
+from benchmarks.alignment.pressure_nested import NestedDirect, nested
+from benchmarks.alignment.pressure_page import write_page
 from benchmarks.alignment.pressure_worlds import COUNTS, make_pressure_world
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from benchmarks.alignment.worlds import World
@@ -63,7 +64,7 @@ def full() -> Sizes:
 
 def quick() -> Sizes:
     """Numbers that mean nothing: every family of methods and both parts, small."""
-    methods = (PROBE, next(insurance()), Labels("α = 0, raw"), next(nested()))
+    methods = (PROBE, next(insurance()), Labels("α = 0, raw"), next(nested()), NestedDirect())
     return Sizes({"disagree": 2, "trap": 2}, methods, (("disagree", 100),), 2, 10)
 
 
@@ -214,6 +215,9 @@ def main(arguments: Sequence[str] | Iterable[str] | None = None) -> None:
         write_provenance(out / "provenance.json", sizes)
         run_population(sizes, results, commit)
         run_hot(sizes, hot, commit)
+    page = HERE / "PRESSURE.md" if out == OUT else out / "PRESSURE.md"
+    write_page(out, page)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import pytest
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.nested import cross_fitted, plug_in, summarize_nested, tail_weights
 from trl_rsa.evaluation.tails import cvar
-from trl_rsa.sandbox import WORLDS, PrefixTree, all_prompts
-from trl_rsa.sandbox.exact import tail_mean
+from trl_rsa.sandbox import WORLDS, PrefixTree, ResponseLaw, all_prompts
 
 
 FAST = Bootstrap(n_resamples=50)
@@ -66,46 +65,25 @@ def _noise_of_the_plug_in() -> float:
     return 0.25 * 0.75 + 0.5 * 0.25
 
 
-def place_values(tree: PrefixTree, tail: float) -> list[tuple[float, float, list[float], list[PrefixTree]]]:
-    """(probability of the prefix, V, law, children) of every place with a next token."""
-    found, stack = [], [tree]
-    while stack:
-        node = stack.pop()
-        if node.cost is not None:
-            continue
-        children = list(node.children.values())
-        law = list(node.next_law().values())
-        means = [float(np.dot(*child.costs())) for child in children]
-        found.append((node.probability, tail_mean(means, law, tail), law, children))
-        stack += children
-    return found
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    """All places of a world's answers to one prompt, each with its exact risk of one token."""
-    prompt = next(prompt for prompt in all_prompts() if prompt.kind == "adversarial")
-    return place_values(PrefixTree.of(WORLDS["tail"].law(prompt)), 0.25)
-
-
-def test_exact_value_in_the_sandbox(sandbox):
+def test_exact_value_in_the_sandbox():
     """Trees drawn from the grammar at places drawn by their probability: with many branches and continuations both
     estimates come to the dynamic programme's value, and with few the cross-fitted one stays below it.
     """
+    prompt = next(prompt for prompt in all_prompts() if prompt.kind == "adversarial")
+    places = list(PrefixTree.of(WORLDS["tail"].law(prompt)).places())
     rng = np.random.default_rng(1)
-    chances = np.array([chance for chance, *_ in sandbox])
-    chosen = rng.choice(len(sandbox), size=400, p=chances / chances.sum())
-    truth = np.mean([sandbox[i][1] for i in chosen])
+    chances = np.array([place.probability for place in places])
+    chosen = [places[i] for i in rng.choice(len(places), size=400, p=chances / chances.sum())]
+    truth = np.mean([place.one_token_risk(0.25) for place in chosen])
 
     def drawn(m: int, k: int) -> np.ndarray:
         costs = []
-        for i in chosen:
-            _, _, law, children = sandbox[i]
-            branches = rng.choice(len(law), size=m, p=law)
-            costs.append([_continue(rng, children[b], k) for b in branches])
+        for place in chosen:
+            children, law = list(place.children.values()), list(place.next_law().values())
+            costs.append([_continue(rng, children[b], k) for b in rng.choice(len(law), size=m, p=law)])
         return np.array(costs)
 
-    many = drawn(64, 64)
+    many = drawn(48, 48)
     assert plug_in(many, 0.25).mean() == pytest.approx(truth, abs=0.1)
     assert cross_fitted(many, 0.25).mean() == pytest.approx(truth, abs=0.1)
     few = drawn(4, 2)
@@ -117,6 +95,14 @@ def test_exact_value_in_the_sandbox(sandbox):
 def _continue(rng: np.random.Generator, node: PrefixTree, k: int) -> np.ndarray:
     costs, law = node.costs()
     return rng.choice(costs, size=k, p=np.array(law) / sum(law))
+
+
+def test_one_token_by_hand():
+    """After "a" the cost is 0 or 4, evenly; "b" costs 1. At tail ½ the next token is "a": 2; at tail 1 it is 1.5."""
+    tree = PrefixTree.of(ResponseLaw(["a x", "a y", "b"], [0.25, 0.25, 0.5], [0, 0, 0], [0.0, 4.0, 1.0]))
+    assert tree.one_token_risk(0.5) == 2.0 and tree.one_token_risk(1.0) == 1.5
+    # The root, "a", and the three answers before their ends.
+    assert sorted(place.probability for place in tree.places()) == [0.25, 0.25, 0.5, 0.5, 1.0]
 
 
 def test_summary():
