@@ -66,8 +66,9 @@ def _noise_of_the_plug_in() -> float:
 
 
 def test_exact_value_in_the_sandbox():
-    """Trees drawn from the grammar at places drawn by their probability: with many branches and continuations both
-    estimates come to the dynamic programme's value, and with few the cross-fitted one stays below it.
+    """Trees drawn from the grammar at places drawn by their probability: with many branches and continuations the
+    cross-fitted estimate comes to the dynamic programme's value and the plug-in is a little above it; with few the
+    cross-fitted one stays below it.
     """
     prompt = next(prompt for prompt in all_prompts() if prompt.kind == "adversarial")
     places = list(PrefixTree.of(WORLDS["tail"].law(prompt)).places())
@@ -84,8 +85,8 @@ def test_exact_value_in_the_sandbox():
         return np.array(costs)
 
     many = drawn(48, 48)
-    assert plug_in(many, 0.25).mean() == pytest.approx(truth, abs=0.1)
-    assert cross_fitted(many, 0.25).mean() == pytest.approx(truth, abs=0.1)
+    assert cross_fitted(many, 0.25).mean() == pytest.approx(truth, abs=0.05)
+    assert truth < plug_in(many, 0.25).mean() < truth + 0.2
     few = drawn(4, 2)
     spread = cross_fitted(few, 0.25).std() / math.sqrt(len(chosen))
     assert cross_fitted(few, 0.25).mean() <= truth + 3 * spread
