@@ -76,12 +76,14 @@ def test_exact_value_in_the_sandbox():
     chances = np.array([place.probability for place in places])
     chosen = [places[i] for i in rng.choice(len(places), size=400, p=chances / chances.sum())]
     truth = np.mean([place.one_token_risk(0.25) for place in chosen])
+    leaves = {id(child): child.costs() for place in chosen for child in place.children.values()}
 
     def drawn(m: int, k: int) -> np.ndarray:
         costs = []
         for place in chosen:
             children, law = list(place.children.values()), list(place.next_law().values())
-            costs.append([_continue(rng, children[b], k) for b in rng.choice(len(law), size=m, p=law)])
+            branches = rng.choice(len(law), size=m, p=law)
+            costs.append([_continue(rng, *leaves[id(children[b])], k) for b in branches])
         return np.array(costs)
 
     many = drawn(48, 48)
@@ -93,8 +95,7 @@ def test_exact_value_in_the_sandbox():
     assert cross_fitted(few, 0.25).mean() < plug_in(few, 0.25).mean()
 
 
-def _continue(rng: np.random.Generator, node: PrefixTree, k: int) -> np.ndarray:
-    costs, law = node.costs()
+def _continue(rng: np.random.Generator, costs: list[float], law: list[float], k: int) -> np.ndarray:
     return rng.choice(costs, size=k, p=np.array(law) / sum(law))
 
 
