@@ -26,6 +26,7 @@ from trl_rsa.audits.certificate import AuditedCertificateFile
 from trl_rsa.audits.queue import AuditFile, LabelLine, RequestsFile
 from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data.harm import HarmScale
+from trl_rsa.evaluation.branching import NestedHeader, NestedLine
 from trl_rsa.evaluation.certificate import CertificateFile
 from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.front_file import FrontFile
@@ -34,7 +35,7 @@ from trl_rsa.evaluation.localise import DriftLine, TokenLine
 from trl_rsa.evaluation.metrics_file import DriftReference, Metrics
 from trl_rsa.evaluation.pressure.base import Sources
 from trl_rsa.evaluation.pressure.settings import PressureSettings
-from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation
+from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation, NestedSettings
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
@@ -300,6 +301,7 @@ def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> No
         cost=ScorerSpec(lambda prompts, completions: [0.5, *[-0.5] * (len(completions) - 2), None], "cost"),
         device="cpu",
         drift=DriftSettings(models["before"]),
+        nested=NestedSettings(2),
         manifest=str(manifest),
         certificate=CertificateSettings(budget=0.0, bounds=(-1.0, 1.0), model="after"),
         pressure=PressureSettings(["prefill:2"], Sources(reference=models["before"])),
@@ -318,6 +320,8 @@ def check_evaluation(folder: Path) -> None:
     check_lines(folder / "cost_scores.jsonl", ScoreLine)
     check_json(folder / "metrics.json", Metrics)
     check_lines(folder / "drift.jsonl", DriftLine, first=DriftReference)
+    check_lines(folder / "nested.jsonl", NestedLine, first=NestedHeader)
+    check_lines(folder / "nested_scores.jsonl", ScoreLine)
     check_lines(folder / "tokens.jsonl", TokenLine)
     check_json(folder / "certificate.json", CertificateFile)
     check_json(folder / "manifest.json", ManifestFile)

@@ -118,6 +118,11 @@ class ReportArguments:
         default=None, metadata={"help": "measure drift from this model, in all and token by token"}
     )
     drift_tail: float = field(default=0.1, metadata={"help": "tail of the CVaR in drift risk"})
+    nested_branches: int = field(
+        default=0, metadata={"help": "next tokens drawn within each first answer, for the risk of one wrong token"}
+    )
+    nested_continuations: int = field(default=2, metadata={"help": "ways in which each of them goes on"})
+    nested_tail: float = field(default=0.25, metadata={"help": "tail of the CVaR over those next tokens"})
     manifest: str | None = field(
         default=None, metadata={"help": "output_dir of an align run: show token harm and the ladder"}
     )
@@ -229,9 +234,12 @@ def evaluation_of(
     pressed: PressureArguments,
     certified: CertificateArguments,
 ) -> "Evaluation":
-    from trl_rsa.evaluation.request import DriftSettings, Evaluation
+    from trl_rsa.evaluation.request import DriftSettings, Evaluation, NestedSettings
     from trl_rsa.sampling.response import Sampling
 
+    nested = None
+    if reported.nested_branches:
+        nested = NestedSettings(reported.nested_branches, reported.nested_continuations, reported.nested_tail)
     return Evaluation(
         reported.output_dir,
         models=named_models(given.model),
@@ -250,6 +258,7 @@ def evaluation_of(
         unsafe_above=reported.unsafe_above,
         certificate=_certificate(certified),
         drift=None if reported.reference is None else DriftSettings(reported.reference, reported.drift_tail),
+        nested=nested,
         manifest=reported.manifest,
         n_worst=reported.n_worst,
         benchmarks=[task for task in (reported.benchmarks or "").split(",") if task],
