@@ -69,7 +69,7 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
-    "evaluation.pressure.half_way": Rule(ours=("evaluation", "merging", "sampling", "storage"), others=ANY),
+    "evaluation.pressure.half_way": Rule(ours=("evaluation", "merging", "sampling", "scoring", "storage"), others=ANY),
     # Ordinary fine-tuning, as users do it: TRL's own trainer.
     "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
     # Labels by people. What decides who is asked, and what follows, is pure mathematics.
