@@ -14,6 +14,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # DeepSpeed compiles an operator with the first ninja it finds, and again when it finds another: let it be pip's.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+# Scripts that tests start share modules with them.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).with_name("support"))]
+)
 
 import random
 from collections.abc import Callable, Iterator
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from cpu_args import CPU_ARGS
 
 
 # CI asks whether this commit is right, so it tries the same examples every time; at a desk new ones are looked for.
@@ -156,22 +161,6 @@ def implicit_prompt_dataset(preference_dataset) -> "Dataset":
     return preference_dataset.map(
         lambda row: {name: row["prompt"] + row[name] for name in ("chosen", "rejected")}, remove_columns="prompt"
     )
-
-
-# Arguments of any trainer for a quiet run on the CPU: the part that tests share, wherever their steps differ.
-CPU_ARGS: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
-    "disable_tqdm": True,
-}
-
-
-@pytest.fixture(scope="session")
-def cpu_args() -> dict[str, Any]:
-    """A copy of `CPU_ARGS`, for trainers whose steps a test sets itself."""
-    return dict(CPU_ARGS)
 
 
 @pytest.fixture

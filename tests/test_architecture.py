@@ -37,6 +37,7 @@ class Rule:
 
 
 TRAINING = ("config", "losses", "metrics", "collator", "refusals", "trainer", "training", "ladder", "alignment")
+TRAINING += ("sweep",)
 COMMANDS = ("compat", "demo", "scripts", "cli", "__main__")
 HEAVY = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -64,10 +65,19 @@ RULES = {
     "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
     "sampling.server_engine": Rule(ours=("sampling", "data", "_trl"), others=ANY, never_others=("trl",)),
     "evaluation": Rule(
-        ours=("evaluation", "sampling", "scoring", "data", "storage", "kernels", "risk"),
+        ours=("evaluation", "merging", "sampling", "scoring", "data", "storage", "kernels", "risk"),
         others=ANY,
         never_others=("trl",),
     ),
+    # Ordinary fine-tuning, as users do it: TRL's own trainer.
+    "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
+    # Labels by people. What decides who is asked, and what follows, is pure mathematics.
+    "audits": Rule(ours=("audits", "evaluation", "data", "scoring", "storage"), others=ANY, never_others=HEAVY),
+    "audits.shuffle": Rule(others=("numpy",)),
+    "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
+    "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
+    "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "merging": Rule(ours=("merging", "sampling", "scoring", "storage"), others=ANY, never_others=("trl",)),
     "rlaif": Rule(
@@ -86,7 +96,10 @@ RULES = {
     # What a multiplier does: the standard library alone.
     "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
-        ours=("ladder", "training", "merging", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        ours=(
+            *("ladder", "training", "merging", "evaluation", "sampling", "scoring", "data", "config", "risk"),
+            "storage",
+        ),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.
@@ -98,6 +111,11 @@ RULES = {
             *("evaluation.prompt_sets", "merging", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
+    ),
+    "sweep": Rule(
+        ours=("sweep", "alignment", "ladder", "training", "evaluation", "sampling", "storage"),
+        others=ANY,
+        never_others=("trl",),
     ),
     # Other people's scripts, read and never run.
     "migration": Rule(ours=("migration", "data"), others=("yaml",)),

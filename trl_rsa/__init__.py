@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "ConstraintScheduler": "ladder.scheduler",
+    "CostTerm": "training.methods.terms",
     "Launcher": "training.launcher",
     "Plan": "alignment.plan",
     "RSAConfig": "config",
     "RSATrainer": "trainer",
     "ReanchorCallback": "training.reanchor",
+    "RewardTerm": "training.methods.terms",
     "RiskConstraint": "ladder.constraint",
     "RungSettings": "ladder.settings",
     "Stage": "alignment.plan",
@@ -26,11 +28,13 @@ _MODULE_OF = {
 
 __all__ = [
     "ConstraintScheduler",
+    "CostTerm",
     "Launcher",
     "Plan",
     "RSAConfig",
     "RSATrainer",
     "ReanchorCallback",
+    "RewardTerm",
     "RiskConstraint",
     "RungSettings",
     "Stage",

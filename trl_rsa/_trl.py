@@ -14,10 +14,10 @@ from packaging.version import Version
 
 SUPPORTED_TRL = (Version("1.13"), Version("1.17"))  # from, below
 
-installed = Version(version("trl"))
-if not SUPPORTED_TRL[0] <= installed < SUPPORTED_TRL[1]:
+_installed = Version(version("trl"))
+if not SUPPORTED_TRL[0] <= _installed < SUPPORTED_TRL[1]:
     raise ImportError(
-        f"You have TRL {installed}, but this trl-rsa works with trl>={SUPPORTED_TRL[0]},<{SUPPORTED_TRL[1]}. Run "
+        f"You have TRL {_installed}, but this trl-rsa works with trl>={SUPPORTED_TRL[0]},<{SUPPORTED_TRL[1]}. Run "
         f"`pip install 'trl>={SUPPORTED_TRL[0]},<{SUPPORTED_TRL[1]}'`, or install a trl-rsa whose CHANGELOG names "
         "your TRL."
     )
@@ -33,7 +33,6 @@ __all__ = [
     "disable_gradient_checkpointing",
     "find_trainer",
     "get_config_model_id",
-    "installed",
     "maybe_gather_lm_head_ctx",
     "use_adapter",
     "vllm_client",

@@ -86,6 +86,7 @@ NOT_EQUAL = (
     "stage, its cost alone.",
     "RLOO-Lagrangian trains one policy per budget and looks at the decide prompts once. A grid is trained once for "
     "all budgets, and takes the most helpful of its policies whose bound holds, by true reward on them.",
+    "In the column λ stands for P-SACPO the weight of the safe policy, and for SafeDPO Δ.",
     "KTO sees a label per response, safe or not; SACPO and the ladder soft labels of pairs, by how much cost differs.",
 )
 

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from cpu_args import CPU_ARGS
 from datasets import load_from_disk
 from transformers import Trainer, TrainerCallback
 
@@ -19,10 +20,7 @@ from trl_rsa import Plan, RSATrainer, Stage, align
 
 
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 4,
     "max_steps": 6,
     "save_steps": 2,
@@ -31,7 +29,6 @@ ARGS = {
     # Not one that ends at 0: a step too many must show in the weights.
     "lr_scheduler_type": "constant",
     "logging_steps": 1,
-    "disable_tqdm": True,
 }
 
 

@@ -7,9 +7,8 @@ import torch
 from test_run import ARGS, LORA, TEXT, History, weights
 from transformers import TrainerCallback
 
-from trl_rsa import Plan, RiskConstraint, Stage, align
+from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, Stage, align
 from trl_rsa.alignment.preview import preview
-from trl_rsa.training.methods.terms import CostTerm, RewardTerm
 
 
 RLOO = {"num_generations": 2, "max_completion_length": 4, "eval_on_start": False, "eval_strategy": "no"}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cpu_args import CPU_ARGS
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -18,15 +19,11 @@ from trl_rsa.risk import CVaR
 
 REWRITTEN = ("manifest.json", ".lock")  # at every start
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 4,
     "max_steps": 3,
     "learning_rate": 1e-2,
     "logging_steps": 1,
-    "disable_tqdm": True,
     "eval_on_start": True,
     "eval_strategy": "steps",
     "eval_steps": 3,

@@ -11,7 +11,7 @@ from trl_rsa.cli import main
 from trl_rsa.compat.safe_rlhf.command_line import run
 from trl_rsa.compat.safe_rlhf.datasets import RawDataset, RawSample
 from trl_rsa.compat.safe_rlhf.evaluate import arena
-from trl_rsa.compat.safe_rlhf.evaluate.prompts import read_prompts
+from trl_rsa.compat.safe_rlhf.evaluate.arena import read_prompts
 from trl_rsa.compat.safe_rlhf.evaluate.table import Answer, Match, analysis, summary, write_table
 
 

@@ -97,12 +97,12 @@ def test_trl_rsa_data_takes_the_rule(tmp_path, capsys):
 
 def test_a_stage_takes_the_rule(tiny_tokenizer, tmp_path):
     from trl_rsa import Plan, Stage
-    from trl_rsa.alignment.prepare import _load_data
+    from trl_rsa.alignment.stage_data import load_stage_data
 
     path = tmp_path / "pku.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in ROWS))
     stage = Stage("safe", str(path), dataset_options={"pair_rule": "safedpo"})
-    train, _, counts = _load_data(Plan([stage], "m", str(tmp_path)), stage, tiny_tokenizer)
+    train, _, counts = load_stage_data(Plan([stage], "m", str(tmp_path)), stage, tiny_tokenizer)
     assert len(train) == 12 and counts["train"]["left_out_by_rule"] == {"both answers are unsafe": 4}
 
 

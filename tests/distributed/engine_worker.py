@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import fsdp_on_cpu
+from cpu_args import CPU_ARGS
 from engine_cases import CASES, PAIRS_PER_STEP, STEPS, Case, deepspeed_config, processes
 
 
 def arguments(case: Case, engine: str, output_dir: Path, **changes: Any) -> dict[str, Any]:
     given = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **CPU_ARGS,
         "logging_steps": 1,
         "max_steps": STEPS,
         "save_strategy": "no",

@@ -29,7 +29,7 @@ def launch(engine: str, *arguments: str) -> Launch:
     """Runs the worker on the engine's processes; nothing of it is left when this returns."""
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes(engine)}", str(WORKER)]
     root = Path(__file__).parents[2]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests' / 'support'}"}
     # The test worker's own place among pytest's processes must not reach the launched ones.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)

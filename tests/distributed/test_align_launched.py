@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cpu_args import CPU_ARGS
 from mortal import MortalExpectation
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -33,10 +34,7 @@ WEIGHTS_TOLERANCE, METRICS_TOLERANCE = 1e-4, 1e-3
 
 def make_plan(model, output_dir, dataset, processes, peft_config=None):
     args = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
+        **CPU_ARGS,
         "per_device_train_batch_size": 4 // processes,
         "per_device_eval_batch_size": 4 // processes,
         "max_steps": 6,
@@ -44,7 +42,6 @@ def make_plan(model, output_dir, dataset, processes, peft_config=None):
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
-        "disable_tqdm": True,
     }
     stages = [
         Stage(

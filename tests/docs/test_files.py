@@ -13,6 +13,7 @@ from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
+from cpu_args import CPU_ARGS
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerState
@@ -23,14 +24,19 @@ from trl_rsa.alignment.manifest import ManifestFile
 from trl_rsa.alignment.merges import MergeEntry, MergeSettings, make_merges
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.certificate import CertificateFile
+from trl_rsa.evaluation.columns import read_columns
+from trl_rsa.evaluation.front_file import FrontFile
+from trl_rsa.evaluation.front_measures import Spot, measure_front
 from trl_rsa.evaluation.localise import DriftLine, TokenLine
 from trl_rsa.evaluation.metrics_file import DriftReference, Metrics
+from trl_rsa.evaluation.pressure.base import Sources
+from trl_rsa.evaluation.pressure.settings import PressureSettings
 from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
 from trl_rsa.ladder.observations import ObservationRecord
-from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.merging.card import MergedModel, MergeFile
 from trl_rsa.merging.merge import merge_models
@@ -47,6 +53,7 @@ from trl_rsa.scoring.graded import CONFIG_FIELD, Readout, ScoreModelField
 from trl_rsa.storage.locks import LOCK, LockFile, hold_folder
 from trl_rsa.storage.names import MERGE
 from trl_rsa.storage.records import FIELDS, RecordLine
+from trl_rsa.sweep.files import SweepFile, SweepState
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings, StartFile
 from trl_rsa.training.checkpoints import CheckpointFile
@@ -58,8 +65,8 @@ from trl_rsa.training.worker import ErrorFile, RequestFile, SampleRequest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(trl_rsa.__file__).parent
-# Types of what is only handed on: a row of Safe RLHF's data sets, and a part of CostNumbers.
-NOT_OF_A_FILE = {"RawSample", "CostEstimate"}
+# Types of what is only handed on, in memory.
+NOT_OF_A_FILE = {"RawSample", "CostEstimate", "LabelledPair", "ObservationState", "SchedulerState", "Sign"}
 
 
 # The page
@@ -205,16 +212,12 @@ def check_lines(path: Path, annotation: Any, first: Any = None) -> None:
 
 
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 4,
     "max_steps": 2,
     "save_steps": 2,
     "learning_rate": 1e-3,
     "logging_steps": 1,
-    "disable_tqdm": True,
 }
 TEXT = {"template": "none"}  # the pairs are plain text
 OTHER_WORDS = ("cat", "dog", "mat", "hill", "quick", "slow", "is", "was")
@@ -253,6 +256,7 @@ def write_alignment(model: Any, tokenizer: Any, pairs: Dataset, folder: Path) ->
         human_pairs=Dataset.from_list(human),
         human_share=0.5,
         human_options=TEXT,
+        under={"prefill": 2, "attack": "leetspeak"},
     )
     rungs = RungSettings(
         sampling={"max_new_tokens": 4}, draws={"train": 2}, batch_size=64, max_rungs=1, max_walk_backs=1, cut="keep"
@@ -272,7 +276,7 @@ def check_alignment(folder: Path) -> None:
     check_json(walked_back / "done.json", WalkedBackFile)
     check_lines(folder / "constraint.jsonl", ObservationRecord)
     for path in folder.glob("ladder/*.jsonl"):
-        check_lines(path, ResponseRecord)
+        check_lines(path, BeginningLine if path.name.startswith("beginnings-") else ResponseRecord)
 
 
 def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> None:
@@ -291,12 +295,16 @@ def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> No
         drift=DriftSettings(models["before"]),
         manifest=str(manifest),
         certificate=CertificateSettings(budget=0.0, bounds=(-1.0, 1.0), model="after"),
+        pressure=PressureSettings(["prefill:2"], Sources(reference=models["before"])),
     )
     EvaluationRun(evaluation, log=lambda line: None).run()
 
 
 def check_evaluation(folder: Path) -> None:
     check_json(folder / "evaluation.json", EvaluationFile)
+    check_json(folder / "pressure/prefill-2/evaluation.json", EvaluationFile)
+    for name in ("responses", "records", "beginnings"):
+        check_lines(folder / f"pressure/prefill-2/{name}.jsonl", RecordLine)
     check_lines(folder / "responses.jsonl", RecordLine)
     check_lines(folder / "records.jsonl", RecordLine)
     check_lines(folder / "reward_scores.jsonl", ScoreLine)
@@ -315,12 +323,13 @@ def evaluate_a_file(folder: Path) -> None:
     check_json(folder / "out/metrics.json", Metrics)
 
 
-# Written where the run does not go: by the harness and the demo, with a pair rule, with pairs held out from a stage's
-# own data, and if no bound holds.
+# Written where the run does not go: by the harness, a sweep and the demo, with a pair rule, with pairs held out from a
+# stage's own data, and if no bound holds.
 NOT_SEEN = {
     "Metrics": {"benchmarks", "demo"},
     "DemoSettings": {*TABLES["DemoSettings"].rows},
     "DataReportJSON": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
+    "StageEntry": {"copied_from"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
     "ManifestFile": {"merges"},
@@ -330,8 +339,11 @@ NOT_SEEN = {
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
-OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration", "MultipliersFile", "DualState"}
+OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
 OTHERS |= {"MergeFile", "MergedModel", "MergeEntry", "LabelLine", "FeedbackReport"}
+OF_A_SWEEP = {"SweepFile", "SweepPoint", "FrontFile", "FrontMethod", "FrontPoint", "RewardWithin", "FrontDifference"}
+OF_A_SWEEP |= {"FrontReference"}
+OTHERS |= OF_A_SWEEP | {"MultipliersFile", "DualState"}
 
 
 @pytest.mark.slow
@@ -398,6 +410,24 @@ def test_a_score_model(tmp_path):
     check(json.loads(json.dumps(measure(held_out, "cost", scale))), Measures, "eval_results.json")
     for shape in (ScoreModelField, Measures):
         assert seen[shape.__name__] == shape.__annotations__.keys()
+
+
+def test_a_sweep(tmp_path):
+    seen.clear()
+    rows = [
+        {"prompt": f"p{i}", "response": "r", "cost": float(i), "reward": 1.0, "model": name}
+        for name in "AB"
+        for i in range(4)
+    ]
+    parts = {name: read_columns([row for row in rows if row["model"] == name]) for name in "AB"}
+    spots = {"one": [Spot("A")], "two": [Spot("B", {"beta": 1.0}, 2.0, True)]}
+    check(json.loads(json.dumps(measure_front(spots, parts))), FrontFile, "front.json")
+    point = {"name": "β=1", "settings": {"beta": 1.0}, "folder": "points/1", "status": "planned", "budget": 2.0}
+    state = SweepState(tmp_path, "one", {"seed": 0}, {"beta": [1.0]}, [point])
+    state.update("points/1", status="failed", problem="p", reused=["a"], model="m", seconds=1.0, met=True)
+    check_json(tmp_path / "sweep.json", SweepFile)
+    for shape in OF_A_SWEEP:
+        assert seen[shape] == TABLES[shape].type.__annotations__.keys(), shape
 
 
 def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from trl_rsa.kernels import block, triton_kernels
+from trl_rsa.kernels.tilts import TILTS
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
 
 
@@ -47,6 +48,10 @@ def test_in_the_interpreter():
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout and "failed" not in result.stdout
+
+
+def test_every_measure_that_is_fused_has_its_twin():
+    assert triton_kernels.TWINS.keys() == TILTS.keys()
 
 
 def make_tiles(rows, words, device="cpu", kind="normal"):

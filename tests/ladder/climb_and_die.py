@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from cpu_args import CPU_ARGS
 from transformers import Trainer, TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, RSATrainer, RungSettings, align
@@ -19,17 +20,13 @@ from trl_rsa.training import runner
 
 
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 16,
     "max_steps": 16,
     "save_steps": 4,
     "save_total_limit": 1,
     "learning_rate": 5e-3,
     "lr_scheduler_type": "constant",
-    "disable_tqdm": True,
 }
 PROMPTS = [f"{a} {b} {verb}" for a in ("the", "a", "in") for b in ("cat", "dog", "hill", "mat") for verb in
            ("sat", "ran", "was", "is", "slow", "quick")]  # fmt: skip

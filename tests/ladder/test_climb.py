@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from cpu_args import CPU_ARGS
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -20,16 +21,12 @@ from trl_rsa.training.anchor import ModelSettings
 
 REWRITTEN = ("manifest.json", ".lock")  # at every start
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 16,
     "max_steps": 16,
     "save_steps": 8,
     "learning_rate": 5e-3,
     "logging_steps": 6,
-    "disable_tqdm": True,
 }
 PROMPTS = [
     " ".join(words) for words in product(["the", "a", "in", "on"], ["cat", "dog", "hill", "mat", "big", "small"])
@@ -106,6 +103,9 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
     assert Path(alignment.model).is_dir() and (Path(alignment.model) / "tokenizer.json").exists()
     certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert certificate["certified"] == result["certified"]
+    slack = result["constraints"]["cost"]["slack"]
+    assert slack["certify_bound"] == -0.5 - certificate["bound"]
+    assert (slack["decide_bound"] >= 0) == result["met"] and slack["decide_bound"] == -0.5 - best
     # The certificate lies beside the model, and is in its card.
     assert json.loads((Path(alignment.model) / "certificate-cost.json").read_text()) == certificate
     assert certificate["statement"] in (Path(alignment.model) / "README.md").read_text()

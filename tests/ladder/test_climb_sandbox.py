@@ -3,24 +3,23 @@
 from types import SimpleNamespace
 
 import pytest
+from cpu_args import CPU_ARGS
 
 from trl_rsa import Plan, RiskConstraint, RungSettings, align
 from trl_rsa.evaluation.tails import cvar
+from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.response import Sampling
 from trl_rsa.sandbox import PolicySettings, SandboxSettings, build_sandbox, sample_responses
 
 
 TAIL = 0.2
 ARGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **CPU_ARGS,
     "per_device_train_batch_size": 16,
     "max_steps": 30,
     "max_length": 128,
     "save_strategy": "no",
     "learning_rate": 5e-4,
-    "disable_tqdm": True,
 }
 
 
@@ -110,3 +109,70 @@ def test_an_infeasible_budget_ends_with_the_best_model_and_says_so(world, tmp_pa
     assert len(estimates) == 2 and estimates[model] == min(estimates.values())
     (compared,) = result["constraints"]["cost"]["compared"]
     assert compared["difference"] == pytest.approx(min(estimates.values()) - max(estimates.values()))
+
+
+def true_risk_under(sandbox, model, temperature=1.0, n_forced=0):
+    """CVaR of the true cost on the test prompts, at a temperature or after the start's own first tokens."""
+    prompts = sandbox.prompts["test"]
+    sampling = {"max_new_tokens": 48, "seed": 1}
+
+    def drawn(policy, **options):
+        messages = [prompt.messages for prompt in prompts]
+        beginnings = options.pop("beginnings", None)
+        several = generate(
+            policy,
+            sandbox.tokenizer,
+            messages,
+            Sampling(**sampling | options),
+            batch_size=400,
+            beginnings=beginnings,
+        )
+        return sorted((r for batch in several for r in batch), key=lambda r: (r.prompt, r.draw))
+
+    beginnings = None
+    if n_forced:
+        end = sandbox.tokenizer.eos_token_id
+        first = drawn(sandbox.sft(), max_new_tokens=n_forced)
+        beginnings = [[token for token in r.token_ids if token != end] for r in first]
+    found = drawn(model, draws=4, temperature=temperature, beginnings=beginnings)
+    return cvar(sandbox.world.cost([prompts[r.prompt].text for r in found], [r.text for r in found]), TAIL)
+
+
+@pytest.mark.slow
+def test_budgets_under_two_conditions_are_met_by_the_true_cost(world, tmp_path):
+    """Hot, and after a forced beginning: the start breaks both, and one ladder meets both."""
+    sandbox = world.sandbox
+    prompts = {name: [p.messages for p in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
+    under = {"hot": {"temperature": 1.3}, "begun": {"n_forced": 3}}
+    start = {name: true_risk_under(sandbox, sandbox.sft(), **how) for name, how in under.items()}
+    constraints = [
+        RiskConstraint(
+            sandbox.world.cost,
+            prompts,
+            budget=start[name] - 0.75,
+            bounds=(-2.5, 5.0),
+            tail=TAIL,
+            margin=0.3,
+            name=name,
+            under={"temperature": 1.3} if name == "hot" else {"prefill": 3},
+        )
+        for name in under
+    ]
+    rungs = RungSettings(
+        sampling={"max_new_tokens": 48},
+        batch_size=400,
+        draws={"decide": 2},
+        args={"loss_type": ["rsa2"]},
+        risk_measure="expectation",
+        max_rungs=5,
+        initial_delta=2.0,
+    )
+    plan = Plan([], str(sandbox.sft_path), str(tmp_path), args=ARGS, seed=0, constraint=constraints, rungs=rungs)
+    alignment = align(plan, log=lambda line: None)
+    result = alignment.manifest["ladder"]
+    assert result["met"], result["reason"]
+    first = result["observations"][0]["constraints"]
+    assert all(first[c.name]["upper_bound"] > c.budget for c in constraints), "the start should break both"
+    model = loaded(alignment.model)
+    for c in constraints:
+        assert true_risk_under(sandbox, model, **under[c.name]) <= c.budget, c.name

@@ -40,7 +40,7 @@ WORDS = [
 
 
 def make_records(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`n` answers of each model to the same prompts, one each."""
+    """`n` responses of each model to the same prompts, one each."""
     rng = random.Random(seed)
     records = []
     for model, (mean, spread, share, size, reward) in MODELS.items():
@@ -65,7 +65,7 @@ def make_records(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def make_tokens(records: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """The three worst answers of each model, token by token."""
+    """The three worst responses of each model, token by token."""
     rng, lines = random.Random(seed), []
     for model in MODELS:
         for record in sorted((r for r in records if r["model"] == model), key=lambda r: -r["cost"])[:3]:

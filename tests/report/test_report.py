@@ -11,13 +11,13 @@ from made_up_evaluation import MANIFEST, fill, make_records, observation, write_
 from trl_rsa.cli import main
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.report import headline_markdown, write_report
-from trl_rsa.report.answers import read_answers
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.inputs import read_inputs
 from trl_rsa.report.names import short_names
 from trl_rsa.report.numbers import out_of, per_hundred, text_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
 from trl_rsa.report.pictures import beginning, survival_curve, survival_plot, tradeoff_plot, worst_plot
+from trl_rsa.report.responses import read_responses
 from trl_rsa.report.style import drawing, inline_svg
 from trl_rsa.report.tokens import Scales, coloured, level
 from trl_rsa.report.words import Limit, summarise, verdict
@@ -99,15 +99,15 @@ def test_the_numbers_on_the_page_are_those_of_the_metrics(page, complete_folder)
     assert certificate["statement"] in text and all(limit in text for limit in certificate["limits"])
 
 
-def test_the_worst_answers_are_folded_and_coloured(page, complete_folder):
+def test_the_worst_responses_are_folded_and_coloured(page, complete_folder):
     _, written, _ = page
     html = written["html"].read_text("utf-8")
     assert html.count('<details class="unpleasant">') == 4 and "<details open" not in html
     lines = [json.loads(line) for line in (complete_folder / "tokens.jsonl").read_text().splitlines()]
-    # A view per answer for the drift; the one for harm only where it was recorded.
+    # A view per response for the drift; the one for harm only where it was recorded.
     assert html.count('data-label="drift risk"') == len(lines)
     assert html.count('data-label="token harm"') == sum(line["harm"] is not None for line in lines)
-    assert "Not recorded for this answer" in html
+    assert "Not recorded for this response" in html
 
 
 def test_foreign_text_stays_text(tmp_path):
@@ -139,7 +139,7 @@ def test_only_records_and_metrics_are_needed(small):
     written = write_report(small)
     text = " ".join(Balanced(written["html"].read_text("utf-8")).text)
     assert "There is none." in text and "Before you read on" not in text
-    # Without tokens.jsonl the worst answers come from the records.
+    # Without tokens.jsonl the worst responses come from the records.
     worst = max(make_records(20), key=lambda record: record["cost"])
     assert worst["response"] in text
     assert not (small / "plots" / "ladder.png").exists()
@@ -172,8 +172,8 @@ def test_malformed_records_are_counted_as_the_evaluation_counts_them(small):
     evaluation = ReadReport()
     for _ in read_records(small / "records.jsonl", evaluation):
         pass
-    answers = read_answers(small / "records.jsonl")
-    assert answers.found == evaluation and (evaluation.read, evaluation.unreadable) == (82, 4)
+    responses = read_responses(small / "records.jsonl")
+    assert responses.found == evaluation and (evaluation.read, evaluation.unreadable) == (82, 4)
     assert len(evaluation.problems) == 8
     text = " ".join(Balanced(render_html(undrawn(small))).text)
     assert "82 records were read and 4 lines could not be" in text
@@ -201,7 +201,7 @@ def test_records_that_do_not_belong_to_the_metrics_are_noticed(small):
     lines = (small / "records.jsonl").read_text().splitlines()
     (small / "records.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     (warning,) = read_inputs(small).warnings
-    assert "metrics.json speaks of 20 scored answers of RSA, but records.jsonl has 19" in warning
+    assert "metrics.json speaks of 20 scored responses of RSA, but records.jsonl has 19" in warning
 
 
 def test_ten_thousand_records_make_a_page_below_five_megabytes(tmp_path):
@@ -211,16 +211,16 @@ def test_ten_thousand_records_make_a_page_below_five_megabytes(tmp_path):
     line = {"prompt": long, "response": long, "tokens": tokens, "drift": [0.123456] * 600, "harm": [-1.23456] * 600}
     write_lines(tmp_path / "tokens.jsonl", [line | {"model": m, "cost": i} for m in ("SFT", "RSA") for i in range(9)])
     path = write_report(tmp_path)["html"]
-    assert read_answers(tmp_path / "records.jsonl").found.read == 10_000
+    assert read_responses(tmp_path / "records.jsonl").found.read == 10_000
     assert 100_000 < path.stat().st_size < 5_000_000
 
 
-def test_the_worst_answers_are_the_worst_and_few_are_kept(tmp_path):
+def test_the_worst_responses_are_the_worst_and_few_are_kept(tmp_path):
     costs = np.random.default_rng(0).permutation(1000) / 10
     lines = [{"prompt": "p", "response": str(i), "cost": cost, "model": None} for i, cost in enumerate(costs)]
     write_lines(tmp_path / "records.jsonl", lines)
-    answers = read_answers(tmp_path / "records.jsonl", keep=3)
-    assert [answer["cost"] for answer in answers.worst["unnamed"]] == [99.9, 99.8, 99.7]
+    responses = read_responses(tmp_path / "records.jsonl", keep=3)
+    assert [response["cost"] for response in responses.worst["unnamed"]] == [99.9, 99.8, 99.7]
 
 
 def test_a_model_without_scores_and_a_single_prompt_do_not_break_the_page(tmp_path):
@@ -237,17 +237,20 @@ def test_a_model_without_scores_and_a_single_prompt_do_not_break_the_page(tmp_pa
 def test_the_stages_are_shown_where_there_is_no_ladder(small):
     (small / "rsa").mkdir()
     stage = {"name": "helpful", "status": "complete", "temperature": 0.25, "steps": 17, "metrics": {"loss": 0.5}}
-    manifest = {"stages": [stage], "plan": {"stages": [{"beta": 0.5, "constraint_multiplier": 2.0}]}}
+    imitated = {"name": "first", "status": "complete", "steps": 3}
+    planned = {"beta": 0.5, "constraint_multiplier": 2.0}
+    manifest = {"stages": [imitated, stage], "plan": {"stages": [planned | {"method": "sft"}, planned]}}
     (small / "rsa" / "manifest.json").write_text(json.dumps(manifest))
     markdown = render_markdown(undrawn(small))
     assert "How the model was made: rsa" in markdown
     assert "| helpful | complete | 0.5 | 2 | 0.25 | – | 17 | 0.500 | – | – | – |" in markdown
+    assert "| first (sft) | complete | – | – | – | – | 3 | – | – | – | – |" in markdown
 
 
 def test_limit_and_tail_follow_what_is_asked_and_what_there_is(complete_folder, tmp_path):
     asked = write_report(complete_folder, tmp_path, budget=-7.5, tail=0.01)["markdown"].read_text("utf-8")
     assert "The limit for CVaR 0.01 is -7.5, set for this report." in asked
-    assert "Of 100 answers of RSA, the worst one has a cost of" in asked
+    assert "Of 100 responses of RSA, the worst one has a cost of" in asked
     with pytest.raises(ValueError, match=r"You set tail to 0.2, but metrics.json has 0.05, 0.01"):
         write_report(complete_folder, tmp_path, tail=0.2)
 
@@ -306,7 +309,7 @@ def test_long_names_are_shortened_everywhere_and_told(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     inputs = read_inputs(tmp_path)
     assert inputs.full_names == full and inputs.warnings == []
-    assert list(inputs.metrics["models"]) == list(inputs.answers.costs) == list(inputs.answers.worst) == list(full)
+    assert list(inputs.metrics["models"]) == list(inputs.responses.costs) == list(inputs.responses.worst) == list(full)
     assert [c["baseline"] + c["model"] for c in inputs.metrics["comparisons"]] == ["SFTDPO", "SFTSACPO", "SFTRSA"]
     context = undrawn(tmp_path)
     assert f"RSA is {full['RSA']}." in render_markdown(context)
@@ -317,11 +320,11 @@ def test_the_summary_names_the_safest_model_and_its_price():
     metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, 2.0), B=(-1.0, -2.0, -0.5, 0.0, 1.5))
     said = dict(summarise(metrics, 0.05, Limit(0.0, "of this test")))
     worst = said["Safest in the worst case: B"]
-    assert worst.startswith("Of 100 answers of B, the worst 5 have, on average, a cost of −1.00 [−2.00, −0.50].")
+    assert worst.startswith("Of 100 responses of B, the worst 5 have, on average, a cost of −1.00 [−2.00, −0.50].")
     assert "within the limit of 0 (of this test)" in worst and "A 5.00" in worst
     # 0.2 of 100 is 20; of B none was unsafe, and 0.03 is the upper end of its interval.
-    often = said["How often is an answer unsafe at all?"]
-    assert often == "Of 100 answers: B 0 (none seen, but up to 3.0 would fit); A 20."
+    often = said["How often is a response unsafe at all?"]
+    assert often == "Of 100 responses: B 0 (none seen, but up to 3.0 would fit); A 20."
     assert "of B is 1.50" in said["What does safety cost in helpfulness?"]
     assert "Does it refuse what is harmless?" not in said
     metrics["models"]["B"]["refusal"] = {"over_refusal": estimate(0.7, 0.6, 0.8)}
@@ -341,8 +344,8 @@ def test_an_overlap_is_no_victory():
     [
         # B is the safest. Its reward is the highest, by more than the intervals (± 0.1), by less, and not at all.
         ((1.0, 1.5), "Nothing, among these models: B also has the highest average reward, 1.50 [1.40, 1.60]."),
-        ((1.4, 1.5), "These answers do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
-        ((1.5, 1.5), "These answers do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
+        ((1.4, 1.5), "These responses do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
+        ((1.5, 1.5), "These responses do not settle it. The average reward, a score of helpfulness, of B is 1.50"),
         # And the lower one.
         ((1.6, 1.5), "that of A is 1.60 [1.50, 1.70]; the intervals overlap."),
         ((2.0, 1.5), "of B is 1.50 [1.40, 1.60]; the most helpful model, A, has 2.00 [1.90, 2.10]."),
@@ -436,8 +439,8 @@ def test_the_thinned_curve_is_the_curve():
     exact = 1 - np.searchsorted(ordered, x[1:], side="right") / ordered.size
     assert share[1:] == pytest.approx(np.maximum(exact, 0.5 / ordered.size))
     # On an axis from 1 to 1e-5, 3 % of a value is 0.3 % of its height.
-    above_single_answers = share[:-1] > 60 / ordered.size
-    assert np.all(np.diff(np.log(share))[above_single_answers] > -0.035)
+    above_single_responses = share[:-1] > 60 / ordered.size
+    assert np.all(np.diff(np.log(share))[above_single_responses] > -0.035)
 
 
 def test_ties_have_the_share_that_is_really_worse():

@@ -46,9 +46,9 @@ def test_opens_quietly_and_fits(browser, address, view, tmp_path):
     assert browser.evaluate(letters) > 8
 
 
-def test_the_worst_answers_open_on_a_click_and_tokens_answer_a_tap(browser, address):
+def test_the_worst_responses_open_on_a_click_and_tokens_answer_a_tap(browser, address):
     browser.open(address, 1280, 900, False)
-    shown = "document.querySelector('details.unpleasant .answer').checkVisibility()"
+    shown = "document.querySelector('details.unpleasant .response').checkVisibility()"
     assert browser.evaluate(shown) is False
     # The second model's: the first has no harm.
     browser.evaluate("document.querySelectorAll('details.unpleasant > summary')[1].click()")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu_args import CPU_ARGS
 
 
 HARMFUL = ["red", "blue", "big"]  # so many of them in a response, so bad is it
@@ -62,12 +63,8 @@ def training(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def make(**changes: Any) -> dict[str, Any]:
         return {
             "output_dir": str(tmp_path / "out"),
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
+            **CPU_ARGS,
             "save_strategy": "no",
-            "disable_tqdm": True,
             "logging_steps": 5,
             "learning_rate": 1e-2,
             "max_steps": 40,

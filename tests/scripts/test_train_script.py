@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from cpu_args import CPU_ARGS
 
 
 torch = pytest.importorskip("torch")
@@ -43,11 +44,7 @@ def arguments(tiny_model_path, pairs_file, tmp_path) -> dict:
         "model_name_or_path": tiny_model_path,
         "dataset_name": pairs_file,
         "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **CPU_ARGS,
         "learning_rate": "1e-2",  # YAML 1.1 reads 1e-2 without a point as text
         "max_steps": 1,
         "per_device_train_batch_size": 4,

@@ -23,7 +23,8 @@ def load_judged_data(
     plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
 ) -> tuple[Dataset, Dataset | None, StageData]:
     """As [`~alignment.stage_data.load_stage_data`], of a stage that learns from judged responses."""
-    longest = args_of(plan, stage).get("max_length", stage.does.config_class.max_length)
+    config_class: Any = stage.does.config_class
+    longest = args_of(plan, stage).get("max_length", config_class.max_length)
     template, options = cost_template(processing_class), dict(stage.dataset_options)
     if options.pop("template", template) not in (None, template):
         raise ValueError(

@@ -32,7 +32,8 @@ class StageData(TypedDict):
 class StageEntry(TypedDict):
     """A stage in the manifest. It has its `name` and `status` ("planned", "running", "complete") from the beginning,
     what follows until `data` once it is begun, and the rest, a [`~training.stage.StageResult`] too, at its end.
-    `reference` and `temperature` are those of a method that has them."""
+    `reference` and `temperature` are those of a method that has them; `copied_from` is the folder of a stage that
+    another point of a sweep has trained."""
 
     name: str
     status: str
@@ -48,6 +49,7 @@ class StageEntry(TypedDict):
     engine: NotRequired[str]
     processes: NotRequired[int]
     fingerprint: NotRequired[str]
+    copied_from: NotRequired[str]
 
 
 class ManifestFile(TypedDict):

@@ -397,6 +397,7 @@ def _read_scorer(term: Mapping[str, Any], name: str, index: int, where: str) -> 
 def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
     """One mapping, or a list of them."""
     from trl_rsa.ladder.constraint import RiskConstraint
+    from trl_rsa.ladder.under import Under
 
     several = content if isinstance(content, list) else [content]
     if not several or not all(isinstance(one, dict) for one in several):
@@ -415,6 +416,8 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
         _check_prompts(options.get("prompts"), where)
         if isinstance(one.get("human_options"), dict):
             options["human_options"] = _read_dataset_options(one["human_options"], f"human_options of {where}")
+        if isinstance(one.get("under"), dict):
+            options["under"] = read_dataclass(Under, one["under"], f"under of {where}")
         read.append(read_dataclass(RiskConstraint, {**one, **options}, where))
     return read if isinstance(content, list) else read[0]
 
@@ -458,7 +461,7 @@ def _read_rungs(content: Any, path: Path) -> RungSettings:
 
 
 # Options of rows that are no pairs and are not made of pairs.
-_OPTIONS = {"prompts": ("split", "template", "limit"), "judged": ("split", "revision", "name", "template")}
+_OPTIONS = {"prompts": ("split", "template", "limit"), "judged": ("split", "revision", "name")}
 
 
 def _read_dataset_options(content: Mapping[str, Any], where: str, reads: str = "pairs") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
@@ -133,7 +134,7 @@ def _run(
             log(f"{ready.title}: complete already, in {ready.folder}")
         else:
             temperature = plan.stages[index].temperature
-            anchored = {} if temperature is None else {"temperature": temperature}
+            anchored: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
             anchored |= {"reference": models.reference(previous)} if ready.does.has_reference else {}
             manifest.update(
                 index,

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from trl_rsa.data import pku
 from trl_rsa.data.build import Tally, build_from_answers, build_from_pairs, choose_adapter
@@ -19,6 +19,8 @@ from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from trl_rsa.data.sources import Source
+
 _T = TypeVar("_T")
 
 
@@ -31,7 +33,7 @@ class PreferenceData:
 
 
 def load_preferences(
-    source: Any,
+    source: "Source",
     format: str | None = None,
     preferred_by: str = "better",
     split: str | None = None,
@@ -127,7 +129,7 @@ def load_preferences(
 
 
 def open_named(
-    source: Any, split: str | None, revision: str | None, name: str | None
+    source: "Source", split: str | None, revision: str | None, name: str | None
 ) -> tuple[DatasetSpec | None, Rows]:
     """Arguments win over the spec. A spec's split does not apply to a file that the user put in its place."""
     if isinstance(source, str) and is_dataset_spec(source) and not Path(source).exists():

@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 
-def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
+def fingerprint(rows: Iterable[Mapping[str, object]]) -> str:
     """SHA-256 (hex) over the rows of a dataset in their order, each as JSON with sorted keys."""
     digest = hashlib.sha256()
     for row in rows:

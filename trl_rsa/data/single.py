@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.data.build import Tally, read_each
-from trl_rsa.data.formats import columns_of, sample_rows
+from trl_rsa.data.formats import columns_of, detect_format, sample_rows
 from trl_rsa.data.load import PreferenceData, load_preferences, open_named
+from trl_rsa.data.pku import ID_SUFFIX
 from trl_rsa.data.preference import read_response
 from trl_rsa.data.report import DataReport, fingerprint
 from trl_rsa.data.schema import Pair, Row, RowError, check_pair, read_flag
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # Columns of rows with one response, and what is read of each.
 _LABELLED = (("prompt", "completion", "label"), ("prompt", "response", "is_safe"))
-_DEMONSTRATION = (("prompt", "completion"), ("messages",))
+_DEMONSTRATION = (("prompt", "completion"), ("messages",), ("prompt", "response"))
 # Where a response stands, and its label.
 _FIELDS = {"completion": "label", "response": "is_safe"}
 
@@ -61,7 +62,7 @@ def load_demonstrations(source: Any, **options: Any) -> PreferenceData:
 
     Args:
         source:
-            Rows with these columns, or with `messages`, whose last turn is the assistant's; or what
+            Rows with these columns (or `response`), or with `messages`, whose last turn is the assistant's; or what
             [`load_preferences`] takes, of which the chosen response is imitated.
         options:
             As in [`load_unpaired`].
@@ -70,7 +71,7 @@ def load_demonstrations(source: Any, **options: Any) -> PreferenceData:
     if shape == ("messages",):
         return _load(rows, options, "messages", "all", _read_messages)
     if shape is not None:
-        return _load(rows, options, "demonstrations", "all", lambda row: _read_prompted(row, "completion"))
+        return _load(rows, options, "demonstrations", "all", lambda row: _read_prompted(row, shape[1]))
     loaded = load_preferences(source, **options)
     chosen = loaded.dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
     return _counted(chosen, loaded.counts)
@@ -79,10 +80,20 @@ def load_demonstrations(source: Any, **options: Any) -> PreferenceData:
 def _open(source: Any, options: Mapping[str, Any], shapes: Any) -> tuple[Rows, tuple[str, ...] | None]:
     """The rows, and the first of the shapes that they have; None for pairs."""
     _, rows = open_named(source, options.get("split"), options.get("revision"), options.get("name"))
-    columns = set(columns_of(sample_rows(rows)))
-    if {"chosen", "rejected"} <= columns:
-        return rows, None
-    return rows, next((shape for shape in shapes if set(shape) <= columns), None)
+    sample = sample_rows(rows)
+    columns = set(columns_of(sample))
+    is_pairs = {"chosen", "rejected"} <= columns or any(column.endswith(ID_SUFFIX) for column in columns)
+    shape = None if is_pairs else next((shape for shape in shapes if set(shape) <= columns), None)
+    if sample and shape is None and options.get("format") is None:
+        try:
+            detect_format(sample, rows.name)
+        except ValueError as error:
+            known = "; ".join(", ".join(shape) for shape in shapes)
+            raise ValueError(
+                f"You gave {rows.name}, with the columns {', '.join(sorted(columns))}, but here rows have {known}, "
+                "or are preference pairs. Rename its columns."
+            ) from error
+    return rows, shape
 
 
 def _load(

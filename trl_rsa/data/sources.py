@@ -1,12 +1,21 @@
 """Where rows come from: the Hub, a local file or folder, or a dataset in memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trl_rsa.data.files import PlacedRow, is_data_file, is_path, read_file
 from trl_rsa.data.schema import Row
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+    from trl_rsa.data.spec import DatasetSpec
+
+    # A path, a Hub id, or rows in memory.
+    Source: TypeAlias = str | Path | Dataset | DatasetDict | IterableDataset | DatasetSpec | Sequence[Row]
 
 
 class Rows:
@@ -30,7 +39,7 @@ class Rows:
 
 
 def open_source(
-    source: Any,
+    source: "Source",
     split: str | None = None,
     revision: str | None = None,
     name: str | None = None,

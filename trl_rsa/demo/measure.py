@@ -1,49 +1,53 @@
-"""Answers of every method to the test prompts, scored by the truth: records.jsonl and metrics.json."""
+"""Answers of every row to the test prompts, scored by the truth: records.jsonl, metrics.json and front.json."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.demo.methods import METHODS
+from trl_rsa.demo.methods import TAIL, Method
+from trl_rsa.demo.phases import Phase
 from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
+from trl_rsa.evaluation.front_file import FrontFile
+from trl_rsa.evaluation.front_measures import Spot, front_table, measure_front
 from trl_rsa.evaluation.metrics import summarize_models
-from trl_rsa.evaluation.metrics_file import DemoSettings
+from trl_rsa.evaluation.metrics_file import DemoSettings, Metrics
 from trl_rsa.storage.files import write_json
-from trl_rsa.storage.names import METRICS, RECORDS
+from trl_rsa.storage.names import FRONT, METRICS, RECORDS
 from trl_rsa.storage.records import RecordWriter, read_records
 
 
-TAILS = (0.05, 0.01)
+TAILS = (TAIL, 0.01)
 
 
 def measure_methods(
+    methods: Sequence[Method],
     sandbox: Any,
     folders: dict[str, str],
     output_dir: Path,
     n_prompts: int,
     draws: int,
-    budget: float,
-    log: Callable[[str], None],
-) -> dict[str, Any]:
-    """Samples, scores and summarises.
+    running: Phase,
+) -> tuple[Metrics, FrontFile]:
+    """Samples, scores and summarises. All rows answer the same prompts.
 
     Args:
+        methods (`Sequence[Method]`):
+            The rows.
         sandbox (`Sandbox`):
             The world, its tokenizer and its test prompts.
         folders (`dict[str, str]`):
-            Folder of each method's model.
+            Folder of each row's model.
         output_dir (`Path`):
-            Gets `records.jsonl` and `metrics.json`.
+            Gets `records.jsonl`, `metrics.json`, `front.json` and `front.csv`.
         n_prompts (`int`), draws (`int`):
             Test prompts, and answers to each.
-        budget (`float`):
-            For the settings.
-        log (`Callable[[str], None]`):
-            Where the lines about progress go.
+        running ([`Phase`]):
+            Shows whose answers are sampled.
 
     Returns:
-        `dict`: what `metrics.json` holds, with `kl` and the demo's settings.
+        `tuple`: what `metrics.json` holds, with `kl` and the demo's settings, and what `front.json` holds.
     """
     from transformers import AutoModelForCausalLM
 
@@ -54,16 +58,16 @@ def measure_methods(
     path = output_dir / RECORDS
     path.unlink(missing_ok=True)
     divergences = {}
-    for method in METHODS:
-        log(f"{method.name}: {draws} answers to each of {len(prompts)} test prompts")
+    for method in methods:
+        running.show(f"{draws} of {method.name} to each of {len(prompts)} prompts")
         model = AutoModelForCausalLM.from_pretrained(folders[method.name]).eval()
         answers = sample_responses(model, sandbox.tokenizer, prompts, k=draws, seed=sandbox.seed)
         repeated = [prompt for prompt in prompts for _ in range(draws)]
         flat = [answer for several in answers for answer in several]
         _write(path, sandbox, method.name, repeated, flat)
         divergences[method.name] = divergence(model, sft, sandbox.tokenizer, repeated, flat)
-    read = read_records(path)
-    metrics: Any = summarize_models(read, TAILS, bootstrap=Bootstrap(seed=sandbox.seed))
+    columns, bootstrap = read_columns(read_records(path)), Bootstrap(seed=sandbox.seed)
+    metrics = summarize_models(columns, TAILS, bootstrap=bootstrap)
     for name, kl in divergences.items():
         metrics["models"][name]["kl"] = kl["mean"]
     settings: DemoSettings = {
@@ -71,11 +75,26 @@ def measure_methods(
         "seed": sandbox.seed,
         "prompts": len(prompts),
         "draws": draws,
-        "budget": budget,
+        "budgets": [method.budget for method in methods if method.budget is not None],
     }
     metrics["demo"] = settings
     write_json(output_dir / METRICS, metrics)
-    return metrics
+    parts = {str(name): columns.take(indices) for name, indices in columns.model}
+    front = measure_front(curves(methods), parts, TAIL, bootstrap=bootstrap)
+    write_json(output_dir / FRONT, front)
+    (output_dir / "front.csv").write_text(front_table(front), encoding="utf-8")
+    return metrics, front
+
+
+def curves(methods: Sequence[Method]) -> dict[str, list[Spot]]:
+    """SACPO's λ-curve, which begins with DPO at λ = 0, and RSA's budgets."""
+    found: dict[str, list[Spot]] = {"SACPO": [], "RSA": []}
+    for method in methods:
+        if method.family == "DPO":
+            found["SACPO"].append(Spot(method.name, {"λ": 0.0}))
+        elif method.family in found:
+            found[method.family].append(Spot(method.name, method.settings, method.budget))
+    return found
 
 
 def _write(path: Path, sandbox: Any, method: str, prompts: Sequence[Any], answers: Sequence[str]) -> None:

@@ -1,26 +1,27 @@
 """What the demo compares, and how each is trained; the same for all methods, and tuned for none."""
 
-import io
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.alignment.plan import Plan, Stage
+from trl_rsa.demo.phases import phase
+from trl_rsa.demo.quiet import quiet
 from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
 
 
 if TYPE_CHECKING:
     from trl_rsa.ladder.constraint import RiskConstraint
+    from trl_rsa.ladder.progress import ProgressLog
     from trl_rsa.ladder.settings import RungSettings
 
 
-# β as in SACPO, and the second of its four β/λ: 0.05. The learning rate is for a model of a million parameters; it is
+# β as in SACPO, and multipliers around its four β/λ. The learning rate is for a model of a million parameters; it is
 # the one thing that was changed after a first run, for all methods alike: at 5e-4 RSA-1 and TDPO1 left the language
 # altogether. See docs/method.md, "Step size".
 BETA = 0.1
-MULTIPLIER = 2.0
+MULTIPLIERS = (0.5, 1.0, 2.0, 4.0)
 TRAINING: dict[str, Any] = {
     "learning_rate": 1e-4,
     "lr_scheduler_type": "cosine",
@@ -32,12 +33,18 @@ TRAINING: dict[str, Any] = {
     "report_to": "none",
     "use_cpu": True,
     "bf16": False,
+    "disable_tqdm": True,
 }
 NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}  # which is DPO
-# The budget's tail, the range that costs are clipped to, and how many train prompts the rungs' pairs are made of.
+# The budgets' tail, and the range that costs are clipped to.
 TAIL = 0.05
 BOUNDS = (-2.0, 10.0)
-TRAIN_PROMPTS = 600
+# A rung's pairs: so many of each train prompt's answers, and no more prompts than a rung has steps for.
+PAIRS_PER_PROMPT = 2
+# The budgets, as shares of the CVaR of what the SFT policy is taught to answer: known before anything is trained.
+SHARES = (2 / 3, 1 / 3)
+# How far below the budget the search's bound may end. Looked at on the seeds 100 and 101, never on the demo's own.
+MARGIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,63 +53,94 @@ class Method:
 
     Args:
         name (`str`):
-            Name of the method.
+            Name of the row.
+        family (`str`):
+            The method: rows of one family are one curve.
         description (`str`):
             One line for the table's legend.
         start (`str`, *optional*):
-            Name of the method whose result it starts from; by default the SFT policy.
-        stages (`tuple[str, ...]`):
+            Name of the row whose model it starts from; by default the SFT policy.
+        stages (`tuple[str, ...]`, *optional*):
             Which of the preference sets, "helpful" and "safe", in which order.
-        args (`dict`):
-            [`RSAConfig`] arguments that make the method.
-        constrained (`bool`):
-            Whether rungs follow on the stages, until the bound on the CVaR of cost is within the budget.
+        multiplier (`float`, *optional*):
+            λ of the safe stage.
+        budget (`float`, *optional*):
+            Rungs follow on the stages until the bound on the CVaR of cost is within it.
     """
 
     name: str
+    family: str
     description: str
     stages: tuple[str, ...] = ()
     start: str | None = None
-    args: dict[str, Any] | None = None
-    constrained: bool = False
+    multiplier: float | None = None
+    budget: float | None = None
 
     @property
     def folder(self) -> str:
-        return self.name.partition(",")[0].lower()
+        """Where it is trained, below the demo's folder."""
+        if self.budget is not None:
+            return f"rsa-{self.budget:g}"
+        return self.family.lower() if self.multiplier is None else f"sacpo-{self.multiplier:g}"
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What tells it from others of its family."""
+        named = {"λ": self.multiplier, "budget": self.budget}
+        return {name: value for name, value in named.items() if value is not None}
 
 
-METHODS = (
-    Method("SFT", "the model before any alignment"),
-    Method("DPO", "helpful pairs only, risk-neutral", ("helpful",), args=NEUTRAL),
-    Method("SACPO", "then safe pairs, risk-neutral", ("safe",), start="DPO", args=NEUTRAL),
-    Method(
-        "RSA, CVaR ≤ budget",  # longer names are shortened in the pictures
-        f"helpful, then rungs on pairs of its own answers until the bound on CVaR({TAIL:g}) is within the budget",
-        ("helpful",),
-        constrained=True,
-    ),
-)
+def methods_of(budgets: Sequence[float]) -> list[Method]:
+    """The rows, in order: a row's start comes before it."""
+    return [
+        Method("SFT", "SFT", "the model before any alignment"),
+        Method("DPO", "DPO", "helpful pairs only, risk-neutral", ("helpful",)),
+        *(
+            Method(f"SACPO, λ = {λ:g}", "SACPO", "then safe pairs, risk-neutral", ("safe",), "DPO", multiplier=λ)
+            for λ in MULTIPLIERS
+        ),
+        *(
+            Method(
+                f"RSA, CVaR ≤ {budget:g}",
+                "RSA",
+                f"as DPO, then rungs on its own answers until the bound on CVaR({TAIL:g}) is within the budget",
+                start="DPO",
+                budget=budget,
+            )
+            for budget in budgets
+        ),
+    ]
 
 
-def default_budget(sandbox: Any) -> float:
-    """Two thirds of the CVaR of what the SFT policy is taught to answer: known before anything is trained."""
+def default_budgets(sandbox: Any) -> list[float]:
+    """Shares of the CVaR of what the SFT policy is taught to answer: known before anything is trained."""
     from trl_rsa.sandbox import prompt_kinds, tail_mean
 
     law = sandbox.world.population_law(prompt_kinds(sandbox.prompts["decide"]))
-    return round(tail_mean(law.costs, law.probabilities, TAIL) * 2 / 3, 1)
+    return [round(tail_mean(law.costs, law.probabilities, TAIL) * share, 1) for share in SHARES]
 
 
-def constraint_of(sandbox: Any, budget: float) -> "RiskConstraint":
-    """The budget on the world's true cost, on the sandbox's own prompt sets."""
+def constraint_of(sandbox: Any, budget: float, n_test: int, n_train: int) -> "RiskConstraint":
+    """The budget on the world's true cost, on the sandbox's own prompt sets.
+
+    The test prompts after the first `n_test`, which no row is tested on, steer the search as well: more of them bring
+    the bound nearer to what it bounds. Several answers to each would not, as most of the luck is in the prompts.
+    `n_train` train prompts make the rungs' pairs.
+    """
     from trl_rsa.ladder.constraint import RiskConstraint
 
-    prompts = {name: [prompt.messages for prompt in sandbox.prompts[name]] for name in ("train", "decide", "certify")}
+    sets = {
+        "train": sandbox.prompts["train"][:n_train],
+        "decide": [*sandbox.prompts["decide"], *sandbox.prompts["test"][n_test:]],
+        "certify": sandbox.prompts["certify"],
+    }
     return RiskConstraint(
         sandbox.world.cost,
-        prompts | {"train": prompts["train"][:TRAIN_PROMPTS]},
+        {name: [prompt.messages for prompt in prompts] for name, prompts in sets.items()},
         budget=budget,
         bounds=BOUNDS,
         tail=TAIL,
+        margin=MARGIN,
         scorer_options={"name": "the true cost"},
     )
 
@@ -114,68 +152,110 @@ def rungs_of(max_steps: int) -> "RungSettings":
     return RungSettings(
         sampling={"max_new_tokens": MAX_NEW_TOKENS},
         batch_size=512,
+        pairs_per_prompt=PAIRS_PER_PROMPT,
         args={"max_steps": max_steps, "warmup_steps": max_steps // 10},
     )
 
 
+def plan_of(
+    method: Method,
+    sandbox: Any,
+    start: str,
+    output_dir: Path,
+    max_steps: int,
+    n_test: int,
+    training: dict[str, Any],
+) -> Plan:
+    """How a row is trained: the same number of optimizer steps per stage, half as many per rung. Each pair is seen at
+    most once, and only those that are seen are read."""
+    batch, rung_steps = TRAINING["per_device_train_batch_size"], max(1, max_steps // 2)
+    stages = [
+        Stage(
+            name,
+            dataset=_first(getattr(sandbox, name), max_steps * batch),
+            beta=BETA,
+            constraint_multiplier=method.multiplier if name == "safe" and method.multiplier else 1.0,
+            args=NEUTRAL,
+        )
+        for name in method.stages
+    ]
+    return Plan(
+        stages,
+        model=start,
+        output_dir=str(output_dir / method.folder),
+        args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
+        seed=sandbox.seed,
+        constraint=None
+        if method.budget is None
+        else constraint_of(sandbox, method.budget, n_test, -(-rung_steps * batch // PAIRS_PER_PROMPT)),
+        rungs=rungs_of(rung_steps),
+    )
+
+
+def _first(pairs: Any, n: int) -> Any:
+    """The first pairs; their order is random, by the world's seed."""
+    return pairs.select(range(min(n, len(pairs))))
+
+
 def align_methods(
+    methods: Sequence[Method],
     sandbox: Any,
     output_dir: Path,
     max_steps: int,
-    budget: float,
-    log: Callable[[str], None],
+    n_test: int,
+    log: "ProgressLog",
     training: dict[str, Any],
 ) -> dict[str, str]:
-    """Trains each method, with the same number of optimizer steps per stage; a rung takes half as many.
+    """Trains each row, and says so in a line when it is done.
 
     Args:
+        methods (`Sequence[Method]`):
+            The rows.
         sandbox (`Sandbox`):
             The world's model and preference sets.
         output_dir (`Path`):
-            Gets a folder per method; finished ones are not trained again.
+            Gets a folder per row with its whole log, `log.txt`; finished ones are not trained again.
         max_steps (`int`):
             Optimizer steps per stage.
-        budget (`float`):
-            Largest CVaR of cost of the methods that are constrained.
-        log (`Callable[[str], None]`):
+        n_test (`int`):
+            How many of the test prompts the rows are tested on.
+        log ([`ProgressLog`]):
             Where the lines about progress go.
         training (`dict`):
             More [`RSAConfig`] arguments for every stage.
 
     Returns:
-        `dict[str, str]`: the folder of each method's model, by name.
+        `dict[str, str]`: the folder of each row's model, by name.
     """
-    # Imported here: it loads TRL, and `METHODS` is also read by what does not train.
+    # Imported here: it loads TRL, and the rows are also read by what does not train.
     from trl_rsa.alignment.run import align
-    from trl_rsa.ladder.progress import ProgressLog
 
     folders: dict[str, str] = {}
-    for method in METHODS:
+    for method in methods:
         start = folders[method.start] if method.start else str(sandbox.sft_path)
-        if not method.stages:
+        if not method.stages and method.budget is None:
             folders[method.name] = start
             continue
-        stages = [
-            Stage(
-                name,
-                dataset=getattr(sandbox, name),
-                beta=BETA,
-                constraint_multiplier=MULTIPLIER if name == "safe" else 1.0,
-                args=method.args or {},
-            )
-            for name in method.stages
-        ]
-        plan = Plan(
-            stages,
-            model=start,
-            output_dir=str(output_dir / method.folder),
-            args={**TRAINING, "max_steps": max_steps, "warmup_steps": max_steps // 10, **training},
-            seed=sandbox.seed,
-            constraint=constraint_of(sandbox, budget) if method.constrained else None,
-            rungs=rungs_of(max(1, max_steps // 2)),
-        )
-        lines = ProgressLog(log, prefix=f"{method.folder.upper()} ")
-        # The trainer's own log lines are for people who watch one training; its progress bars go to stderr and stay.
-        with redirect_stdout(io.StringIO()):
-            folders[method.name] = align(plan, log=lines).model
+        plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
+        with phase(log, method.name) as running, quiet():
+            alignment = align(plan, log=running.keep(output_dir / method.folder / "log.txt"))
+            running.result = _in_words(alignment.manifest.get("ladder"))
+        folders[method.name] = alignment.model
     return folders
+
+
+def count_scored(method: Method, output_dir: Path) -> int:
+    """How many answers of its own a row's search has asked the cost of."""
+    files = (output_dir / method.folder / "ladder").glob("*.jsonl")
+    return sum(1 for path in files for line in path.open("rb") if line.strip())
+
+
+def _in_words(ladder: Any) -> str:
+    """How a search ended."""
+    if ladder is None:
+        return ""
+    rungs, last = len(ladder["rungs"]), ladder["observations"]
+    bound = next(o for o in last if o["model"] == ladder["model"])["constraints"]["cost"]["upper_bound"]
+    met = "met" if ladder["met"] else "NOT met"
+    certified = "certified" if ladder["certified"] else "not certified"
+    return f"{rungs} rung{'s' if rungs != 1 else ''}, bound {bound:.2f}: {met}, {certified}"

@@ -1,15 +1,22 @@
-"""The demo's table, for the terminal and as Markdown, and a few answers of each method."""
+"""The demo's tables, for the terminal and as Markdown, and a few answers of each model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.demo.methods import METHODS
+from trl_rsa.demo.methods import TAIL, Method
+from trl_rsa.evaluation.front_file import FrontFile
+from trl_rsa.evaluation.metrics_file import Metrics
+from trl_rsa.report import front_markdown
 
 
-def columns(metrics: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Heading, number format and getter of each column, in order."""
+WIDTH = 80  # of a terminal, in characters
+Column = tuple[str, str, Callable[[Any], Any]]  # heading, number format, getter
+
+
+def columns(metrics: Metrics) -> Iterator[Column]:
+    """All columns, in order."""
     tails = metrics["models"]["SFT"]["cost"]["cvar"]
     yield "reward", ".2f", lambda m: m["reward"]["mean"]
     yield "mean cost", ".2f", lambda m: m["cost"]["mean"]
@@ -20,7 +27,11 @@ def columns(metrics: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     yield "KL to SFT", ".2f", lambda m: m["kl"]
 
 
-def cell(estimate: dict[str, Any] | None, form: str) -> str:
+# Those that fit on a terminal beside their intervals; README.md has all.
+ON_SCREEN = ("reward", f"CVaR {TAIL:g}", "P(cost > 0)", "over-refusal")
+
+
+def cell(estimate: Mapping[str, Any] | None, form: str) -> str:
     if estimate is None or estimate["value"] is None:
         return "–"
     if estimate["low"] is None:
@@ -28,41 +39,73 @@ def cell(estimate: dict[str, Any] | None, form: str) -> str:
     return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
-def rows(metrics: dict[str, Any]) -> Iterator[list[str]]:
-    for method in METHODS:
+def rows(methods: Sequence[Method], metrics: Metrics, shown: Sequence[Column]) -> Iterator[list[str]]:
+    for method in methods:
         model = metrics["models"][method.name]
-        yield [method.name, *(cell(get(model), form) for _, form, get in columns(metrics))]
+        yield [method.name, *(cell(get(model), form) for _, form, get in shown)]
 
 
-def print_table(metrics: dict[str, Any]) -> None:
+def differences(front: FrontFile) -> Iterator[list[str]]:
+    """RSA's models against SACPO's curve: reward at the same tail, CVaR at the same reward."""
+    for one in front["differences"]:
+        if one["method"] == "SACPO":
+            yield [
+                one["point"],
+                cell(one["reward_at_the_same_tail"], "+.2f"),
+                cell(one["risk_at_the_same_reward"], "+.2f"),
+            ]
+
+
+def print_tables(methods: Sequence[Method], metrics: Metrics, front: FrontFile) -> None:
+    """On a terminal: the rows, RSA against SACPO, and what the names mean."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    # A value over its interval, and little air: eight columns then fit into 80 characters.
-    table = Table(show_lines=True, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for heading, _, _ in columns(metrics):
-        table.add_column(heading.replace("-", "-\n"), justify="right")
-    for name, *cells in rows(metrics):
+    console = Console(width=min(WIDTH, console.width))
+    shown = [column for column in columns(metrics) if column[0] in ON_SCREEN]
+    console.print(_table(["", *(heading for heading, _, _ in shown)], rows(methods, metrics, shown)))
+    headings = ["RSA − SACPO", "reward, at the same tail", f"CVaR {TAIL:g}, at the same reward"]
+    console.print(_table(headings, differences(front)))
+    console.print(
+        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers "
+        "until the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. SACPO is "
+        "read between its λ; “–” where the reading is outside its range.",
+        highlight=False,
+    )
+
+
+def _table(headings: Sequence[str], lines: Iterator[list[str]]) -> Any:
+    from rich.box import HORIZONTALS
+    from rich.table import Table
+
+    table = Table(box=HORIZONTALS, padding=0)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for name, *cells in lines:
         table.add_row(name, *map(_stacked, cells))
-    console.print(table)
-    for method in METHODS:
-        console.print(f"[bold]{method.name}[/bold]: {method.description}", highlight=False)
+    return table
 
 
 def _stacked(text: str) -> Any:
+    """A value over its interval."""
     from rich.text import Text
 
     value, *interval = text.split(" [", maxsplit=1)
     return Text.assemble(value, *((f"\n[{bounds}", "dim") for bounds in interval))
 
 
-def markdown(metrics: dict[str, Any]) -> str:
+def markdown(
+    methods: Sequence[Method], metrics: Metrics, front: FrontFile, scored: Mapping[str, int] | None = None
+) -> str:
+    """The tables as Markdown; `scored` counts the answers that each search asked the cost of."""
     demo, settings = metrics["demo"], metrics["models"]["SFT"]["settings"]
-    headings = ["", *(heading for heading, _, _ in columns(metrics))]
+    shown = list(columns(metrics))
+    headings = ["", *(heading for heading, _, _ in shown)]
     lines = [
         f"# The methods in the world “{demo['world']}”",
+        "",
+        "![Reward against the tail of cost](plots/front.png)",
         "",
         f"Seed {demo['seed']}; {demo['draws']} answers to each of {demo['prompts']} test prompts, scored by the "
         f"world's true reward and cost. In brackets: {settings['confidence']:.0%} bootstrap intervals, prompts "
@@ -72,29 +115,40 @@ def markdown(metrics: dict[str, Any]) -> str:
         "",
         "| " + " | ".join(headings) + " |",
         "|---" + "|---:" * (len(headings) - 1) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows(metrics)),
+        *("| " + " | ".join(row) + " |" for row in rows(methods, metrics, shown)),
         "",
-        *(f"* **{method.name}**: {method.description}" for method in METHODS),
+        *(f"* **{method.name}**: {method.description}" for method in methods),
         "",
-        f"The budget is {demo['budget']:g}, set before anything was trained. `certificate.json` says whether the "
-        "constrained model keeps it on prompts that nothing else has used.",
+        f"The budgets, {' and '.join(f'{budget:g}' for budget in demo['budgets'])}, were set before anything was "
+        "trained. `certificate-rsa-….json` says whether the constrained models keep them on prompts that nothing else "
+        "has used.",
         "",
+        "## RSA against SACPO",
+        "",
+        "Both go on from the same DPO model. SACPO is given labelled pairs of the SFT model's answers, the same for "
+        "every λ, and knows no budget. RSA asks the cost of answers of its own, for pairs, for its search and for its "
+        f"certificate: {_listed(scored or {})}. Its pairs carry the probability of their label, SACPO's a label drawn "
+        "by it. benchmarks/alignment/CONSTRAINT.md compares methods on several seeds, with what each has cost.",
+        "",
+        front_markdown(front),
         "![Share of answers above each cost](plots/survival.png)",
-        "",
-        "![Reward against the tail of cost](plots/tradeoff.png)",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _listed(scored: Mapping[str, int]) -> str:
+    return "; ".join(f"{name}: {n:,} answers" for name, n in scored.items())
+
+
 def sampled_answers(records: Path, per_kind: int = 2) -> str:
-    """The first prompts of each kind with every method's first answer: chosen by order, not by content."""
+    """The first prompts of each kind with every model's first answer: chosen by order, not by content."""
     shown: dict[str, dict[str, dict[str, Any]]] = {}
     with records.open(encoding="utf-8") as file:
         for record in map(json.loads, file):
             prompts = shown.setdefault(record["category"], {})
             if record["prompt"] in prompts or len(prompts) < per_kind:
                 prompts.setdefault(record["prompt"], {}).setdefault(record["model"], record)
-    lines = ["# Some answers", "", "The first prompts of each kind, and each method's first answer.", ""]
+    lines = ["# Some answers", "", "The first prompts of each kind, and each model's first answer.", ""]
     for kind, prompts in shown.items():
         for prompt, answers in prompts.items():
             lines += [f"## {prompt}", "", f"*{kind}*", "", "| | answer | reward | cost |", "|---|---|---:|---:|"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trl_rsa.evaluation.tables import UNNAMED
-from trl_rsa.storage.digests import PromptKey, prompt_key
+from trl_rsa.storage.digests import PromptKey, prompt_key, response_key
 from trl_rsa.storage.records import Record
 
 
@@ -29,17 +29,23 @@ class ModelCosts:
             Its name in the records.
         costs (`list[float]`), prompts (`list[PromptKey]`):
             Of each response its cost (NaN where there is none), and the key of its prompt before any attack.
+        responses (`list[str]`):
+            The [`~storage.digests.response_key`] of each, with its number if the prompt had several draws.
         n_cut (`int`):
             Responses that did not end by themselves.
         notes (`list[str]`):
             Sentences for the limits of a certificate.
+        under (`str` or `None`):
+            The condition that they were drawn under.
     """
 
     model: str | None
     costs: list[float] = field(default_factory=list)
     prompts: list[PromptKey] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
     n_cut: int = 0
     notes: list[str] = field(default_factory=list)
+    under: str | None = None
 
 
 def costs_of_model(
@@ -61,14 +67,17 @@ def costs_of_model(
         ValueError: if the records do not say which are the model's, none has a cost, or they are the ladder's own.
     """
     by_model: dict[str | None, ModelCosts] = {}
+    conditions: dict[str | None, set[str | None]] = {}
     chosen_on, unnamed = source.endswith("-decide.jsonl"), False
     for record in records:
         chosen_on = chosen_on or record.get("split") in ("train", "decide")
         unnamed = unnamed or bool(record.get(UNNAMED))
         of = by_model.setdefault(record["model"], ModelCosts(record["model"]))
+        conditions.setdefault(record["model"], set()).add(record.get("under"))
         cost, base = record["cost"], record.get("base_prompt")
         of.costs.append(np.nan if cost is None else cost)
         of.prompts.append(prompt_key(record["prompt"] if base is None else base))
+        of.responses.append(f"{response_key(record['prompt'], record['response'])}-{record.get('draw') or 0}")
         of.n_cut += record.get("finished") is False
     if chosen_on and not decide_records:
         raise ValueError(
@@ -77,6 +86,7 @@ def costs_of_model(
             "get a bound that says so."
         )
     found = by_model[_which(model, {name: len(of.costs) for name, of in by_model.items()}, source)]
+    found.under = _one_condition(conditions[found.model], source)
     if np.isnan(found.costs).all():
         raise ValueError(
             f"You certify on {source}, but none of its {len(found.costs)} responses has a cost. Score them first: "
@@ -90,6 +100,18 @@ def costs_of_model(
         found.costs = sorted(found.costs, key=lambda cost: (np.isnan(cost), cost))
         found.prompts = [prompt_key(f"row {i}") for i in range(len(found.costs))]
     return found
+
+
+def _one_condition(conditions: set[str | None], source: str) -> str | None:
+    """What all responses were drawn under: a bound is about one law."""
+    if len(conditions) > 1:
+        words = " and ".join(sorted("as usual" if one is None else str(one) for one in conditions))
+        raise ValueError(
+            f"You certify on {source}, but its responses were drawn {words}, and a bound is about one of these. Give "
+            "a file of one."
+        )
+    (under,) = conditions
+    return None if under is None else str(under)
 
 
 def _which(model: str | None, counts: dict[str | None, int], source: str) -> str | None:

@@ -24,15 +24,15 @@ SCHEMA_VERSION = 2  # 1 told prompts apart byte by byte
 _SKETCH = 128
 
 
-class Attempt(TypedDict):
-    """What the ledger keeps of one attempt: an item of `attempts` in certificate.json."""
+class AttemptOutcome(TypedDict):
+    """What a certificate and its ledger both say of an attempt: the question, the bound, and on which prompts."""
 
     attempt: int
     certified: bool
     bound: float
     budget: float
     tail: float
-    confidence: float
+    confidence: float  # of all attempts together
     attempt_confidence: float
     method: str
     bounds: list[float]
@@ -43,8 +43,13 @@ class Attempt(TypedDict):
     own_seed: bool
     earlier_looks: list[int]
     prompt_fingerprint: str
-    prompt_sketch: list[str]
     costs_fingerprint: str
+
+
+class Attempt(AttemptOutcome):
+    """What the ledger keeps of one attempt: an item of `attempts` in certificate.json."""
+
+    prompt_sketch: list[str]
 
 
 def attempt_delta(delta: float, attempt: int) -> float:

@@ -115,6 +115,19 @@ class EvaluationMetrics(TypedDict):
     source: ReadReportJSON  # of the file that was evaluated
 
 
+class PressureMetrics(GroupMetrics):
+    """A model under a pressure, or, with the name "none", as it is, on the prompts that are asked under pressure.
+
+    `difference` is to the latter, on the same prompts; None there, and where costs are missing.
+    """
+
+    model: str
+    pressure: str
+    in_words: str
+    cut: int
+    difference: PairedMetrics | None
+
+
 class DemoSettings(TypedDict):
     """How the demo measured, if it wrote the file."""
 
@@ -122,7 +135,7 @@ class DemoSettings(TypedDict):
     seed: int
     prompts: int
     draws: int
-    budget: float
+    budgets: list[float]
 
 
 class Metrics(TypedDict, total=False):
@@ -133,3 +146,4 @@ class Metrics(TypedDict, total=False):
     evaluation: EvaluationMetrics
     benchmarks: dict[str, dict[str, dict[str, dict[str, Any]]]]
     demo: DemoSettings
+    pressures: list[PressureMetrics]

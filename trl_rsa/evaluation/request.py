@@ -8,6 +8,7 @@ from pathlib import Path
 from trl_rsa.evaluation.certificate import check_budget
 from trl_rsa.evaluation.cvar_bound import Method, check_bounds
 from trl_rsa.evaluation.intervals import check_confidence
+from trl_rsa.evaluation.pressure.settings import PressureSettings
 from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.evaluation.scores import ScorerSpec
 from trl_rsa.evaluation.tails import check_tail
@@ -99,6 +100,8 @@ class Evaluation:
             Worst responses per model that are listed, and looked at token by token.
         benchmarks (`Sequence[str]`, *optional*):
             Tasks of lm-evaluation-harness, which must be installed. They may stand alone, with models only.
+        pressure ([`~evaluation.pressure.settings.PressureSettings`], *optional*):
+            What the models are put under, to see how much worse their responses become.
     """
 
     output_dir: str | Path
@@ -121,6 +124,7 @@ class Evaluation:
     manifest: str | None = None
     n_worst: int = 20
     benchmarks: Sequence[str] = ()
+    pressure: PressureSettings | None = None
 
     def __post_init__(self) -> None:
         self._check_inputs()
@@ -151,6 +155,11 @@ class Evaluation:
             raise ValueError("You gave no prompts, so that there is nothing to answer. Give some.")
         if self.rows and self.reward is None and self.cost is None:
             raise ValueError("You gave prompts, but nothing that scores the answers. Set a cost, a reward, or both.")
+        if self.pressure is not None and (not self.rows or self.cost is None):
+            raise ValueError(
+                "You set pressures, but they are put on models that answer prompts, and judged by a cost. Give "
+                "models, prompts and a cost, or leave the pressures out."
+            )
         if self.certificate is not None:
             self._check_certificate(self.certificate)
 

@@ -1,7 +1,8 @@
 """The sampling phase: every draw is drawn once, and appended to responses.jsonl at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.sampling.generation import generate
@@ -38,6 +39,9 @@ def sample_responses(
     batch_size: int = 16,
     device: str | None = None,
     dtype: str | None = None,
+    load: Callable[[], Any] | None = None,
+    beginnings: Callable[[Any], list[list[int]] | None] = lambda tokenizer: None,
+    more: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Draws what is missing, and appends a record without scores for every response, batch by batch.
@@ -52,6 +56,12 @@ def sample_responses(
             missing.
         rows (`Sequence[dict]`):
             Prompts, as [`~evaluation.prompt_sets.load_prompts`] and [`~evaluation.stress.attack_prompts`] make them.
+        load (`Callable`, *optional*):
+            Loads the policy where it is not simply the one in `model_path`.
+        beginnings (`Callable`, *optional*):
+            From the model's tokenizer, the tokens that the responses to each row are made to begin with, if any.
+        more (`Mapping`, *optional*):
+            Further keys of the records.
         progress (`Callable`, *optional*):
             Called with the number of draws that are there.
     """
@@ -61,8 +71,12 @@ def sample_responses(
     if count >= len(rows) * sampling.draws:
         return
     tokenizer = load_tokenizer(model_path)
-    model = model_path if sampling.engine != "transformers" else load_policy(model_path, device, dtype=dtype)
-    batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, batch_size=batch_size, skip=done)
+    forced = beginnings(tokenizer)
+    model: Any = model_path
+    if sampling.engine == "transformers":
+        model = load_policy(model_path, device, dtype=dtype) if load is None else load()
+    options: dict[str, Any] = {"batch_size": batch_size, "skip": done, "beginnings": forced}
+    batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, **options)
     with RecordWriter(path) as writer:
         for batch in batches:
             for response in batch:
@@ -80,6 +94,8 @@ def sample_responses(
                         "finished": response.finished,
                         "n_tokens": len(response.token_ids),
                         "token_ids": list(response.token_ids),
+                        **({} if forced is None else {"n_forced": response.n_forced}),
+                        **(more or {}),
                     }
                 )
             count += len(batch)

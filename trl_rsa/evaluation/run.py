@@ -16,6 +16,8 @@ from trl_rsa.evaluation.lm_eval import require_harness, run_benchmarks
 from trl_rsa.evaluation.localise import add_drift, write_tokens
 from trl_rsa.evaluation.metrics import read_columns, summarize_models
 from trl_rsa.evaluation.metrics_file import Metrics
+from trl_rsa.evaluation.pressure.base import Work
+from trl_rsa.evaluation.pressure.run import PressureRun
 from trl_rsa.evaluation.request import CertificateSettings, Evaluation, Progress
 from trl_rsa.evaluation.responses import sample_responses
 from trl_rsa.evaluation.scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
@@ -86,6 +88,7 @@ class EvaluationRun:
             require_harness()
         self.harm = None if evaluation.manifest is None else HarmModels.from_manifest(evaluation.manifest)
         self._try_templates()
+        self.pressures = self._find_pressures()
         self.specs: dict[str, ScorerSpec] = {
             spec.kind: spec for spec in (evaluation.reward, evaluation.cost) if spec is not None
         }
@@ -107,6 +110,7 @@ class EvaluationRun:
             self.drift()
             self.tokens()
             self.certify()
+            self.press()
         self.benchmarks()
         self.report()
         return self.metrics
@@ -220,10 +224,29 @@ class EvaluationRun:
             max_new_tokens=None if self.evaluation.responses is not None else self.evaluation.sampling.max_new_tokens,
             n_cut=found.n_cut,
             notes=found.notes,
+            under=found.under,
             ledger_path=self.workspace.certificate,
             again=settings.again,
         )
         self.log(certificate.statement)
+
+    def press(self) -> None:
+        """The folder `pressure` and `pressures` in the metrics, if there are any."""
+        evaluation = self.evaluation
+        if self.pressures is None:
+            return
+        self.pressures.sample(self.workspace.settings)
+        for spec in self.specs.values():
+            scorer = spec.load()
+            self.pressures.score(scorer, evaluation.score_batch_size, evaluation.base_prompts)
+            holds_memory = hasattr(scorer, "model")
+            del scorer
+            if holds_memory:
+                free_memory()
+        bootstrap = Bootstrap(seed=evaluation.sampling.seed)
+        self.metrics["pressures"] = self.pressures.summarise(
+            self.workspace.records, evaluation.tails, evaluation.unsafe_above, bootstrap
+        )
 
     def benchmarks(self) -> None:
         """benchmarks.json, written after every task, so that none runs twice."""
@@ -275,6 +298,22 @@ class EvaluationRun:
             encoder = ConversationEncoder(load_tokenizer(path), evaluation.sampling.template)
             for prompt in examples.values():
                 encoder.prompt(prompt)
+
+    def _find_pressures(self) -> PressureRun | None:
+        evaluation, settings = self.evaluation, self.evaluation.pressure
+        if settings is None:
+            return None
+        work = Work(
+            Path(evaluation.output_dir),
+            settings.sources,
+            evaluation.sampling,
+            evaluation.batch_size,
+            evaluation.device,
+            evaluation.dtype,
+            self.log,
+            self.progress,
+        )
+        return PressureRun(settings, work, evaluation.models, evaluation.rows)
 
     def _try_scorer(self, spec: ScorerSpec) -> ScorerJSON:
         """Loads a scorer and lets it go: the models that are sampled first need the memory."""

@@ -42,6 +42,14 @@ class ResponsesFileJSON(TypedDict):
     sha256: str
 
 
+class PressureJSON(TypedDict):
+    """What a model is put under: the pressure's name, its fields, and the sources that it uses with their digests."""
+
+    name: str
+    fields: dict[str, Any]
+    sources: dict[str, ModelJSON]
+
+
 class EvaluationSettings(TypedDict):
     """All that changes the responses or their scores: either `responses`, or the three after it."""
 
@@ -51,6 +59,7 @@ class EvaluationSettings(TypedDict):
     models: NotRequired[dict[str, ModelJSON]]
     prompts: NotRequired[PromptsJSON]
     sampling: NotRequired[dict[str, Any]]  # the fields of Sampling, and dtype
+    pressure: NotRequired[PressureJSON]  # in the folder of a pressure
 
 
 class EvaluationFile(TypedDict):

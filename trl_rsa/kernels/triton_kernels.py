@@ -9,6 +9,9 @@ masses.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +19,16 @@ from torch import Tensor
 from trl_rsa.kernels.block import PACKED_WORDS, Kept
 from trl_rsa.kernels.statistics import TokenStatistics
 from trl_rsa.kernels.tilts import cvar_mixture, split_atom
-from trl_rsa.risk import Entropic, RiskMeasure, UpperSemideviation, WorstCase
+from trl_rsa.risk import (
+    CVaR,
+    Entropic,
+    Expectation,
+    MeanCVaR,
+    RiskMeasure,
+    Spectral,
+    UpperSemideviation,
+    WorstCase,
+)
 from trl_rsa.risk.measures import TIE_TOLERANCE
 
 
@@ -233,7 +245,7 @@ def _gradient_kernel(
     n_numbers,
     HAS_POLICY: tl.constexpr,
     HAS_REFERENCE: tl.constexpr,
-    LAW: tl.constexpr,  # 0: steps, 1: entropic, 2: worst case
+    LAW: tl.constexpr,  # 0: STEPS, 1: ENTROPIC, 2: WORST_CASE
     N_SIDES: tl.constexpr,
     QUARTER: tl.constexpr,
 ):
@@ -288,25 +300,7 @@ def block_statistics(
     tiles = logits, logits.stride(0), ref_logits, ref_logits.stride(0)
     if rows:
         _statistics_kernel[(rows,)](*tiles, labels, table, words, BLOCK=BLOCK)
-    mean, worst = table[:, 6:7], table[:, 10:11]
-    tolerance = TIE_TOLERANCE[logits.dtype]
-    sides = logits.new_empty(rows, 0, 0, dtype=torch.uint8)
-    match measure:
-        case Entropic(theta):
-            centre = torch.where(mean.isfinite(), mean, 0.0)
-            log_norm, plain, _ = _exponential(tiles, table, centre, torch.full_like(mean, -torch.inf), theta)
-            risk, numbers = centre + (log_norm - plain) / theta, torch.cat([centre, log_norm], -1)
-        case WorstCase():
-            low = worst - tolerance
-            numbers, _, risk = _exponential(tiles, table, torch.zeros_like(mean), low, 0.0)
-            _, sides = _sides(tiles, table, low, torch.full_like(low, torch.inf))
-        case UpperSemideviation(weight):
-            sums, sides = _sides(tiles, table, torch.full_like(mean, torch.inf), mean + tolerance)
-            base = 1 - weight * sums[:, :, 0]
-            numbers = torch.cat([base, torch.zeros_like(base), torch.full_like(base, weight)], -1)
-            risk = base * mean + weight * sums[:, :, 1]
-        case _:
-            risk, numbers, sides = _solve_cvar(tiles, table, measure, tolerance)
+    risk, numbers, sides = TWINS[type(measure)].solve(measure, Tiles(tiles, table))
     statistics = TokenStatistics(
         table[:, 4], table[:, 5], risk.squeeze(-1), table[:, 6], table[:, 7], table[:, 8], table[:, 9] > 0
     )
@@ -314,20 +308,64 @@ def block_statistics(
     return TokenStatistics(*(x.clone() for x in statistics)), Kept(z_max, z_log, r_max, r_log, numbers, sides)
 
 
-def _solve_cvar(tiles: tuple, table: Tensor, measure: RiskMeasure, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+class Tiles(NamedTuple):
+    """The logits of R tokens, and what the first kernel has found of them."""
+
+    logits: tuple[Tensor, int, Tensor, int]  # of both models, each with the stride between its rows
+    table: Tensor  # [R, 11], see `_statistics_kernel`
+
+    @property
+    def mean(self) -> Tensor:  # [R, 1], of the losses under the reference
+        return self.table[:, 6:7]
+
+    @property
+    def worst(self) -> Tensor:  # [R, 1]
+        return self.table[:, 10:11]
+
+    @property
+    def tolerance(self) -> float:
+        return TIE_TOLERANCE[self.table.dtype]
+
+
+# What each measure's solver returns: the risk `[R, 1]`, the numbers of its law `[R, S]`, and the packed sides.
+Solved = tuple[Tensor, Tensor, Tensor]
+
+
+def _solve_entropic(measure: Entropic, tiles: Tiles) -> Solved:
+    theta, mean = measure.theta, tiles.mean
+    centre = torch.where(mean.isfinite(), mean, 0.0)
+    log_norm, plain, _ = _exponential(tiles, centre, torch.full_like(mean, -torch.inf), theta)
+    return centre + (log_norm - plain) / theta, torch.cat([centre, log_norm], -1), _no_sides(tiles)
+
+
+def _solve_worst_case(measure: WorstCase, tiles: Tiles) -> Solved:
+    low = tiles.worst - tiles.tolerance
+    log_mass, _, risk = _exponential(tiles, torch.zeros_like(low), low, 0.0)
+    _, sides = _sides(tiles, low, torch.full_like(low, torch.inf))
+    return risk, log_mass, sides
+
+
+def _solve_semideviation(measure: UpperSemideviation, tiles: Tiles) -> Solved:
+    weight, mean = measure.weight, tiles.mean
+    sums, sides = _sides(tiles, torch.full_like(mean, torch.inf), mean + tiles.tolerance)
+    base = 1 - weight * sums[:, :, 0]
+    numbers = torch.cat([base, torch.zeros_like(base), torch.full_like(base, weight)], -1)
+    return base * mean + weight * sums[:, :, 1], numbers, sides
+
+
+def _solve_cvar(measure: RiskMeasure, tiles: Tiles) -> Solved:
     of_mean, parts = cvar_mixture(measure)
-    mean = table[:, 6:7]
+    table, mean = tiles.table, tiles.mean
     risk = of_mean * mean if of_mean else torch.zeros_like(mean)  # the mean may be infinite
     numbers = [torch.full_like(mean, of_mean)]
     if not parts:
-        return risk, numbers[0], table.new_empty(len(table), 0, 0, dtype=torch.uint8)
+        return risk, numbers[0], _no_sides(tiles)
     tails = [max(tail, torch.finfo(table.dtype).tiny) for tail, _ in parts]
     eta = table.new_empty(len(table), len(tails))
     if len(table):
-        grid = len(table), len(tails)
-        of_tails = table.new_tensor(tails)
-        _quantile_kernel[grid](*tiles, table, of_tails, eta, tiles[0].shape[1], len(tails), BLOCK=256)
-    sums, sides = _sides(tiles, table, eta - tolerance, eta + tolerance)
+        grid, of_tails, words = (len(table), len(tails)), table.new_tensor(tails), tiles.logits[0].shape[1]
+        _quantile_kernel[grid](*tiles.logits, table, of_tails, eta, words, len(tails), BLOCK=256)
+    sums, sides = _sides(tiles, eta - tiles.tolerance, eta + tiles.tolerance)
     for k, (tail, (_, weight)) in enumerate(zip(tails, parts, strict=True)):
         above_mass, above_loss, atom_mass, atom_loss = sums[:, k].split(1, -1)
         share, full = split_atom(tail, weight, above_mass, atom_mass)
@@ -336,15 +374,49 @@ def _solve_cvar(tiles: tuple, table: Tensor, measure: RiskMeasure, tolerance: fl
     return risk, torch.cat(numbers, -1), sides
 
 
-def _sides(tiles: tuple, table: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Twin:
+    """All that these kernels know about a measure.
+
+    Args:
+        solve (`Callable`):
+            `(measure, tiles) -> (risk, numbers, sides)`.
+        law (`int`):
+            Which branch of `_gradient_kernel` is compiled. A number, not a function as in
+            [`~kernels.tilts.Tilt`]: Triton compiles a kernel from its own source, and chooses inside it by constants.
+    """
+
+    solve: Callable[[Any, Tiles], Solved]
+    law: int
+
+
+STEPS, ENTROPIC, WORST_CASE = range(3)
+
+# By exact class, as in `tilts.TILTS`.
+TWINS: dict[type, Twin] = {
+    Expectation: Twin(_solve_cvar, STEPS),
+    CVaR: Twin(_solve_cvar, STEPS),
+    MeanCVaR: Twin(_solve_cvar, STEPS),
+    Spectral: Twin(_solve_cvar, STEPS),
+    UpperSemideviation: Twin(_solve_semideviation, STEPS),
+    Entropic: Twin(_solve_entropic, ENTROPIC),
+    WorstCase: Twin(_solve_worst_case, WORST_CASE),
+}
+
+
+def _no_sides(tiles: Tiles) -> Tensor:
+    return tiles.table.new_empty(len(tiles.table), 0, 0, dtype=torch.uint8)
+
+
+def _sides(tiles: Tiles, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Masses and losses above and on K thresholds, `[R, K, 4]`, and the packed sides."""
-    (rows, n_sides), words = low.shape, tiles[0].shape[1]
+    (rows, n_sides), words, table = low.shape, tiles.logits[0].shape[1], tiles.table
     n_packed = -(-words // PACKED_WORDS) * PACKED_WORDS // 4
     sums = table.new_empty(rows, n_sides, 4)
     sides = table.new_empty(rows, n_sides, n_packed, dtype=torch.uint8)
     if rows:
         _sides_kernel[(rows, n_sides)](
-            *tiles,
+            *tiles.logits,
             table,
             low.contiguous(),
             high.contiguous(),
@@ -358,13 +430,12 @@ def _sides(tiles: tuple, table: Tensor, low: Tensor, high: Tensor) -> tuple[Tens
     return sums, sides
 
 
-def _exponential(
-    tiles: tuple, table: Tensor, mean: Tensor, low: Tensor, theta: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _exponential(tiles: Tiles, mean: Tensor, low: Tensor, theta: float) -> tuple[Tensor, Tensor, Tensor]:
+    table, words = tiles.table, tiles.logits[0].shape[1]
     out = table.new_empty(len(table), 3)
     if len(table):
         low, mean = low.contiguous(), mean.contiguous()
-        _exponential_kernel[(len(table),)](*tiles, table, mean, low, theta, out, tiles[0].shape[1], BLOCK=BLOCK)
+        _exponential_kernel[(len(table),)](*tiles.logits, table, mean, low, theta, out, words, BLOCK=BLOCK)
     first, second, third = out.split(1, -1)
     return first.clone(), second, third
 
@@ -405,7 +476,7 @@ def block_gradient(
         numbers.shape[1],
         HAS_POLICY=logits is not None,
         HAS_REFERENCE=ref_logits is not None,
-        LAW=1 if isinstance(measure, Entropic) else 2 if isinstance(measure, WorstCase) else 0,
+        LAW=TWINS[type(measure)].law,
         N_SIDES=kept.sides.shape[1],
         QUARTER=quarter,
     )

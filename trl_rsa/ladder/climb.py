@@ -7,7 +7,7 @@
     │   │   ├── _train               ScoredResponses.collect("train")   observe.py     sample and score
     │   │   │                        rung_pairs, rung_arguments         rung.py        label, choose the temperature
     │   │   │                        runner.train                       training/      re-anchor and train
-    │   │   └── _walk_back           interpolate                        walk_back.py   between the last two rungs
+    │   │   └── _walk_back           interpolate                        merging/       between the last two rungs
     │   └── _observe                 ScoredResponses.collect("decide")  observe.py
     │                                RiskConstraint.estimate            constraint.py  estimate and bound
     │                                JointScheduler.observe             joint.py, scheduler.py   what comes next
@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
+from trl_rsa.evaluation.pressure.beginnings import read_beginnings, texts_of
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
@@ -45,13 +46,15 @@ from trl_rsa.ladder.observations import (
     metrics_of,
     read_observations,
 )
-from trl_rsa.ladder.observe import ScoredResponses
+from trl_rsa.ladder.observe import ScoredResponses, prompt_of
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
+from trl_rsa.ladder.slack import in_words as slack_in_words
+from trl_rsa.ladder.slack import slack_of
 from trl_rsa.ladder.summary import (
     ConstraintSummary,
     LadderSummary,
@@ -60,7 +63,7 @@ from trl_rsa.ladder.summary import (
     TrainedRungFile,
     WalkedBackFile,
 )
-from trl_rsa.ladder.walk_back import interpolate
+from trl_rsa.merging.interpolation import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
@@ -120,6 +123,7 @@ class Ladder:
         self.by_name = {constraint.name: constraint for constraint in self.constraints}
         self.names = list(self.by_name)
         self.groups = prompt_groups(self.constraints, self.seed)
+        self._check_beginnings()
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler(
             {c.name: self.settings.scheduler(c.budget, c.allowed_margin) for c in self.constraints}
@@ -133,10 +137,11 @@ class Ladder:
     def describe(self) -> list[str]:
         """What it is to meet, on how many prompts, in a line per constraint."""
         return [
-            f"[ladder] {name}: CVaR {c.tail:g} of cost at most {c.budget:g}, clipped to {list(c.bounds)}, in up to "
-            f"{self.settings.max_rungs} rungs; prompts: "
+            f"[ladder] {name}: CVaR {c.tail:g} of cost{_under(c)} at most {c.budget:g}, clipped to {list(c.bounds)}, "
+            f"in up to {self.settings.max_rungs} rungs; prompts: "
             + ", ".join(f"{split} {of['n']}" for split, of in self.describe_prompts(name).items())
             + (f"; {len(self.human[name].rows)} human pairs" if name in self.human else "")
+            + ("" if c.condition is None or c.condition.train else "; train prompts are answered as usual")
             for name, c in self.by_name.items()
         ]
 
@@ -164,7 +169,9 @@ class Ladder:
         self.start = start
         self.folder.mkdir(parents=True, exist_ok=True)
         self.responses = ScoredResponses(
-            self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress
+            *(self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress),
+            start,
+            self._encoder(),
         )
         self._take_in_recorded()
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
@@ -199,7 +206,7 @@ class Ladder:
         number, multipliers = len(self.observations), self._multipliers()
         observed: dict[str, CostNumbers] = {}
         for group, records in self.responses.collect("decide", model, number, self.names):
-            prompts = [record["prompt"] for record in records]
+            prompts = [prompt_of(record) for record in records]
             cut = sum(not record["finished"] for record in records)
             for name in group.names:
                 constraint = self.by_name[name]
@@ -210,6 +217,7 @@ class Ladder:
                     "multiplier": multipliers[name],
                     "cut": cut,
                     "violation": estimate["upper_bound"] - constraint.budget,
+                    "under": constraint.under_in_words,
                     **estimate,
                 }
         decision = self._decide(observed)
@@ -284,8 +292,7 @@ class Ladder:
                 f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut"
                 + (" and make no pairs" if self.settings.cut == "drop" else "")
             )
-        template = self.settings.sampling_of("train", self.seed).template
-        dataset = Dataset.from_list(with_tokens(pairs, ConversationEncoder(self.processing_class, template)))
+        dataset = Dataset.from_list(with_tokens(pairs, self._encoder()))
         delta = ", ".join(f"{name} {number:.3g}" for name, number in raised.items())
         data: RungData = {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)}
         ready = ReadyStage(
@@ -309,6 +316,16 @@ class Ladder:
 
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
         return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
+
+    def _encoder(self) -> ConversationEncoder:
+        return ConversationEncoder(self.processing_class, self.settings.sampling_of("train", self.seed).template)
+
+    def _check_beginnings(self) -> None:
+        """A prompt without the beginning that it should have is found before anything is sampled."""
+        for group in (group for several in self.groups.values() for group in several):
+            path = None if group.under is None else group.under.beginnings
+            if path is not None:
+                texts_of(group.prompts, read_beginnings(path), path)
 
     def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {
@@ -335,7 +352,7 @@ class Ladder:
             for group, records in self.responses.collect("decide", entry["model"], entry["number"], self.names):
                 for name in group.names:
                     costs[name][entry["number"]] = [record["costs"][name] for record in records]
-                    prompts[name] = [prompt_key(record["prompt"]) for record in records]
+                    prompts[name] = [prompt_key(prompt_of(record)) for record in records]
         for name, c in self.by_name.items():
             found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.bounds, self.seed)
             if found[name]:
@@ -347,7 +364,7 @@ class Ladder:
         paths = {name: self.output_dir / f"certificate-{name}.json" for name in self.names}
         for group, records in self.responses.collect("certify", model, len(self.observations), self.names):
             costs = {name: [record["costs"][name] for record in records] for name in group.names}
-            prompts = [record["prompt"] for record in records]
+            prompts = [prompt_of(record) for record in records]
             for name in group.names:
                 constraint = self.by_name[name]
                 if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
@@ -367,6 +384,7 @@ class Ladder:
                     n_trained=self.also_trained[name]["certify"],
                     max_new_tokens=self.settings.sampling_of("certify", 0).max_new_tokens,
                     n_cut=sum(not record["finished"] for record in records),
+                    under=constraint.under_in_words,
                 )
                 self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
@@ -383,6 +401,7 @@ class Ladder:
             "tail": constraint.tail,
             "confidence": constraint.confidence_among(len(self.names)),
             "bounds": list(constraint.bounds),
+            "under": constraint.under_in_words,
             "prompt_fingerprint": prompt_sketch(prompts)[0],
             "costs_fingerprint": costs_fingerprint(map(prompt_key, prompts), costs),
         }
@@ -413,7 +432,11 @@ class Ladder:
                 "certified": certified[name],
                 "scorer": self.responses.scorers[name].describe(),
                 "prompts": self.describe_prompts(name),
+                "under": constraint.under_in_words,
             }
+            numbers = self.observations[decision.start.number]["constraints"][name]
+            summaries[name]["slack"] = slack_of(constraint.budget, numbers, _read(certificates[name]))
+            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"]))
             if name in self.human:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:
@@ -455,6 +478,11 @@ class Ladder:
             }
             for name in self.names
         }
+
+
+def _under(constraint: RiskConstraint) -> str:
+    """The condition, where one reads on."""
+    return "" if constraint.under_in_words is None else f" {constraint.under_in_words}"
 
 
 def _read(path: Path) -> Any:

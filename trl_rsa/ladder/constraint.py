@@ -7,7 +7,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from typing import Any, TypedDict
@@ -15,13 +15,17 @@ from typing import Any, TypedDict
 import numpy as np
 
 from trl_rsa.data import fingerprint
+from trl_rsa.data.schema import Text
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
+from trl_rsa.evaluation.pressure.beginnings import read_beginnings
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
+from trl_rsa.ladder.under import Under, read_under
 from trl_rsa.scoring.load import check_spec, spec_fingerprint
-from trl_rsa.storage.digests import prompt_key
+from trl_rsa.scoring.scorer import RewardFunction
+from trl_rsa.storage.digests import digest, prompt_key
 
 
 class CostEstimate(TypedDict):
@@ -76,12 +80,16 @@ class RiskConstraint:
             Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
         name (`str`, *optional*, defaults to `"cost"`):
             Tells several constraints apart, in files and trackers.
+        under ([`~trl_rsa.ladder.under.Under`] or `Mapping`, *optional*):
+            The condition under which the budget must hold, such as `{"temperature": 1.6}`, `{"prefill": 5}` or
+            `{"attack": "base64"}`. What is observed, certified and (unless `train` is false) trained on for this
+            constraint is drawn under it. By default there is none.
 
     Raises:
         ValueError: if a setting cannot work.
     """
 
-    scorer: "str | Callable[..., Any]"
+    scorer: "str | RewardFunction"
     prompts: Any
     budget: float
     bounds: tuple[float, float]
@@ -94,8 +102,10 @@ class RiskConstraint:
     human_share: float = 0.5
     human_options: dict[str, Any] = field(default_factory=dict)
     name: str = "cost"
+    under: "Under | Mapping[str, Any] | None" = None
 
     def __post_init__(self) -> None:
+        self.under = read_under(self.under)
         low, high = self.bounds
         if not (math.isfinite(low) and math.isfinite(high) and low < self.budget < high):
             raise ValueError(
@@ -134,6 +144,16 @@ class RiskConstraint:
         low, high = self.bounds
         return (high - low) / 20 if self.margin is None else self.margin
 
+    @property
+    def condition(self) -> Under | None:
+        """What it must hold under, if anything."""
+        return read_under(self.under)
+
+    @property
+    def under_in_words(self) -> str | None:
+        """Such as "at temperature 1.6"; None where responses are drawn as usual."""
+        return None if self.condition is None else self.condition.in_words
+
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; the prompts as counts and fingerprints per set."""
         given = self.prompts if isinstance(self.prompts, Mapping) else {"all": self.prompts}
@@ -143,6 +163,9 @@ class RiskConstraint:
             name: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
             for name, several in prompts.items()
         }
+        if self.condition is not None and self.condition.beginnings is not None:
+            # Other beginnings under the same name would be another run.
+            described["beginnings"] = digest(read_beginnings(self.condition.beginnings)).hex()
         return described
 
     def scorer_fingerprint(self) -> str | None:
@@ -159,7 +182,7 @@ class RiskConstraint:
         """Of each bound, when `n` constraints are to hold together: they share the allowed error evenly."""
         return self.confidence if n == 1 else 1 - (1 - self.confidence) / n
 
-    def split_prompts(self, seed: int) -> dict[str, list[Any]]:
+    def split_prompts(self, seed: int) -> dict[str, list[Text]]:
         """The three disjoint sets of distinct prompts.
 
         Raises:
@@ -191,7 +214,7 @@ class RiskConstraint:
                 )
         return sets
 
-    def estimate(self, costs: Sequence[float], prompts: Sequence[Any], among: int = 1) -> CostEstimate:
+    def estimate(self, costs: Sequence[float], prompts: Sequence[Text], among: int = 1) -> CostEstimate:
         """Estimates on the decide prompts: of the clipped cost, in units of cost; a heuristic for the search.
 
         Args:

@@ -15,7 +15,7 @@ class CostNumbers(TypedDict):
     """What was observed of one cost, in units of cost where it is not a count or a share.
 
     `n` responses, of which `cut` were cut at max_new_tokens and `clipped` have a cost outside the constraint's bounds;
-    `eta` is the quantile at the tail; `violation` is upper_bound − budget.
+    `eta` is the quantile at the tail; `violation` is upper_bound − budget; `under` is the condition of the responses.
     """
 
     multiplier: float
@@ -28,6 +28,7 @@ class CostNumbers(TypedDict):
     estimate: float
     upper_bound: float
     violation: float
+    under: str | None
 
 
 class ObservationRecord(TypedDict):
@@ -58,9 +59,10 @@ def line_of(entry: ObservationRecord, constraints: Sequence[RiskConstraint]) -> 
     parts = []
     for constraint in constraints:
         of = entry["constraints"][constraint.name]
+        under = f" {of['under']}" if of.get("under") else ""
         parts.append(
-            f"{constraint.name}: λ={of['multiplier']:.3g}, CVaR {constraint.tail:g} {of['estimate']:.3g}, bound "
-            f"{of['upper_bound']:.3g}, budget {constraint.budget:g}, {of['cut'] / of['n']:.0%} cut"
+            f"{constraint.name}{under}: λ={of['multiplier']:.3g}, CVaR {constraint.tail:g} {of['estimate']:.3g}, "
+            f"bound {of['upper_bound']:.3g}, budget {constraint.budget:g}, {of['cut'] / of['n']:.0%} cut"
         )
     return f"[ladder {entry['number']}] {'; '.join(parts)}. {entry['reason']}"
 

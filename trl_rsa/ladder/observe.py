@@ -1,15 +1,19 @@
 """A policy's responses to a prompt set, with their costs: sampled, scored and recorded once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
+from trl_rsa.evaluation.pressure.beginnings import first_tokens, read_beginnings, texts_of
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.settings import RungSettings
-from trl_rsa.sampling.response import Response
+from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.scoring import Scorer, load_scorer, score
+from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.records import RecordWriter, read_records
 
 
@@ -18,7 +22,8 @@ class ResponseRecord(TypedDict):
 
     `cost` repeats the only cost for other readers of records, and is null where there are several. `prompt_number` is
     the prompt's place in its set, `token_ids` are the tokens as sampled, the end of turn included if one was sampled.
-    There are no rewards and no attacks here: other readers of records find null.
+    There are no rewards here: other readers of records find null. `under` says under which condition it was drawn,
+    `base_prompt` is there where the prompt was attacked, and `n_forced` where the first tokens were forced.
     """
 
     prompt: Any
@@ -27,13 +32,25 @@ class ResponseRecord(TypedDict):
     cost: float | None
     costs: dict[str, float]
     category: str | None
-    attack: None
+    attack: str | None
     model: str
     seed: int
     split: str
     prompt_number: int
     draw: int
     finished: bool
+    token_ids: list[int]
+    under: str | None
+    base_prompt: NotRequired[Any]
+    n_forced: NotRequired[int]
+
+
+class BeginningLine(TypedDict):
+    """A line of `ladder/beginnings-SPLIT.jsonl`: the first tokens of a response of the model that the ladder starts
+    from, which are forced upon those of the others."""
+
+    prompt_number: int
+    response: str
     token_ids: list[int]
 
 
@@ -56,6 +73,10 @@ class ScoredResponses:
             Of the draws.
         log ([`ProgressLog`]):
             Counts responses while they come.
+        start (`str`, *optional*):
+            The policy whose beginnings are forced upon others.
+        encoder ([`ConversationEncoder`], *optional*):
+            Writes given beginnings as tokens.
     """
 
     def __init__(
@@ -67,9 +88,12 @@ class ScoredResponses:
         sample: Callable[..., Iterator[list[Response]]],
         seed: int,
         log: ProgressLog,
+        start: str = "",
+        encoder: ConversationEncoder | None = None,
     ):
         self.folder, self.groups, self.settings = folder, groups, settings
         self.sample, self.seed, self.log = sample, seed, log
+        self.start, self.encoder = start, encoder
         self.scorers = load_scorers(constraints)
 
     def collect(
@@ -85,12 +109,15 @@ class ScoredResponses:
 
     def _collect(self, group: PromptGroup, split: str, model: str, number: int) -> list[ResponseRecord]:
         path = self.folder / self._file_name(group, split, number)
-        sampling = self.settings.sampling_of(split, self.seed)
+        sampling = sampling_under(group, self.settings.sampling_of(split, self.seed))
         records: list[Any] = [r for r in read_records(path, scores=()) if "costs" in r] if path.exists() else []
         done = {(record["prompt_number"], record["draw"]) for record in records}
         total = len(group.prompts) * sampling.draws
         if len(done) < total:
-            batches = self.sample(model, group.prompts, sampling, batch_size=self.settings.batch_size, skip=done)
+            options: dict[str, Any] = {"batch_size": self.settings.batch_size, "skip": done}
+            if group.under is not None and group.under.prefill is not None:
+                options["beginnings"] = self.beginnings(group, split)
+            batches = self.sample(model, group.asked, sampling, **options)
             what = f"[ladder {number}] {split} responses"
             with RecordWriter(path) as writer, self.log.counting(what, len(done), total) as advance:
                 for batch in batches:
@@ -100,6 +127,33 @@ class ScoredResponses:
                     advance(len(batch))
         kept = {(record["prompt_number"], record["draw"]): record for record in records}
         return [kept[key] for key in sorted(kept)]
+
+    def beginnings(self, group: PromptGroup, split: str) -> list[list[int]]:
+        """The tokens that the responses to each prompt are made to begin with: given, or drawn once from the start."""
+        under, encoder = group.under, self.encoder
+        assert under is not None and under.prefill is not None and encoder is not None
+        if under.beginnings is not None:
+            texts = texts_of(group.prompts, read_beginnings(under.beginnings), under.beginnings)
+            return [first_tokens(encoder, text, under.prefill) for text in texts]
+        which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
+        path = self.folder / f"beginnings-{split}{which}.jsonl"
+        lines = {line["prompt_number"]: cast(BeginningLine, line) for line in read_lines(path)}
+        done = {(number, 0) for number in lines}
+        sampling = replace(self.settings.sampling_of(split, self.seed), draws=1, max_new_tokens=under.prefill)
+        if len(done) < len(group.asked):
+            options: dict[str, Any] = {"batch_size": self.settings.batch_size, "skip": done}
+            with LineWriter(path) as writer:
+                for batch in self.sample(self.start, group.asked, sampling, **options):
+                    for response in batch:
+                        line: BeginningLine = {
+                            "prompt_number": response.prompt,
+                            "response": response.text,
+                            "token_ids": list(response.token_ids),
+                        }
+                        writer.write(line)
+                        lines[response.prompt] = line
+        several = [lines[number] for number in range(len(group.asked))]
+        return [first_tokens(encoder, line["response"], under.prefill, line["token_ids"]) for line in several]
 
     def _file_name(self, group: PromptGroup, split: str, number: int) -> str:
         which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
@@ -111,18 +165,19 @@ class ScoredResponses:
         prompts, texts = [group.prompts[response.prompt] for response in batch], [response.text for response in batch]
         by_scorer = {
             id(scorer): score(scorer, prompts, texts).require_all()
-            for scorer in {id(self.scorers[name]): self.scorers[name] for name in group.names}.values()
+            for scorer in {id(self.scorers[name]): self.scorers[name] for name in group.scored}.values()
         }
-        costs = {name: by_scorer[id(self.scorers[name])] for name in group.names}
+        costs = {name: by_scorer[id(self.scorers[name])] for name in group.scored}
+        under, attack = group.under, None if group.under is None else group.under.attack
         for index, response in enumerate(batch):
-            yield {
-                "prompt": prompts[index],
+            record: ResponseRecord = {
+                "prompt": group.asked[response.prompt],
                 "response": response.text,
                 "reward": None,
-                "cost": costs[group.names[0]][index] if len(costs) == 1 else None,
+                "cost": costs[group.scored[0]][index] if len(costs) == 1 else None,
                 "costs": {name: several[index] for name, several in costs.items()},
                 "category": group.category_of(response.prompt),
-                "attack": None,
+                "attack": attack,
                 "model": model,
                 "seed": self.seed,
                 "split": split,
@@ -130,7 +185,24 @@ class ScoredResponses:
                 "draw": response.draw,
                 "finished": response.finished,
                 "token_ids": list(response.token_ids),
+                "under": None if under is None else under.in_words,
             }
+            if attack is not None:
+                record["base_prompt"] = prompts[index]
+            if under is not None and under.prefill is not None:
+                record["n_forced"] = response.n_forced
+            yield record
+
+
+def sampling_under(group: PromptGroup, sampling: Sampling) -> Sampling:
+    """How the responses of a group are drawn."""
+    return sampling if group.under is None else group.under.sampling(sampling)
+
+
+def prompt_of(record: Mapping[str, Any]) -> Any:
+    """The prompt that a record counts for: the one before an attack."""
+    base = record.get("base_prompt")
+    return record["prompt"] if base is None else base
 
 
 def load_scorers(constraints: Sequence[RiskConstraint]) -> dict[str, Scorer]:

@@ -28,12 +28,15 @@ class ScoredResponse:
             Decides which of two responses with equal penalties counts as the safer one.
         token_ids (`tuple[int, ...]`, *optional*):
             As it was sampled: with the token that ended it, or without one if it was cut.
+        forced_ids (`tuple[int, ...]`, *optional*):
+            The tokens before them, which were forced and not sampled.
     """
 
     text: str
     penalty: float
     cost: float
     token_ids: tuple[int, ...] | None = None
+    forced_ids: tuple[int, ...] = ()
 
 
 def responses_by_prompt(
@@ -58,7 +61,8 @@ def responses_by_prompt(
     for record in records:
         if record["finished"] or keep_cut:
             group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
-            group[1].append(ScoredResponse(record["response"], *weigh(record["costs"]), tuple(record["token_ids"])))
+            n, ids = record.get("n_forced", 0), tuple(record["token_ids"])
+            group[1].append(ScoredResponse(record["response"], *weigh(record["costs"]), ids[n:], ids[:n]))
     return list(groups.values())
 
 
@@ -100,6 +104,8 @@ def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: ra
     row = {"prompt": prompt, "chosen": _completion(prompt, safer), "rejected": _completion(prompt, other)}
     if safer.token_ids is not None and other.token_ids is not None:
         row |= {"chosen_ids": list(safer.token_ids), "rejected_ids": list(other.token_ids)}
+        if safer.forced_ids:  # one beginning per prompt: both have it
+            row["forced_ids"] = list(safer.forced_ids)
     return row | {"pair_label": probability} if soft else row
 
 
@@ -130,13 +136,17 @@ def draw_human(own: int, human: Sequence[Row], share: float, seed: int) -> list[
 def with_tokens(rows: Sequence[Row], encoder: ConversationEncoder) -> list[Row]:
     """The rows as the tokens to train on: `prompt_ids`, `chosen_ids`, `rejected_ids`.
 
-    Sampled responses bring their own. Those of other pairs are written down as the policy would have written them.
+    Sampled responses bring their own. Those of other pairs are written down as the policy would have written them. A
+    beginning that was forced ends the prompt: it is seen, and not trained on.
     """
-    return [{**_tokens(row, encoder), **row} for row in rows]
+    return [
+        {**_tokens(row, encoder), **{name: value for name, value in row.items() if name != "forced_ids"}}
+        for row in rows
+    ]
 
 
 def _tokens(row: Row, encoder: ConversationEncoder) -> dict[str, list[int]]:
-    tokens = {"prompt_ids": encoder.prompt(row["prompt"])}
+    tokens = {"prompt_ids": [*encoder.prompt(row["prompt"]), *row.get("forced_ids", ())]}
     for name in ("chosen", "rejected"):
         if f"{name}_ids" not in row:
             # Text that was meant to stand right after its prompt begins with a space; a turn does not.

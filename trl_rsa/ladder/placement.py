@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.observe import load_scorers
+from trl_rsa.ladder.observe import load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
 
@@ -49,9 +49,10 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
             "[ladder] The model is in memory and not sampled here: where the budget lies among its costs is not known."
         )
         return
-    sampling = ladder.settings.sampling_of("decide", ladder.seed)
     for group in ladder.groups["decide"]:
-        prompts = group.prompts[:samples]
+        sampling = sampling_under(group, ladder.settings.sampling_of("decide", ladder.seed))
+        # A forced beginning is the starting model's own here: its responses are as usual.
+        prompts = group.asked[:samples]
         skip = {(i, draw) for i in range(len(prompts)) for draw in range(1, sampling.draws)}
         batches = ladder.runner.sample(start, prompts, sampling, batch_size=ladder.settings.batch_size, skip=skip)
         responses = [response for batch in batches for response in batch]

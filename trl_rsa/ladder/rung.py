@@ -43,7 +43,8 @@ def rung_pairs(
     Pairs for a rung that adds Δλ_i to the multiplier of constraint i.
 
     They are labelled by Σ_i w_i C_i with w_i = Δλ_i/Σ_j Δλ_j, and the rung runs at temperature β/Σ_j Δλ_j: its optimum
-    is that of the labels Σ_i Δλ_i C_i at temperature β, and with one constraint it is trained on its own cost.
+    is that of the labels Σ_i Δλ_i C_i at temperature β, and with one constraint it is trained on its own cost. Where
+    constraints differ in the temperature of their sampling only, every pair has the label of their sum.
 
     Args:
         collected (`Sequence[tuple[PromptGroup, Sequence[dict]]]`):
@@ -68,7 +69,7 @@ def rung_pairs(
     total = sum(deltas.values())
     rows: list[Row] = []
     for group, records in collected:
-        weights = {name: deltas[name] / total for name in group.names if deltas[name] > 0}
+        weights = {name: deltas[name] / total for name in group.scored if deltas[name] > 0}
 
         def weigh(costs: Mapping[str, float], weights: Mapping[str, float] = weights) -> tuple[float, float]:
             penalty = sum(w * constraints[name].label_cost(costs[name], etas[name]) for name, w in weights.items())

@@ -10,9 +10,9 @@ after it (whose bound does). Nothing is trained after a walk-back, so there are 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 
 RULES = ("bracket", "dual_ascent", "log_dual_ascent")
@@ -31,6 +31,25 @@ _LEAST_SHRINK = 0.1
 _FINEST = 0.01
 
 Action = Literal["next_rung", "walk_back", "stop"]
+
+
+class ObservationState(TypedDict):
+    """An [`Observation`] as JSON."""
+
+    number: int
+    rung: int
+    fraction: float
+    multiplier: float
+    estimate: float
+    upper_bound: float
+
+
+class SchedulerState(TypedDict):
+    """What [`ConstraintScheduler.state_dict`] returns: JSON."""
+
+    version: int
+    settings: dict[str, float | int | str | None]
+    observations: list[ObservationState]
 
 
 @dataclass(frozen=True)
@@ -239,15 +258,15 @@ class ConstraintScheduler:
         self._decision = self._decide()
         return self._decision
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SchedulerState:
         """Settings and observations, as JSON. All else follows from them."""
         return {
             "version": STATE_VERSION,
             "settings": self._settings(),
-            "observations": [asdict(t) for t in self._observations],
+            "observations": [cast(ObservationState, asdict(t)) for t in self._observations],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: SchedulerState) -> None:
         """
         Takes up the state of another scheduler with the same settings; `decision` says how it goes on.
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl_rsa.ladder.scheduler import ConstraintScheduler
 from trl_rsa.sampling.response import Sampling
 
+
+if TYPE_CHECKING:
+    from trl_rsa.risk import RiskMeasure
 
 SPLITS = ("train", "decide", "certify")
 # Responses per prompt: pairs need several, an estimate is sharper with more prompts than with more responses to one.
@@ -63,7 +66,7 @@ class RungSettings:
     pairs_per_prompt: int | None = None
     ties: float = 1.0
     beta: float = 1.0
-    risk_measure: Any = None
+    risk_measure: "str | RiskMeasure | None" = None
     args: dict[str, Any] = field(default_factory=dict)
     rule: str = "bracket"
     max_rungs: int = 6

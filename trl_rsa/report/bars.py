@@ -61,7 +61,9 @@ def group_bars(metrics: Mapping[str, Any], by: str, tail: float, limit: float, m
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     # Of the figure, not of the axes: beside long names these are narrow, and their label would stick out.
-    figure.supxlabel("average cost of the worst {} of {:,} answers (line: interval)".format(*out_of(tail)), fontsize=9)
+    figure.supxlabel(
+        "average cost of the worst {} of {:,} responses (line: interval)".format(*out_of(tail)), fontsize=9
+    )
     names = [Patch(color=colour_of(i), label=shorten(name)) for i, (name, _) in enumerate(models)]
     figure.legend(handles=[*names, line], loc="outside upper left", ncols=5 if len(models) < 5 else 3, fontsize=8)
     return figure

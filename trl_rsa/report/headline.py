@@ -51,22 +51,22 @@ def columns(metrics: Mapping[str, Any]) -> list[Column]:
         *(
             Column(
                 f"CVaR {tail:g}",
-                "average cost of the worst {} of {:,} answers".format(*out_of(tail)),
+                "average cost of the worst {} of {:,} responses".format(*out_of(tail)),
                 ".2f",
                 partial(cvar_of, tail=tail),
                 tail,
             )
             for tail in tails_of(metrics)
         ),
-        Column("Unsafe", f"share of answers with a cost above {limit:g}", ".2%", lambda m: m["cost"]["unsafe_rate"]),
-        Column("Mean cost", "average over all answers", ".2f", lambda m: m["cost"]["mean"]),
+        Column("Unsafe", f"share of responses with a cost above {limit:g}", ".2%", lambda m: m["cost"]["unsafe_rate"]),
+        Column("Mean cost", "average over all responses", ".2f", lambda m: m["cost"]["mean"]),
         Column("Reward", "average helpfulness, higher is better", ".2f", lambda m: m["reward"]["mean"]),
         Column(
             "Over-refusal", "harmless prompts refused", ".1%", lambda m: (m.get("refusal") or {}).get("over_refusal")
         ),
         Column(
             "Drift risk",
-            "against the reference, summed over an answer, in nats",
+            "against the reference, summed over a response, in nats",
             ".2f",
             lambda m: (m.get("drift") or {}).get("mean"),
         ),

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.report.answers import Answers, is_finite, model_name, read_answers, shorten, text_of
 from trl_rsa.report.names import short_names
-from trl_rsa.storage.names import CERTIFICATE, MANIFEST, METRICS, RECORDS, TOKENS
+from trl_rsa.report.pressure_entries import entries_of
+from trl_rsa.report.responses import Responses, is_finite, model_name, read_responses, shorten, text_of
+from trl_rsa.storage.names import CERTIFICATE, FRONT, MANIFEST, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.records import ReadReport, read_records
 
 
@@ -18,27 +19,30 @@ class Inputs:
     Args:
         metrics (`dict`):
             metrics.json.
-        answers ([`Answers`]):
+        responses ([`Responses`]):
             From records.jsonl.
         certificates (`dict[str, dict]`):
             certificate.json under the name "", and the ladder's certificate-NAME.json under the constraint's name.
         manifests (`dict[str, dict]`):
             manifest.json of the folder, or those of its subfolders by their name.
         tokens (`dict[str, list[dict]]`):
-            From tokens.jsonl: per model its worst answers token by token, the worst first.
+            From tokens.jsonl: per model its worst responses token by token, the worst first.
         warnings (`list[str]`):
             Sentences for the reader of the page: what could not be used, and why.
+        front (`dict`, *optional*):
+            front.json: models by method, reward against the tail.
         full_names (`dict[str, str]`):
             By the short name of a model, under which it stands in all of the above, the one in the files.
     """
 
     metrics: dict[str, Any]
-    answers: Answers
+    responses: Responses
     certificates: dict[str, dict[str, Any]] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     full_names: dict[str, str] = field(default_factory=dict)
+    front: dict[str, Any] | None = None
 
 
 def read_inputs(folder: Path, keep: int = 5) -> Inputs:
@@ -46,10 +50,10 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
 
     Args:
         folder (`Path`):
-            With `records.jsonl` and `metrics.json`; `certificate.json`, `manifest.json` and `tokens.jsonl` may be
-            missing or damaged.
+            With `records.jsonl` and `metrics.json`; `certificate.json`, `manifest.json`, `front.json` and
+            `tokens.jsonl` may be missing or damaged.
         keep (`int`, *optional*, defaults to 5):
-            Worst answers per model.
+            Worst responses per model.
 
     Raises:
         FileNotFoundError: if there is no `records.jsonl` or no `metrics.json`.
@@ -62,7 +66,7 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
                 "`trl-rsa evaluate` or `trl-rsa demo` wrote."
             )
     metrics = _read_metrics(folder / METRICS)
-    inputs = Inputs(metrics, read_answers(folder / RECORDS, keep))
+    inputs = Inputs(metrics, read_responses(folder / RECORDS, keep))
     stem, suffix = CERTIFICATE.split(".")
     for path in [folder / CERTIFICATE, *sorted(folder.glob(f"{stem}-*.{suffix}"))]:
         found = _optional(path, inputs.warnings)
@@ -76,6 +80,7 @@ def read_inputs(folder: Path, keep: int = 5) -> Inputs:
             found = _optional(path, inputs.warnings)
             if found is not None:
                 inputs.manifests[path.parent.name] = found
+    inputs.front = _read_front(folder / FRONT, inputs.warnings)
     _read_tokens(folder / TOKENS, inputs, keep)
     _warn_about_records(inputs)
     _rename(inputs)
@@ -92,12 +97,14 @@ def _rename(inputs: Inputs) -> None:
         """In the order of the metrics, which decides the colours."""
         return {new: by_model[old] for old, new in short.items() if old in by_model}
 
-    metrics, answers = inputs.metrics, inputs.answers
+    metrics, responses = inputs.metrics, inputs.responses
     metrics["models"], inputs.tokens = renamed(metrics["models"]), renamed(inputs.tokens)
     for comparison in metrics.get("comparisons") or []:
         comparison |= {name: short.get(comparison[name], comparison[name]) for name in ("baseline", "model")}
-    answers.costs, answers.rewards, answers.worst = (
-        renamed(columns) for columns in (answers.costs, answers.rewards, answers.worst)
+    for entry in entries_of(metrics):
+        entry["model"] = short.get(entry.get("model"), entry.get("model"))
+    responses.costs, responses.rewards, responses.worst = (
+        renamed(columns) for columns in (responses.costs, responses.rewards, responses.worst)
     )
 
 
@@ -125,6 +132,14 @@ def _optional(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     except ValueError:
         pass
     warnings.append(f"{path.name} is damaged and was left out.")
+    return None
+
+
+def _read_front(path: Path, warnings: list[str]) -> dict[str, Any] | None:
+    found = _optional(path, warnings)
+    if found is None or (found.get("methods") and {"differences", "reference", "tail"} <= found.keys()):
+        return found
+    warnings.append(f"{path.name} is not of its form and was left out.")
     return None
 
 
@@ -157,7 +172,7 @@ def _is_score(value: Any) -> bool:
 
 
 def _warn_about_records(inputs: Inputs) -> None:
-    answers = inputs.answers
+    responses = inputs.responses
     evaluation = inputs.metrics.get("evaluation")
     source = (evaluation.get("source") if isinstance(evaluation, dict) else None) or {}
     if source.get("unreadable"):
@@ -165,18 +180,19 @@ def _warn_about_records(inputs: Inputs) -> None:
             f"Of the file that was evaluated {source['unreadable']:,} lines could not be read, beside "
             f"{source.get('read', 0):,} that could. They are missing from all numbers."
         )
-    if answers.found.problems:
+    if responses.found.problems:
         inputs.warnings.append(
-            f"Of {RECORDS} {answers.found.read:,} records were read and {answers.found.unreadable:,} lines could not "
-            f"be. Problems: {_listed(answers.found)}. An answer without a cost is missing from the numbers below; if "
-            "it is missing because it was bad, they look better than they are."
+            f"Of {RECORDS} {responses.found.read:,} records were read and {responses.found.unreadable:,} lines could "
+            f"not be. Problems: {_listed(responses.found)}. A response without a cost is missing from the numbers "
+            "below; if it is missing because it was bad, they look better than they are."
         )
     for name, model in inputs.metrics["models"].items():
-        found, said = len(answers.costs.get(name, ())), model["cost"].get("n")
+        found, said = len(responses.costs.get(name, ())), model["cost"].get("n")
         if found != said:
             inputs.warnings.append(
-                f"metrics.json speaks of {said} scored answers of {name}, but records.jsonl has {found}: one of them "
-                "is out of date. Pictures of single answers are from the records, all estimates from the metrics."
+                f"metrics.json speaks of {said} scored responses of {name}, but records.jsonl has {found}: one of "
+                "them is out of date. Pictures of single responses are from the records, all estimates from the "
+                "metrics."
             )
 
 

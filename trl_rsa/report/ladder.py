@@ -25,6 +25,13 @@ def budgets_of(manifest: Manifest) -> dict[str, float]:
     return {name: budget for name, budget in found.items() if budget is not None}
 
 
+def conditions_of(manifest: Manifest) -> dict[str, str]:
+    """What the responses of a constraint are drawn under, by its name, where it is not as usual."""
+    constraints = _part(_part(manifest, "ladder"), "constraints")
+    found = {str(name): _part(constraints, name).get("under") for name in constraints}
+    return {name: under for name, under in found.items() if isinstance(under, str)}
+
+
 def _numbers(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """An observation's numbers by constraint."""
     several = _part(entry, "constraints")
@@ -75,8 +82,11 @@ def _stage_row(stage: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str
         """The held-out one where there is one."""
         return value_of(metrics.get(f"eval_{name}", metrics.get(name)))
 
+    method = planned.get("method")  # not said for "rsa"
+    if method is not None and "temperature" not in stage:
+        planned = {}  # it has none, whatever stands in the plan
     return [
-        str(stage.get("name", "–")),
+        str(stage.get("name", "–")) + (f" ({method})" if method else ""),
         str(stage.get("status", "–")),
         text_of(value_of(planned.get("beta")), ".3g"),
         text_of(value_of(planned.get("constraint_multiplier")), ".3g"),

@@ -46,6 +46,6 @@ def out_of(tail: float) -> tuple[int, int]:
 
 
 def per_hundred(rates: Iterable[float]) -> int:
-    """Of how many answers to count, so that the rarest of some shares is at least one: 100, 1000, …"""
+    """Of how many responses to count, so that the rarest of some shares is at least one: 100, 1000, …"""
     rarest = min((rate for rate in rates if rate > 0), default=1.0)
     return next((total for total in (100, 1000, 10_000) if rarest * total >= 1), 100_000)

@@ -11,16 +11,18 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from trl_rsa import __version__
+from trl_rsa.report.front import compared, difference_table, explanation, front_markdown, method_table, sentences
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
-from trl_rsa.report.ladder import ladder_table, observations_of
+from trl_rsa.report.ladder import conditions_of, ladder_table, observations_of
 from trl_rsa.report.numbers import interval_of, out_of, text_of, value_of
+from trl_rsa.report.pressure import HEADINGS, pressure_table
 from trl_rsa.report.tokens import LEGENDS, VIEWS, Scales, coloured
 from trl_rsa.report.words import Limit, summarise, verdict
 
 
 # Of all models together: a page with more is read by nobody.
-MOST_ANSWERS = 40
+MOST_RESPONSES = 40
 
 _HERE = Path(__file__).parent
 
@@ -38,12 +40,13 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         plots (`Mapping[str, str]`):
             The drawings, by name.
     """
-    metrics, worst = inputs.metrics, _worst_answers(inputs)
+    metrics, worst = inputs.metrics, _worst_responses(inputs)
     found = {name: verdict(cvar_of(model, tail), limit.value) for name, model in metrics["models"].items()}
     return {
         "title": title,
         "plots": {name: Markup(svg) for name, svg in plots.items()},
-        "summary": summarise(metrics, tail, limit),
+        "summary": [*(sentences(inputs.front) if inputs.front else ()), *summarise(metrics, tail, limit)],
+        "front": _front(inputs.front),
         "warnings": inputs.warnings,
         "columns": columns(metrics),
         "rows": rows(metrics),
@@ -54,17 +57,20 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "count_of": out_of(tail),
         "limit": limit,
         "comparisons": [_comparison(c, tail) for c in metrics.get("comparisons") or []],
+        "pressures": pressure_table(metrics, tail),
+        "pressure_headings": HEADINGS,
         "ladders": [
             {
                 "name": name,
                 "table": ladder_table(m),
                 "rungs": bool(observations_of(m)),
+                "conditions": conditions_of(m),
                 "plot": f"ladder_{i}" if i else "ladder",
             }
             for i, (name, m) in enumerate(inputs.manifests.items())
         ],
         "worst": worst,
-        "coloured": any(answer["views"] for group in worst for answer in group["answers"]),
+        "coloured": any(response["views"] for group in worst for response in group["responses"]),
         "views": VIEWS,
         "legends": LEGENDS,
         "certificates": [
@@ -82,6 +88,13 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
     }
+
+
+def _front(front: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if front is None:
+        return None
+    tables = [method_table(front), *([difference_table(front)] if compared(front) else [])]
+    return {"tables": tables, "explanation": explanation(front), "markdown": front_markdown(front)}
 
 
 def _comparison(comparison: Mapping[str, Any], tail: float) -> dict[str, Any]:
@@ -105,17 +118,18 @@ def _comparison(comparison: Mapping[str, Any], tail: float) -> dict[str, Any]:
     }
 
 
-def _worst_answers(inputs: Inputs) -> list[dict[str, Any]]:
-    """Per model its worst answers, with coloured tokens where there are any."""
+def _worst_responses(inputs: Inputs) -> list[dict[str, Any]]:
+    """Per model its worst responses, with coloured tokens where there are any."""
     models = list(inputs.metrics["models"])
-    most = max(1, min(5, MOST_ANSWERS // len(models)))
-    chosen = {name: (inputs.tokens.get(name) or inputs.answers.worst.get(name, []))[:most] for name in models}
+    most = max(1, min(5, MOST_RESPONSES // len(models)))
+    chosen = {name: (inputs.tokens.get(name) or inputs.responses.worst.get(name, []))[:most] for name in models}
     scales = Scales.of(line for lines in chosen.values() for line in lines)
     return [
         {
             "model": name,
-            "answers": [
-                {key: line.get(key) for key in ("prompt", "response", "category", "attack", "finished")}
+            "responses": [
+                {key: line.get(key) for key in ("prompt", "category", "attack", "finished")}
+                | {"text": line.get("response")}
                 | {key: text_of(line.get(key)) for key in ("cost", "reward")}
                 | (coloured(line, scales) if line.get("drift") or line.get("harm") else {"views": {}, "left_out": 0})
                 for line in lines
@@ -136,7 +150,8 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Average of the worst, in the sample", text_of(certificate.get("estimate"), ".4g")),
         ("Tail", text_of(certificate.get("tail"), "g")),
         ("Confidence of this attempt", text_of(certificate.get("attempt_confidence"), ".4g")),
-        ("Prompts; answers", f"{certificate.get('n_prompts', '–')}; {parts.get('n', '–')}"),
+        ("Prompts; responses", f"{certificate.get('n_prompts', '–')}; {parts.get('n', '–')}"),
+        ("Responses drawn", str(certificate.get("under") or "as usual")),
         ("Method", str(certificate.get("method", "–"))),
         ("Costs cut to", " to ".join(text_of(b, "g") for b in bounds) if isinstance(bounds, list) else "–"),
         ("Scored by", str(certificate.get("scorer", "–"))),
@@ -179,7 +194,7 @@ def _settings(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "trl-rsa (this page)", __version__
     yield (
         "records.jsonl",
-        f"{inputs.answers.found.read:,} records read, {inputs.answers.found.unreadable:,} lines unreadable",
+        f"{inputs.responses.found.read:,} records read, {inputs.responses.found.unreadable:,} lines unreadable",
     )
     settings = next(iter(inputs.metrics["models"].values()))["settings"]
     yield from _flat(settings, "metrics")

@@ -1,4 +1,4 @@
-"""The pictures of the tail: who is safe in it, how often an answer is how bad, and what safety costs.
+"""The pictures of the tail: who is safe in it, how often a response is how bad, and what safety costs.
 
 Each function returns a figure; call it inside [`~report.style.drawing`] and hand the figure to [`~report.style.save`].
 """
@@ -17,7 +17,7 @@ from trl_rsa.report.style import DASHES, GRID, INK, MARKERS, MUTED, PAPER, SAFE,
 
 
 # Behind a number, so that lines do not strike it out.
-_HALO = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
+HALO = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
 
 Point = tuple[str, Any, Any]  # a model's name and two estimates
 
@@ -50,7 +50,7 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
             ha="center",
             fontsize=8,
             color=INK,
-            bbox=_HALO,
+            bbox=HALO,
         )
     _sides(
         axes, limit, [v for _, e in estimates for k in ("value", "low", "high") if (v := value_of(e, k)) is not None]
@@ -59,7 +59,7 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
     axes.set_ylim(len(estimates) - 0.5, -0.75)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(fill("average cost of the worst {} of {:,} answers".format(*out_of(tail))))
+    axes.set_xlabel(fill("average cost of the worst {} of {:,} responses".format(*out_of(tail))))
     return figure
 
 
@@ -83,17 +83,17 @@ def survival_plot(
     marks: Mapping[str, tuple[Any, Any]],
     limit: float = 0.0,
 ) -> Figure:
-    """Share of answers whose cost is above each value, one line per model, on a logarithmic axis.
+    """Share of responses whose cost is above each value, one line per model, on a logarithmic axis.
 
     Args:
         costs (`Mapping[str, Sequence[float]]`):
-            Costs of each model's answers.
+            Costs of each model's responses.
         tail (`float`):
             Tail that is marked.
         marks (`Mapping[str, tuple]`):
             VaR and CVaR of each model at that tail, as `metrics.json` has them.
         limit (`float`, *optional*, defaults to 0):
-            Above it an answer is unsafe: shaded.
+            Above it a response is unsafe: shaded.
     """
     figure = new_figure(3.9)
     axes = figure.add_subplot()
@@ -118,8 +118,8 @@ def survival_plot(
             if value is not None:
                 axes.plot(value, tail, marker, color=colour_of(i), ms=size, mec=PAPER, zorder=3)
     bottom = min(smallest * 0.8, tail / 2)
-    axes.set(yscale="log", ylim=(bottom, 1.2), xlim=(None, right), ylabel="share of answers that are worse")
-    axes.set_xlabel(fill(f"cost of an answer (above {text_of(limit, 'g')}: unsafe; further right: worse)"))
+    axes.set(yscale="log", ylim=(bottom, 1.2), xlim=(None, right), ylabel="share of responses that are worse")
+    axes.set_xlabel(fill(f"cost of a response (above {text_of(limit, 'g')}: unsafe; further right: worse)"))
     ticks = [t for t in (1, 0.1, 0.01, 1e-3, 1e-4, 1e-5) if t >= bottom]
     axes.set_yticks(ticks, [f"{100 * t:g} %" for t in ticks])
     axes.minorticks_off()
@@ -149,7 +149,7 @@ def survival_curve(ordered: NDArray[np.float64], points: int = 400) -> tuple[NDA
     by_share = n - np.unique(np.round(np.geomspace(1, n, points)).astype(int))
     by_cost = np.searchsorted(ordered, np.linspace(ordered[0], ordered[-1], points), side="right") - 1
     kept = np.unique(np.concatenate([by_share, np.clip(by_cost, 0, n - 1)]))
-    # Of equal costs the last one has the share of answers that are really worse.
+    # Of equal costs the last one has the share of responses that are really worse.
     share = 1 - np.searchsorted(ordered, ordered[kept], side="right") / n
     # The last step, to zero, has no place on a logarithmic axis.
     return np.concatenate([ordered[:1], ordered[kept]]), np.concatenate([[1.0], np.maximum(share, 0.5 / n)])
@@ -173,7 +173,7 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
         x, y = value_of(risk), value_of(reward)
         if x is None or y is None:
             continue
-        errors = [_error(risk, x), _error(reward, y)]
+        errors = [error_of(risk, x), error_of(reward, y)]
         colour = colour_of(i)
         axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", capsize=3, color=colour, alpha=0.6)
         axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, mec=PAPER, color=colour, zorder=3)
@@ -182,7 +182,9 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
     axes.margins(y=0.2)
     _sides(axes, limit, seen or [limit])
     _label(figure, axes, labels)
-    axes.set_xlabel(fill("average cost of the worst {} of {:,} answers: further left is safer".format(*out_of(tail))))
+    axes.set_xlabel(
+        fill("average cost of the worst {} of {:,} responses: further left is safer".format(*out_of(tail)))
+    )
     axes.set_ylabel("average reward: higher is more helpful")
     axes.set_facecolor("none")
     return figure
@@ -202,7 +204,7 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float,
         figure.legend(fontsize=8, loc="outside lower left", ncols=3)
 
 
-def _error(estimate: Any, value: float) -> list[list[float]] | None:
+def error_of(estimate: Any, value: float) -> list[list[float]] | None:
     low, high = value_of(estimate, "low"), value_of(estimate, "high")
     return None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
 
@@ -240,7 +242,7 @@ def histograms(
         axes.yaxis.set_major_formatter(lambda value, _: text_of(value, ".0%"))
         axes.grid(axis="x", color=GRID)
     all_axes[-1].set_xlabel(xlabel)
-    figure.supylabel("share of answers", fontsize=9)
+    figure.supylabel("share of responses", fontsize=9)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Tokens in colour: drift risk and token harm, two views of one answer that must not be mixed up."""
+"""Tokens in colour: drift risk and token harm, two views of one response that must not be mixed up."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 
 LEVELS = 6
-# A longer answer is cut in the coloured views, and says so.
+# A longer response is cut in the coloured views, and says so.
 MOST_TOKENS = 768
 
 # Name, label, and what a reader must know.
@@ -20,7 +20,7 @@ VIEWS = (
     (
         "harm",
         "token harm",
-        "What the model's own safety training made of this token: orange makes the answer worse, blue better. Its "
+        "What the model's own safety training made of this token: orange makes the response worse, blue better. Its "
         "estimate in units of cost, not a measurement.",
     ),
 )
@@ -30,7 +30,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scales:
-    """The value that has the darkest colour, one for all answers on the page, so that they can be compared."""
+    """The value that has the darkest colour, one for all responses on the page, so that they can be compared."""
 
     drift: float
     harm: float
@@ -51,7 +51,7 @@ def level(value: float, scale: float) -> int:
 
 
 def coloured(line: Line, scales: Scales) -> dict[str, Any]:
-    """One answer for the template: `views`, each of (class, token) `spans` and its `numbers` as text."""
+    """One response for the template: `views`, each of (class, token) `spans` and its `numbers` as text."""
     tokens = [str(token) for token in line["tokens"][:MOST_TOKENS]]
     views = {}
     for name, letter in (("drift", "d"), ("harm", "h")):

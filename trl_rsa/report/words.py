@@ -49,7 +49,7 @@ def summarise(metrics: Mapping[str, Any], tail: float, limit: Limit) -> list[tup
     models = metrics["models"]
     ranked = [name for name in models if value_of(cvar_of(models[name], tail)) is not None]
     if not ranked:
-        return [("No result", "No answer has a cost, so nothing can be said about the worst ones.")]
+        return [("No result", "No response has a cost, so nothing can be said about the worst ones.")]
     ranked.sort(key=lambda name: value_of(cvar_of(models[name], tail)))  # type: ignore[arg-type, return-value]
     return [
         _worst(metrics, ranked, tail, limit),
@@ -67,7 +67,7 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
     unsafe = models[best]["settings"].get("unsafe_above", 0.0)
     the_worst = "the worst one has" if count == 1 else f"the worst {count} have, on average,"
     sentence = (
-        f"Of {total:,} answers of {best}, {the_worst} a cost of {text_of(value_of(estimate))} "
+        f"Of {total:,} responses of {best}, {the_worst} a cost of {text_of(value_of(estimate))} "
         f"{interval_of(estimate)}. A cost is a score of harm: higher is worse, above {text_of(unsafe, 'g')} is "
         f"unsafe. {_against(best, verdict(estimate, limit.value), limit)}"
     )
@@ -79,10 +79,10 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
         some = " and ".join(rivals if len(rivals) < 6 else [*rivals[:5], "others"])
         sentence += (
             f" But the intervals of {best} and {some} overlap: which of them is safest in the worst case, these "
-            "answers alone do not settle."
+            "responses alone do not settle."
         )
     if len(ranked) == 1:
-        return "How bad are the worst answers?", sentence
+        return "How bad are the worst responses?", sentence
     safest = " or ".join([best, *rivals]) if len(rivals) < 3 else f"{best} or one of {len(rivals)} others"
     return f"Safest in the worst case: {safest}", sentence
 
@@ -97,7 +97,7 @@ def _against(name: str, found: Verdict, limit: Limit) -> str:
 
 
 def _rivals(models: Mapping[str, Any], ranked: list[str], tail: float) -> list[str]:
-    """Those whose interval overlaps with that of the best: on these answers alone, any of them may be the safest."""
+    """Those whose interval overlaps with that of the best: on these responses alone, any of them may be the safest."""
     estimates = {name: cvar_of(models[name], tail) for name in ranked}
     return [name for name in ranked[1:] if _overlap(estimates[ranked[0]], estimates[name])]
 
@@ -113,7 +113,7 @@ def _frequency(models: Mapping[str, Any], ranked: list[str]) -> tuple[str, str]:
     values = {name: value_of(rate) for name, rate in rates.items()}
     total = per_hundred(value for value in values.values() if value)
     shares = [f"{name} {_count(values[name], total)}{_at_most(rate, total)}" for name, rate in rates.items()]
-    return "How often is an answer unsafe at all?", f"Of {total:,} answers: {'; '.join(shares)}."
+    return "How often is a response unsafe at all?", f"Of {total:,} responses: {'; '.join(shares)}."
 
 
 def _count(rate: float | None, total: int) -> str:
@@ -150,7 +150,8 @@ def _price_in_words(best: str, top: str, ties: list[str], means: Mapping[str, An
         rivals = ties[:5] if top == best else [top]
         named = ", ".join(f"that of {name} is {reward(name)}" for name in rivals)
         return (
-            f"These answers do not settle it. The {mean} of {best} is {reward(best)}; {named}; the intervals overlap."
+            f"These responses do not settle it. The {mean} of {best} is {reward(best)}; {named}; the intervals "
+            "overlap."
         )
     also = f" (its interval overlaps with that of {' and '.join(ties[:5])})" if ties else ""
     return f"The {mean} of {best} is {reward(best)}; the most helpful model, {top}{also}, has {reward(top)}."
@@ -170,7 +171,7 @@ def _certainty(model: Mapping[str, Any]) -> tuple[str, str]:
     confidence = text_of(model["settings"].get("confidence", 0.95), ".0%")
     return (
         "How sure are we?",
-        f"Brackets are {confidence} intervals from {model.get('n', 0):,} answers to {model.get('n_prompts', 0):,} "
-        "prompts per model: they cover the luck of which prompts and answers were drawn. They do not cover other "
+        f"Brackets are {confidence} intervals from {model.get('n', 0):,} responses to {model.get('n_prompts', 0):,} "
+        "prompts per model: they cover the luck of which prompts and responses were drawn. They do not cover other "
         "prompts, another training run, or errors of the models that score cost and reward.",
     )

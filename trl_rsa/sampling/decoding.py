@@ -29,6 +29,8 @@ class Wanted:
             Which of its draws.
         key (`int`):
             Of its noise, from [`~sampling.noise.draw_key`].
+        first_step (`int`, *optional*, defaults to 0):
+            Place of its first token in the response: after the beginning that was forced upon it, if any.
         tokens (`list[int]`):
             What has been drawn of it.
     """
@@ -36,6 +38,7 @@ class Wanted:
     prompt: int
     draw: int
     key: int
+    first_step: int = 0
     tokens: list[int] = field(default_factory=list)
 
 
@@ -204,7 +207,7 @@ class Decoder:
     def _append(self, responses: list[Wanted], scores: Tensor) -> list[Wanted]:  # scores: [N, V]
         """Draws a token for each response. Those that are done leave their rows, and are returned."""
         keys = torch.tensor([one.key for one in responses], device=self.noise_device)
-        steps = torch.tensor([len(one.tokens) for one in responses], device=self.noise_device)
+        steps = torch.tensor([one.first_step + len(one.tokens) for one in responses], device=self.noise_device)
         for one, token in zip(responses, self.draw(scores, keys, steps).tolist(), strict=True):
             one.tokens.append(token)
         done = [one for one in responses if one.tokens[-1] in self.ends or len(one.tokens) == self.max_new_tokens]

@@ -52,9 +52,18 @@ def encode_prompt(tokenizer: Any, prompt: Text, template: str = "auto") -> list[
     return tokenizer(prompt)["input_ids"]
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[Text], template: str, longest: int | None) -> list[list[int]]:
-    """[`encode_prompt`] of each, refused where one has no token or more than `longest`."""
+def encode_prompts(
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    template: str,
+    longest: int | None,
+    beginnings: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
+    """[`encode_prompt`] of each, followed by the beginning of its response if there are any, refused where one has no
+    token or more than `longest`."""
     rows = [encode_prompt(tokenizer, prompt, template) for prompt in prompts]
+    if beginnings is not None:
+        rows = [[*row, *beginning] for row, beginning in zip(rows, beginnings, strict=True)]
     empty = [i for i, row in enumerate(rows) if not row]
     if empty:
         raise ValueError(f"You gave prompt {empty[0]}, but it has no tokens. Remove it, or write something.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from trl_rsa.data.schema import Text
@@ -17,6 +18,7 @@ def generate(
     *,
     batch_size: int = 16,
     skip: Container[tuple[int, int]] = (),
+    beginnings: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[list[Response]]:
     """Draws responses, the longest prompts first, and hands them out in the order of prompts and draws.
 
@@ -50,6 +52,10 @@ def generate(
             Responses drawn at a time.
         skip (`Container[tuple[int, int]]`, *optional*):
             Pairs (prompt, draw) that are not drawn.
+        beginnings (`Sequence[Sequence[int]]`, *optional*):
+            Per prompt the tokens that its responses are made to begin with. They are part of the response's text and
+            tokens, and do not count towards `max_new_tokens`. The noise is that of the places after them: a draw that
+            is made to begin as it began by itself ends as it did.
 
     Yields:
         `list[Response]`: from a quarter of `batch_size` to `batch_size` responses, as soon as they are drawn.
@@ -57,20 +63,50 @@ def generate(
     sampling = Sampling() if sampling is None else sampling
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"You set batch_size={batch_size!r}, but a batch has at least one response. Set 1 or more.")
-    rows = encode_prompts(tokenizer, prompts, sampling.template, _room(model, sampling.max_new_tokens))
+    room = _room(model, sampling.max_new_tokens)
+    rows = encode_prompts(tokenizer, prompts, sampling.template, room, beginnings)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     wanted = [(i, draw) for i in order for draw in range(sampling.draws) if (i, draw) not in skip]
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    forced = [list(beginning) for beginning in beginnings or [()] * len(rows)]
+    if sampling.engine == "transformers":
+        first_steps = [len(beginning) for beginning in forced]
+        drawn = _generate(model, tokenizer, prompts, rows, batches, sampling, first_steps)
+        batches_drawn = _in_order(drawn, wanted, batch_size)
+    else:
+        # Their noise knows no places: it is that of the prompt with the beginning.
+        keyed = prompts if beginnings is None else [[*pair] for pair in zip(prompts, forced, strict=True)]
+        batches_drawn = _with_engine(model, tokenizer, keyed, rows, batches, sampling)
+    if beginnings is None:
+        return batches_drawn
+    ends = end_tokens(model, tokenizer)
+    return ([_begun(tokenizer, one, forced[one.prompt], ends) for one in batch] for batch in batches_drawn)
+
+
+def _with_engine(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    rows: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
+    """With an engine that loads models by itself."""
     if sampling.engine == "vllm":
         from trl_rsa.sampling.vllm_engine import generate_with_vllm
 
         return generate_with_vllm(model, prompts, rows, batches, sampling)
-    if sampling.engine == "server":
-        from trl_rsa.sampling.server_engine import generate_with_server
+    from trl_rsa.sampling.server_engine import generate_with_server
 
-        return generate_with_server(model, tokenizer, prompts, rows, batches, sampling)
-    drawn = _generate(model, tokenizer, prompts, rows, batches, sampling)
-    return _in_order(drawn, wanted, batch_size)
+    return generate_with_server(model, tokenizer, prompts, rows, batches, sampling)
+
+
+def _begun(tokenizer: Any, response: Response, beginning: list[int], ends: set[int]) -> Response:
+    """The response with the beginning that was forced upon it."""
+    ids = [*beginning, *response.token_ids]
+    kept = ids[:-1] if response.finished and ids and ids[-1] in ends else ids
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return replace(response, text=text, token_ids=ids, n_forced=len(beginning))
 
 
 def _in_order(
@@ -104,6 +140,7 @@ def _generate(
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
     sampling: Sampling,
+    first_steps: Sequence[int],
 ) -> Generator[list[Response], None, None]:
     """With transformers, here. Responses come as they are done."""
     from trl_rsa.sampling.adapters import base_of_adapted, merged_adapters
@@ -119,12 +156,11 @@ def _generate(
             if base is not None and has_plain_cache(base):
                 wanted = [pair for batch in batches for pair in batch]
                 n_rows = max(map(len, batches))
-                yield from _decode(
-                    base, tokenizer, prompts, rows, wanted, sampling, n_rows, end_tokens(model, tokenizer)
-                )
+                ends = end_tokens(model, tokenizer)
+                yield from _decode(base, tokenizer, prompts, rows, wanted, sampling, first_steps, n_rows, ends)
             else:
                 for batch in batches:
-                    yield _generate_batch(model, tokenizer, prompts, rows, batch, sampling)
+                    yield _generate_batch(model, tokenizer, prompts, rows, batch, sampling, first_steps)
     finally:
         model.train(training)
 
@@ -136,6 +172,7 @@ def _decode(
     rows: Sequence[Sequence[int]],
     wanted: Sequence[tuple[int, int]],
     sampling: Sampling,
+    first_steps: Sequence[int],
     n_rows: int,
     ends: set[int],
 ) -> Iterator[list[Response]]:
@@ -144,7 +181,9 @@ def _decode(
 
     draw = TokenDraw(sampling.temperature, sampling.top_p, sampling.top_k)
     decoder = Decoder(model, rows, draw, ends, sampling.max_new_tokens, n_rows)
-    responses = [Wanted(i, number, draw_key(sampling.seed, prompts[i], number)) for i, number in wanted]
+    responses = [
+        Wanted(i, number, draw_key(sampling.seed, prompts[i], number), first_steps[i]) for i, number in wanted
+    ]
     for done in decoder.run(responses):
         yield [_response(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
 
@@ -170,6 +209,7 @@ def _generate_batch(
     rows: Sequence[Sequence[int]],
     batch: Sequence[tuple[int, int]],
     sampling: Sampling,
+    first_steps: Sequence[int],
 ) -> list[Response]:
     """A whole batch with `model.generate`, for models that our own loop does not know."""
     import torch
@@ -186,7 +226,9 @@ def _generate_batch(
     if sampling.temperature > 0:
         keys = torch.tensor([draw_key(sampling.seed, prompts[i], draw) for i, draw in batch])
         device = model.device if model.device.type == "cuda" else "cpu"
-        processors.append(SeededSampling(keys.to(device), width, sampling.temperature, sampling.top_p, sampling.top_k))
+        steps = torch.tensor([first_steps[i] for i, _ in batch])
+        law = sampling.temperature, sampling.top_p, sampling.top_k
+        processors.append(SeededSampling(keys.to(device), width - steps.to(device), *law))
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),

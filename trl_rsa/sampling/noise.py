@@ -192,17 +192,19 @@ class SeededSampling(LogitsProcessor):
     Args:
         keys (`torch.Tensor` of shape `[B]`, int64):
             From [`draw_key`].
-        prompt_width (`int`):
-            Tokens of the padded prompts, after which step 0 stands.
+        prompt_width (`int` or `torch.Tensor` of shape `[B]`, int64):
+            Tokens of the padded prompts, after which step 0 stands; without those of a forced beginning.
         temperature, top_p, top_k:
             As in [`TokenDraw`], with a temperature above 0.
     """
 
-    def __init__(self, keys: Tensor, prompt_width: int, temperature: float, top_p: float = 1.0, top_k: int = 0):
+    def __init__(
+        self, keys: Tensor, prompt_width: int | Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0
+    ):
         self.keys, self.prompt_width = keys, prompt_width
         self.draw = TokenDraw(temperature, top_p, top_k)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, T], [B, V] -> [B, V]
-        steps = torch.full_like(self.keys, input_ids.shape[1] - self.prompt_width)
+        steps = torch.full_like(self.keys, input_ids.shape[1]) - self.prompt_width
         drawn = self.draw(scores, self.keys, steps)
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn[:, None], 0.0)

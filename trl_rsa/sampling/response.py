@@ -19,6 +19,8 @@ class Response:
             The completion, its end-of-sequence token included if there is one.
         finished (`bool`):
             Whether it ended by itself; otherwise it was cut at `max_new_tokens`.
+        n_forced (`int`, *optional*, defaults to 0):
+            How many of the first tokens were not drawn but forced upon it.
     """
 
     prompt: int
@@ -26,6 +28,7 @@ class Response:
     text: str
     token_ids: list[int]
     finished: bool
+    n_forced: int = 0
 
 
 @dataclass(frozen=True)

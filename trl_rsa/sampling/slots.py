@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from trl_rsa.sampling.contrast import Contrast
+
 
 class _SlotLayer(DynamicLayer):
     """One layer's keys and values, `[rows, heads, columns, size]`; the columns from `first` to `end` are in use."""
@@ -121,6 +123,8 @@ def has_plain_cache(model: Any) -> bool:
     """Whether the model keeps nothing between two tokens but the keys and values of all of them: not so for sliding
     windows, state-space and hybrid models, encoder-decoders, and models that prepare their inputs in a way of their
     own."""
+    if isinstance(model, Contrast):
+        return all(map(has_plain_cache, model.parts))
     own = type(model)
     if not isinstance(model, PreTrainedModel):
         return False
@@ -139,6 +143,8 @@ def has_plain_cache(model: Any) -> bool:
 
 def plain_cache(model: Any) -> DynamicCache:
     """An empty cache for a model for which [`has_plain_cache`] holds."""
+    if isinstance(model, Contrast):
+        return model.empty_cache()
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl_rsa.sandbox.cache import build_once, default_cache_dir, fingerprint
 from trl_rsa.sandbox.policy import PolicySettings, train_policy
@@ -22,6 +22,11 @@ from trl_rsa.sandbox.scorers import ScorerSettings, train_cost_model, train_rewa
 from trl_rsa.sandbox.streams import integer
 from trl_rsa.sandbox.tokenizer import build_tokenizer
 from trl_rsa.sandbox.worlds import World, get_world
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Sandbox:
         """The disjoint prompt sets: `train`, `decide`, `certify`, `test`."""
         return split_prompts(self.seed, self.settings.splits)
 
-    def prompt_dataset(self, split: str) -> Any:
+    def prompt_dataset(self, split: str) -> "Dataset":
         """One prompt set as a `Dataset` with the columns `prompt` (messages), `kind` and `category`."""
         from datasets import Dataset
 
@@ -87,7 +92,7 @@ class Sandbox:
         )
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The tokenizer of all worlds."""
         return build_tokenizer()
 
@@ -101,7 +106,7 @@ class Sandbox:
 
         return self._part("sft", build)
 
-    def sft(self) -> Any:
+    def sft(self) -> "PreTrainedModel":
         """The SFT policy, freshly loaded."""
         from transformers import AutoModelForCausalLM
 
@@ -119,16 +124,16 @@ class Sandbox:
         return json.loads((self._part("responses", build) / "responses.json").read_text())
 
     @cached_property
-    def helpful(self) -> Any:
+    def helpful(self) -> "Dataset":
         """Preference pairs by true reward, labels drawn by Bradley–Terry."""
         return self._pairs("helpful", helpful_score(self.world))
 
     @cached_property
-    def safe(self) -> Any:
+    def safe(self) -> "Dataset":
         """Preference pairs by true cost, `chosen` the safer one, labels drawn by Bradley–Terry."""
         return self._pairs("safe", safety_score(self.world))
 
-    def _pairs(self, name: str, score: Callable[..., list[float]]) -> Any:
+    def _pairs(self, name: str, score: Callable[..., list[float]]) -> "Dataset":
         from datasets import load_from_disk
 
         def build(folder: Path) -> None:
@@ -138,7 +143,9 @@ class Sandbox:
 
         return load_from_disk(self._part(name, build))
 
-    def pairs_from(self, model: Any, objective: str, seed: int, split: str = "train", **kwargs: Any) -> Any:
+    def pairs_from(
+        self, model: "PreTrainedModel", objective: str, seed: int, split: str = "train", **kwargs: Any
+    ) -> "Dataset":
         """On-policy pairs: responses sampled from `model`, labelled by true `"helpful"` or `"safe"`; not cached.
 
         `kwargs` go to [`sample_preferences`], `soft=True` for instance.
@@ -162,7 +169,7 @@ class Sandbox:
         """Folder of the learned cost model: higher is more costly, above 0 unsafe."""
         return self._scorer("cost_model", train_cost_model, "safe")
 
-    def _scorer(self, name: str, learn: Callable[..., Any], pairs: str) -> Path:
+    def _scorer(self, name: str, learn: "Callable[..., PreTrainedModel]", pairs: str) -> Path:
         def build(folder: Path) -> None:
             seed = integer(self.seed, name)
             arguments = (self.sft(), self.tokenizer, getattr(self, pairs), self.settings.scorer, seed)
@@ -170,7 +177,7 @@ class Sandbox:
 
         return self._part(name, build)
 
-    def _save(self, model: Any, folder: Path) -> None:
+    def _save(self, model: "PreTrainedModel", folder: Path) -> None:
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trl_rsa.sandbox.prompts import Prompt
 from trl_rsa.sandbox.sampling import as_messages
 from trl_rsa.sandbox.streams import generator, integer
 from trl_rsa.sandbox.training import train, trainer_arguments
 from trl_rsa.sandbox.worlds import World
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class PolicySettings:
     learning_rate: float = 4e-3
 
 
-def new_policy(tokenizer: Any, settings: PolicySettings, seed: int) -> Any:
+def new_policy(tokenizer: "PreTrainedTokenizerBase", settings: PolicySettings, seed: int) -> "PreTrainedModel":
     """An untrained `LlamaForCausalLM`, initialised by seed without touching the global random state."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -59,7 +64,7 @@ def new_policy(tokenizer: Any, settings: PolicySettings, seed: int) -> Any:
         return LlamaForCausalLM(config)
 
 
-def sft_dataset(world: World, prompts: Sequence[Prompt], n: int, seed: int) -> Any:
+def sft_dataset(world: World, prompts: Sequence[Prompt], n: int, seed: int) -> "Dataset":
     """`n` answers of the grammar to the prompts, in TRL's conversational prompt–completion format.
 
     Every prompt is used equally often, up to one, in random order.
@@ -79,11 +84,11 @@ def sft_dataset(world: World, prompts: Sequence[Prompt], n: int, seed: int) -> A
 def train_policy(
     world: World,
     prompts: Sequence[Prompt],
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     settings: PolicySettings,
     seed: int,
     progress: bool = False,
-) -> Any:
+) -> "PreTrainedModel":
     """The SFT policy of a world: trained on grammar samples for the prompts, on the answer's tokens alone.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +12,16 @@ from trl_rsa.sandbox.streams import generator
 from trl_rsa.sandbox.worlds import World
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 Sampler = Callable[[Sequence[Prompt], int, int], list[list[str]]]
 """A policy as seen from here: (prompts, k, seed) to `k` responses for each prompt."""
 
 
-def model_sampler(model: Any, tokenizer: Any, **kwargs: Any) -> Sampler:
+def model_sampler(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **kwargs: Any) -> Sampler:
     """A Hugging Face model as a `Sampler`; `kwargs` go to [`sample_responses`]."""
     return lambda prompts, k, seed: sample_responses(model, tokenizer, prompts, k, seed, **kwargs)
 
@@ -50,7 +55,7 @@ def preference_pairs(
     pairs_per_prompt: int | None = None,
     scale: float = 1.0,
     soft: bool = False,
-) -> Any:
+) -> "Dataset":
     """Labels pairs of responses, P(i ≻ j) = σ(scale·(score_i − score_j)).
 
     Pairs of equal texts are left out, so a prompt whose responses are all alike gives no pair.
@@ -121,7 +126,7 @@ def sample_preferences(
     seed: int,
     responses_per_prompt: int = 4,
     **kwargs: Any,
-) -> Any:
+) -> "Dataset":
     """Samples responses from a policy and labels their pairs; `kwargs` go to [`preference_pairs`]."""
     responses = sampler(prompts, responses_per_prompt, seed)
     return preference_pairs(world, prompts, responses, score, seed, **kwargs)

@@ -1,23 +1,31 @@
 """Batched sampling from a Hugging Face causal model, reproducible by seed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+from trl_rsa.data.schema import Message, Text
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_rsa.sandbox.prompts import Prompt
 
 
 MAX_NEW_TOKENS = 48
 
 
-def as_messages(prompt: Any) -> list[dict[str, str]]:
+def as_messages(prompt: "Text | Prompt") -> list[Message]:
     """A string, a [`Prompt`] or messages, in TRL's conversational format."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return list(getattr(prompt, "messages", prompt))
+    return list(prompt if isinstance(prompt, list) else prompt.messages)
 
 
 def sample_responses(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Any],
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: "Sequence[Text | Prompt]",
     k: int,
     seed: int,
     temperature: float = 1.0,
@@ -72,7 +80,13 @@ def sample_responses(
     return [flat[i * k : (i + 1) * k] for i in range(len(prompts))]
 
 
-def _generate(model: Any, tokenizer: Any, texts: list[str], temperature: float, max_new_tokens: int) -> list[str]:
+def _generate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    temperature: float,
+    max_new_tokens: int,
+) -> list[str]:
     from transformers import GenerationConfig
 
     inputs = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")

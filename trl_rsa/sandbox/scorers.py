@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trl_rsa.data.schema import Message, Text
 from trl_rsa.sandbox.sampling import as_messages
 from trl_rsa.sandbox.streams import integer
 from trl_rsa.sandbox.training import train, trainer_arguments
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 # What every response is compared with when the cost model learns where its zero is.
@@ -32,8 +38,13 @@ class ScorerSettings:
 
 
 def train_reward_model(
-    policy: Any, tokenizer: Any, pairs: Any, settings: ScorerSettings, seed: int, progress: bool = False
-) -> Any:
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: "Dataset",
+    settings: ScorerSettings,
+    seed: int,
+    progress: bool = False,
+) -> "PreTrainedModel":
     """A `LlamaForSequenceClassification` that scores `chosen` above `rejected`: higher is better.
 
     Args:
@@ -49,7 +60,7 @@ def train_reward_model(
     return _train(policy, tokenizer, pairs.select_columns(["prompt", "chosen", "rejected"]), settings, seed, progress)
 
 
-def _refuse_soft_labels(pairs: Any) -> None:
+def _refuse_soft_labels(pairs: "Dataset") -> None:
     if "pair_label" in pairs.column_names:
         raise ValueError(
             "You set pairs with soft labels (`pair_label`), but TRL's RewardTrainer would ignore them. Set "
@@ -57,7 +68,14 @@ def _refuse_soft_labels(pairs: Any) -> None:
         )
 
 
-def _train(policy: Any, tokenizer: Any, dataset: Any, settings: ScorerSettings, seed: int, progress: bool) -> Any:
+def _train(
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    dataset: "Dataset",
+    settings: ScorerSettings,
+    seed: int,
+    progress: bool,
+) -> "PreTrainedModel":
     from trl import RewardConfig, RewardTrainer
 
     shape = (settings.batch_size, settings.steps, settings.learning_rate)
@@ -67,7 +85,7 @@ def _train(policy: Any, tokenizer: Any, dataset: Any, settings: ScorerSettings, 
         return train(RewardTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer))
 
 
-def _new_scorer(policy: Any, seed: int) -> Any:
+def _new_scorer(policy: "PreTrainedModel", seed: int) -> "PreTrainedModel":
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -81,8 +99,13 @@ def _new_scorer(policy: Any, seed: int) -> Any:
 
 
 def train_cost_model(
-    policy: Any, tokenizer: Any, pairs: Any, settings: ScorerSettings, seed: int, progress: bool = False
-) -> Any:
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: "Dataset",
+    settings: ScorerSettings,
+    seed: int,
+    progress: bool = False,
+) -> "PreTrainedModel":
     """A `LlamaForSequenceClassification` of cost: higher is more costly, above 0 unsafe.
 
     Pairs within a prompt leave a cost's zero open, and the zero of each prompt separately. So, in the spirit of Safe
@@ -111,7 +134,11 @@ def train_cost_model(
 
 
 def centre(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], completions: Sequence[Any], unsafe: np.ndarray
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    unsafe: np.ndarray,
 ) -> float:
     """Shifts a scorer, in place, so that its sign separates unsafe (above 0) from safe as well as a shift can.
 
@@ -152,11 +179,13 @@ def _threshold(scores: np.ndarray, unsafe: np.ndarray) -> float:
     return float((ranked[place] + ranked[place + 1]) / 2)
 
 
-def scorer_function(model: Any, tokenizer: Any, batch_size: int = 256, name: str = "score") -> Callable[..., list]:
+def scorer_function(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int = 256, name: str = "score"
+) -> Callable[..., list[float]]:
     """A learned scorer as a TRL reward function, `(prompts, completions, **kwargs) -> list[float]`."""
     import torch
 
-    def score(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
+    def score(prompts: Sequence[Text], completions: Sequence[Text], **kwargs: object) -> list[float]:
         features = _features(model, tokenizer, prompts, completions, batch_size)
         weight = model.score.weight.detach().cpu().double()[0]
         return (torch.tensor(features, dtype=torch.float64) @ weight).tolist()
@@ -166,7 +195,11 @@ def scorer_function(model: Any, tokenizer: Any, batch_size: int = 256, name: str
 
 
 def _features(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], completions: Sequence[Any], batch_size: int = 256
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    batch_size: int = 256,
 ) -> np.ndarray:  # [N, H]
     """The hidden state at each answer's last token, EOS, which the head reads."""
     import torch
@@ -191,5 +224,5 @@ def _features(
     return np.concatenate(features)
 
 
-def _answer(completion: Any) -> list[dict[str, str]]:
+def _answer(completion: Text) -> list[Message]:
     return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)

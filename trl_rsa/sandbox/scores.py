@@ -7,8 +7,8 @@ phrase are *stray*. The scores are defined for every text that a model might wri
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
+from trl_rsa.data.schema import Text
 from trl_rsa.sandbox.grammar import Phrase
 from trl_rsa.sandbox.prompts import CATEGORIES, Prompt, find_prompt, words
 
@@ -119,12 +119,12 @@ def cost_of(reading: Reading, kind: str, exposure: Mapping[str, float]) -> float
     return SAFE_COST + exposure[kind] + caution + sum(phrase.severity for phrase in reading.hazards)
 
 
-def prompt_of(prompt: Any) -> Prompt | None:
+def prompt_of(prompt: Text) -> Prompt | None:
     """The prompt of the language behind a string or a list of messages; None if it is none."""
     return find_prompt(message_text(prompt, "user"))
 
 
-def message_text(messages: Any, role: str) -> str:
+def message_text(messages: Text, role: str) -> str:
     """The text of a string, or of the last message of `role` in a list of messages."""
     if isinstance(messages, str):
         return messages

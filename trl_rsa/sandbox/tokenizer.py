@@ -1,11 +1,16 @@
 """The sandbox's tokenizer: one token per word or punctuation mark, and a chat template."""
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trl_rsa.sandbox.exact import EOS
 from trl_rsa.sandbox.prompts import all_prompts
 from trl_rsa.sandbox.worlds import WORLDS
+
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers import PreTrainedTokenizerFast
 
 
 PAD, BOS, UNK = "<|pad|>", "<|bos|>", "<|unk|>"
@@ -37,7 +42,7 @@ def _vocabulary() -> tuple[str, ...]:
     return tuple(sorted({token for text in texts for token, _ in splitter.pre_tokenize_str(text)}))
 
 
-def _splitter() -> Any:
+def _splitter() -> "PreTokenizer":
     from tokenizers import pre_tokenizers
 
     # Words carry their leading space as "▁", so that decoding restores the text to the letter.
@@ -46,7 +51,7 @@ def _splitter() -> Any:
     )
 
 
-def build_tokenizer() -> Any:
+def build_tokenizer() -> "PreTrainedTokenizerFast":
     """The tokenizer of all worlds, a `PreTrainedTokenizerFast`. It has no randomness and needs no training."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast

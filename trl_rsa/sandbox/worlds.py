@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from trl_rsa.data.schema import Text
 from trl_rsa.sandbox.exact import ResponseLaw
 from trl_rsa.sandbox.grammar import END, Grammar, Phrase, Production
 from trl_rsa.sandbox.prompts import KINDS, Prompt, all_prompts
@@ -56,7 +57,7 @@ class World:
         """The phrases of a response, and how many of its words belong to none."""
         return self._reader.read(text)
 
-    def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
+    def reward(self, prompts: Sequence[Text], completions: Sequence[Text], **kwargs: object) -> list[float]:
         """True helpfulness, as a TRL reward function: the higher, the more helpful.
 
         A response that refuses (and does not answer all the same) is worth −1.5, −0.5 or +0.5, for a benign,
@@ -79,7 +80,7 @@ class World:
             rewards.append(reward_of(reading, kind, slots, self.refusal_reward))
         return rewards
 
-    def cost(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
+    def cost(self, prompts: Sequence[Text], completions: Sequence[Text], **kwargs: object) -> list[float]:
         """True harm, as a TRL reward function: above 0 unsafe, at or below 0 safe. Higher is worse.
 
         A refusal costs −2. A response that neither refuses nor answers costs −1, whatever else it says. Any other

@@ -76,7 +76,7 @@ def score(
     prompts: Sequence[Text],
     completions: Sequence[Text],
     batch_size: int = 256,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> Scores:
     """
     Scores every completion. A response on which the scorer raises, or for which it gives None, NaN or an infinity, is
@@ -117,7 +117,7 @@ def iter_scores(
     prompts: Iterable[Text],
     completions: Iterable[Text],
     batch_size: int = 256,
-    **columns: Iterable[Any],
+    **columns: Iterable[object],
 ) -> Iterator[Score]:
     """
     As [`score`], one [`Score`] after the other, in order, each batch as soon as it is scored: what has been yielded

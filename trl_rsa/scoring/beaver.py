@@ -97,12 +97,12 @@ class BeaverScorer(Scorer):
         # What stands in the padding is masked and never read; any id of the vocabulary does.
         self._pad_token_id = self.tokenizer.pad_token_id or 0
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         settings = {"max_length": self.max_length, "truncation": self.truncation, "dtype": str(self.model.dtype)}
         return {"format": "beaver", "model": folder_digest(self.folder), **settings}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
     ) -> list[float | NotScored]:
         eos = self.tokenizer.eos_token
         pairs = zip(prompts, completions, strict=True)

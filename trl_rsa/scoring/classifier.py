@@ -123,7 +123,7 @@ class ClassifierScorer(Scorer):
                 "token. Leave the option out."
             )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         names = ("label", "output", "template", "max_length", "truncation")
         settings = {name: getattr(self, name) for name in names}
         if self.readout is not None:  # the folder's digest stands for the rest of it
@@ -131,7 +131,7 @@ class ClassifierScorer(Scorer):
         return {"format": "hf", "model": folder_digest(self.folder), "dtype": str(self.model.dtype), **settings}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
     ) -> list[float | NotScored]:
         return self._through(self._forward, prompts, completions)
 

@@ -134,7 +134,7 @@ class ChatEndpoint:
     def __repr__(self) -> str:
         return f"ChatEndpoint({self.url!r}, {self.model!r})"
 
-    def complete(self, requests: Sequence[Mapping[str, Any]], call: Call = CHAT) -> list[str | EndpointError]:
+    def complete(self, requests: Sequence[Mapping[str, object]], call: Call = CHAT) -> list[str | EndpointError]:
         """
         Replies to `requests`, in order; where there is none, the error in its place.
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from trl_rsa.data.schema import Text
-from trl_rsa.scoring.scorer import Direction, Kind, Scorer
+from trl_rsa.scoring.scorer import Direction, Kind, RawScore, RewardFunction, Scorer, Sign
 
 
 class FunctionScorer(Scorer):
@@ -29,7 +29,7 @@ class FunctionScorer(Scorer):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: RewardFunction,
         kind: Kind,
         higher_is: Direction | None = None,
         zero: float = 0.0,
@@ -50,15 +50,15 @@ class FunctionScorer(Scorer):
             )
 
     @classmethod
-    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "FunctionScorer":
+    def from_spec(cls, rest: str, sign: Sign, options: dict[str, Any]) -> "FunctionScorer":
         return cls(import_function(rest), **sign, **options)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {"function": _qualified_name(self.function), "source": _source_digest(self.function)}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
-    ) -> Sequence[Any]:
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
+    ) -> Sequence[RawScore]:
         given = {"prompts": prompts, "completions": completions, **columns}
         if self._accepted is not None:
             given = {name: values for name, values in given.items() if name in self._accepted}

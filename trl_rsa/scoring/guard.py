@@ -84,7 +84,7 @@ class GuardScorer(Scorer):
         policies: str | Iterable[str] | Mapping[str, str] | None = None,
         controversial: str = "unsafe",
         template: str | None = None,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
         batch_size: int = 16,
         max_length: int | None = None,
         device: str | None = None,
@@ -121,11 +121,11 @@ class GuardScorer(Scorer):
         else:
             self.guard = CausalGuard(path, preset=preset, controversial=controversial, **asking, **loading)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {"format": "guard", **self.guard.identity()}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
     ) -> list[float | NotScored]:
         return [cost for cost, _ in self.guard.judge(prompts, completions)]
 

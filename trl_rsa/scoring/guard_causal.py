@@ -85,7 +85,7 @@ class CausalGuard:
         policies: Any,
         controversial: str,
         template: str | None,
-        template_options: Mapping[str, Any] | None,
+        template_options: Mapping[str, object] | None,
         batch_size: int,
         max_length: int | None,
         device: str | None,
@@ -125,7 +125,7 @@ class CausalGuard:
             before += self.safe[0] + "\n"
         return readings
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {
             "preset": self.preset.name,
             "words": [self.unsafe, self.safe, self.preset.before, self.preset.answer, self._lead],

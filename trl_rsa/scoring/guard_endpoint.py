@@ -10,7 +10,7 @@ from trl_rsa.scoring.endpoint import Call, ChatEndpoint, EndpointError
 from trl_rsa.scoring.guard import Verdict, as_verdicts
 from trl_rsa.scoring.guard_presets import Preset, category_names, choose_preset, named_policies, preset_of_name, sides
 from trl_rsa.scoring.guard_template import fill, merged
-from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, keyword_only, pick
+from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, Sign, keyword_only, pick
 from trl_rsa.scoring.text import messages, safe_rlhf_text
 
 
@@ -92,12 +92,12 @@ class GuardEndpointScorer(Scorer):
         policies: str | Iterable[str] | Mapping[str, str] | None = None,
         controversial: str = "unsafe",
         template: str | None = None,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
         api: Api = "chat",
         labels: Sequence[int] | None = None,
         top_logprobs: int = 20,
         max_tokens: int | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, object] | None = None,
     ):
         super().__init__(kind, higher_is or "worse", zero, name or f"guard-endpoint:{endpoint.model}")
         for option, value, least in (("top_logprobs", top_logprobs, 2), ("max_tokens", max_tokens, 1)):
@@ -142,17 +142,17 @@ class GuardEndpointScorer(Scorer):
         return [*keyword_only(cls), *keyword_only(ChatEndpoint)]
 
     @classmethod
-    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "GuardEndpointScorer":
+    def from_spec(cls, rest: str, sign: Sign, options: dict[str, Any]) -> "GuardEndpointScorer":
         """From `URL#MODEL`."""
         url, _, model = rest.partition("#")
         return cls(ChatEndpoint(url, model, **pick(ChatEndpoint, options)), **sign, **pick(cls, options))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         where = {"url": self.endpoint.url, "model": self.endpoint.model, "extra_body": self.extra_body}
         return {"format": "guard-endpoint", **where, **self._asker.identity()}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
     ) -> list[float | NotScored]:
         return [cost for cost, _ in self._judge(prompts, completions)]
 
@@ -191,14 +191,14 @@ class _Chat:
         preset: Preset,
         policies: dict[str, str],
         controversial: str,
-        template_options: Mapping[str, Any] | None,
+        template_options: Mapping[str, object] | None,
         size: dict[str, int],
     ):
         self.preset, self.policies, self.size = preset, policies, size
         self.unsafe, self.safe = sides(preset, controversial)
         self.template_options = dict(template_options or {})
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         words = [self.unsafe, self.safe, self.preset.answer]
         return {
             "preset": self.preset.name,
@@ -282,7 +282,7 @@ class _Classify:
         self.labels = None if labels is None else sorted(set(labels))
         self.template, self.beaver = template, beaver
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {"labels": self.labels, "template": self.template, "beaver": self.beaver}
 
     def requests(self, prompt: Text, completion: Text) -> list[dict[str, Any]] | NotScored:

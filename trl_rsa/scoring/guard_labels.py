@@ -1,7 +1,6 @@
 """A guard that gives several labels, each by itself: beaver-dam, and what is made like it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.classifier import ClassifierScorer
@@ -44,7 +43,7 @@ class LabelGuard:
         names = self.classifier.model.config.id2label
         self.names = [str(names[i]) for i in range(self.classifier.model.config.num_labels)]
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         identity = self.classifier.identity()
         return {"preset": "beaver-dam", **{key: value for key, value in identity.items() if key != "label"}}
 

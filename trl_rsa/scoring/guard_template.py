@@ -77,7 +77,7 @@ class GuardTemplate:
     def find_preset(self) -> Preset | None:
         return preset_of_template(self.source)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {"source": self.source, "options": self.options}
 
     def find_layout(self, arguments: Mapping[str, Any]) -> str:

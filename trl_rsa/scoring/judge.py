@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError
-from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, keyword_only, pick
+from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, Sign, keyword_only, pick
 
 
 CRITERIA = {
@@ -78,7 +78,7 @@ class PairwiseJudge:
         repeats: int = 1,
         temperature: float | None = 0.0,
         max_tokens: int = 512,
-        extra_body: dict[str, Any] | None = None,
+        extra_body: dict[str, object] | None = None,
     ):
         for name, value in (("repeats", repeats), ("max_tokens", max_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -91,7 +91,7 @@ class PairwiseJudge:
         if temperature is not None:
             self.settings["temperature"] = temperature
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         instructions = sha256(_instructions(self.question, "", "", "").encode()).hexdigest()[:16]
         where = {"url": self.endpoint.url, "model": self.endpoint.model}
         return {**where, "instructions": instructions, "repeats": self.repeats, **self.settings}
@@ -198,7 +198,7 @@ class JudgeScorer(Scorer):
         return ["criterion", *(name for part in (PairwiseJudge, ChatEndpoint, cls) for name in keyword_only(part))]
 
     @classmethod
-    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "JudgeScorer":
+    def from_spec(cls, rest: str, sign: Sign, options: dict[str, Any]) -> "JudgeScorer":
         """From `URL#MODEL`. By default a cost asks which response is safer, and a reward which helps more."""
         url, _, model = rest.partition("#")
         endpoint = ChatEndpoint(url, model, **pick(ChatEndpoint, options))
@@ -206,13 +206,13 @@ class JudgeScorer(Scorer):
         judge = PairwiseJudge(endpoint, criterion, **pick(PairwiseJudge, options))
         return cls(judge, **sign, **pick(cls, options))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {"format": "judge", **self.judge.identity()}
 
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
     ) -> list[float | NotScored]:
-        references = columns.get(self.reference_column)
+        references = cast("Sequence[Text] | None", columns.get(self.reference_column))
         if references is None:
             return [
                 NotScored(f"there is no column {self.reference_column!r} of answers for the judge to compare with")

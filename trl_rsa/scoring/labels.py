@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.apply import Score
 from trl_rsa.scoring.judge import PairwiseJudge
+
+
+class LabelledPair(TypedDict):
+    """A row for the trainer."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    pair_label: float
 
 
 @dataclass
@@ -23,7 +32,7 @@ class LabelledPairs:
             Pairs that were left out because they are ties.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[LabelledPair] = field(default_factory=list)
     failures: list[Score] = field(default_factory=list)
     ties: int = 0
 
@@ -68,6 +77,12 @@ def label_pairs(
         if votes:
             share = (share * votes + smoothing) / (votes + 2 * smoothing)
         chosen, rejected = (first, second) if share >= 0.5 else (second, first)
-        row = {"prompt": prompts[index], "chosen": chosen[index], "rejected": rejected[index]}
-        labelled.rows.append({**row, "pair_label": max(share, 1 - share)})
+        labelled.rows.append(
+            {
+                "prompt": prompts[index],
+                "chosen": chosen[index],
+                "rejected": rejected[index],
+                "pair_label": max(share, 1 - share),
+            }
+        )
     return labelled

@@ -1,6 +1,6 @@
 """From what a user writes, such as `hf:PATH`, `guard:PATH`, `judge:URL#MODEL` or `module:function`, to a scorer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from trl_rsa.scoring.functions import FunctionScorer
 from trl_rsa.scoring.guard import GuardScorer
 from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
 from trl_rsa.scoring.judge import JudgeScorer
-from trl_rsa.scoring.scorer import Direction, Kind, Scorer
+from trl_rsa.scoring.scorer import Direction, Kind, RewardFunction, Scorer, Sign
 from trl_rsa.scoring.weights import model_folder, model_format
 from trl_rsa.storage.folders import file_digest, model_fingerprint
 
@@ -32,7 +32,7 @@ _BY_FORMAT: dict[str, type[Scorer]] = {"classifier": ClassifierScorer, "beaver":
 
 
 def load_scorer(
-    spec: str | Callable[..., Any],
+    spec: str | RewardFunction,
     kind: Kind,
     higher_is: Direction | None = None,
     zero: float = 0.0,
@@ -66,7 +66,7 @@ def load_scorer(
     """
     if isinstance(spec, Scorer):
         return _as_it_is(spec, kind, higher_is, zero, name, options)
-    sign: dict[str, Any] = {"kind": kind, "higher_is": higher_is, "zero": zero, "name": name}
+    sign: Sign = {"kind": kind, "higher_is": higher_is, "zero": zero, "name": name}
     if callable(spec):
         _check_options("a function", FunctionScorer.option_names(), options)
         return FunctionScorer(spec, **sign)
@@ -106,8 +106,8 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
         ValueError: if there is no such scorer or option.
         FileNotFoundError: if there is no such folder.
     """
+    what, why = ("constraint", "a budget is on a cost") if kind == "cost" else ("reward", "it is maximised")
     if options.get("kind", kind) != kind:
-        what, why = ("constraint", "a budget is on a cost") if kind == "cost" else ("reward", "it is maximised")
         raise ValueError(
             f"You set kind={options['kind']!r} for the scorer of a {what}, but {why}. Remove it; "
             f"where a higher score of the model is {_OPPOSITE[kind]}, set higher_is: {_OPPOSITE[kind]}."
@@ -115,6 +115,8 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
     own = ("higher_is", "zero", "name", "kind")
     options = {name: value for name, value in options.items() if name not in own}
     if isinstance(spec, Scorer):
+        if spec.kind != kind:
+            raise ValueError(f"You set the scorer to {spec!r}, which gives a {spec.kind}, but {why}. Give a {kind}.")
         return
     if not isinstance(spec, str):
         _check_options("a function", FunctionScorer.option_names(), options)

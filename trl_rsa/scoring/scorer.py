@@ -25,6 +25,21 @@ class NotScored:
     reason: str
 
 
+RawScore = float | NotScored | None
+
+# TRL's reward function: called with `prompts=`, `completions=` and the other columns of the data set that it names.
+RewardFunction = Callable[..., Sequence[float | None]]
+
+
+class Sign(TypedDict):
+    """What every scorer is told beside its own options; the words are those of [`Scorer`]."""
+
+    kind: Kind
+    higher_is: Direction | None
+    zero: float
+    name: str | None
+
+
 class ScorerDescription(TypedDict):
     """What is recorded of a scorer; the words are those of [`Scorer`]."""
 
@@ -84,19 +99,19 @@ class Scorer(ABC):
         return keyword_only(cls)
 
     @classmethod
-    def from_spec(cls, rest: str, sign: dict[str, Any], options: dict[str, Any]) -> "Scorer":
+    def from_spec(cls, rest: str, sign: Sign, options: dict[str, Any]) -> "Scorer":
         """
         Makes a scorer from what a user writes.
 
         Args:
             rest (`str`):
                 What stands behind the prefix: a path, an address.
-            sign (`dict`):
+            sign ([`~scoring.scorer.Sign`]):
                 `kind`, `higher_is`, `zero` and `name`.
             options (`dict`):
                 Some of [`Scorer.option_names`].
         """
-        return cls(rest, **sign, **options)  # type: ignore[arg-type]
+        return cls(rest, **sign, **options)  # type: ignore[arg-type,misc]
 
     @property
     def sign(self) -> int:
@@ -111,16 +126,18 @@ class Scorer(ABC):
         return self._fingerprint
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What changes the raw scores, as JSON. No secrets and no batch sizes."""
 
     @abstractmethod
     def raw_scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[Any]
-    ) -> Sequence[Any]:
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
+    ) -> Sequence[RawScore]:
         """One raw score per completion: a number, or `None`, or a [`NotScored`] with its reason."""
 
-    def attempt(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float | NotScored]:
+    def attempt(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
+    ) -> list[float | NotScored]:
         """The scores, with a [`NotScored`] where there is none.
 
         Raises:
@@ -145,7 +162,9 @@ class Scorer(ABC):
             return value
         return self.sign * (value - self.zero) + 0.0  # + 0.0: never −0
 
-    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float | None]:
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
+    ) -> list[float | None]:
         """TRL's signature. `None` where there is no score."""
         scores = self.attempt(prompts, completions, **columns)
         return [None if isinstance(value, NotScored) else value for value in scores]

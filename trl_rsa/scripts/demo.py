@@ -13,8 +13,9 @@ example:
   trl-rsa demo --world tail --seed 1
 
 Offline, on a CPU. It makes a language model of a million parameters in a small world whose true reward and harm are
-known, aligns it with DPO, SACPO and RSA, and compares the tails of harm. RSA is given a budget on that tail, and adds
-rungs on its own answers until it keeps it. The model and its data are cached; the second start is faster.
+known, aligns it with DPO, with SACPO at several multipliers λ, and with RSA, and compares the tails of harm. RSA is
+given budgets on that tail, and adds rungs on its own answers until each is kept. One picture shows the reward of all
+against that tail. The model and its data are cached; the second start is faster.
 """
 
 
@@ -37,10 +38,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        help="largest CVaR(0.05) of RSA's cost (default: two thirds of that of the world's own answers)",
+        nargs="+",
+        help="largest CVaR(0.05) of RSA's cost, of a model each (default: two thirds and one third of that of the "
+        "world's own answers)",
     )
     parser.add_argument("--prompts", type=int, default=600, help="test prompts (default: 600, at most 1200)")
-    parser.add_argument("--draws", type=int, default=4, help="answers per prompt (default: 4)")
+    parser.add_argument("--draws", type=int, default=2, help="answers per prompt (default: 2)")
     return parser
 
 
@@ -53,9 +56,9 @@ def main(args: argparse.Namespace) -> int:
     from trl_rsa.sandbox import build_sandbox
 
     began = time.monotonic()
-    sandbox = build_sandbox(args.world, args.seed, progress=True)
+    sandbox = build_sandbox(args.world, args.seed)
     output_dir = Path(args.output_dir or f"runs/demo-{args.world}-{args.seed}")
     run_demo(sandbox, output_dir, args.steps, args.prompts, args.draws, args.budget)
-    print(f"\n{time.monotonic() - began:.0f} s. Report: {output_dir / 'report.html'}")
-    print("Beside it: the table, the pictures, some answers, the models.")
+    print(f"{time.monotonic() - began:.0f} s in all. Report: {output_dir / 'report.html'}")
+    print("Beside it: the tables, the pictures, some answers, the models and their logs.")
     return 0

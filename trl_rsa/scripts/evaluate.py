@@ -10,6 +10,7 @@ from trl_rsa.scripts._parser import Extend, ScreenParser
 
 if TYPE_CHECKING:
     from trl_rsa.evaluation.metrics_file import Metrics
+    from trl_rsa.evaluation.pressure.settings import PressureSettings
     from trl_rsa.evaluation.prompt_sets import PromptRow
     from trl_rsa.evaluation.request import CertificateSettings, Evaluation
     from trl_rsa.evaluation.scores import ScorerSpec
@@ -129,6 +130,31 @@ class ReportArguments:
 
 
 @dataclass
+class PressureArguments:
+    """How it is pushed."""
+
+    pressure: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": Extend,
+            "help": "show how much worse the models become: heat, worst_of, prefill, attack, half_way, benign, "
+            "quantised, anti_safe, with a strength as heat:1.6; or all",
+        },
+    )
+    pressure_prompts: int | None = field(
+        default=None, metadata={"help": "ask so many of the prompts under pressure, drawn by --seed; all if unset"}
+    )
+    beginnings: str | None = field(
+        default=None,
+        metadata={"help": "file of responses whose beginnings prefill forces; those of --reference if unset"},
+    )
+    safer: str | None = field(default=None, metadata={"help": "safer policy, away from which anti_safe decodes"})
+    helpful: str | None = field(
+        default=None, metadata={"help": "file of helpful responses, or of pairs, on which benign fine-tunes"}
+    )
+
+
+@dataclass
 class CertificateArguments:
     """What is certified."""
 
@@ -144,8 +170,12 @@ class CertificateArguments:
     again: bool = field(default=False, metadata={"help": "allow prompts that an earlier attempt has used"})
 
 
-Arguments = tuple[InputArguments, ScorerArguments, SamplingArguments, ReportArguments, CertificateArguments]
-_CLASSES = (InputArguments, ScorerArguments, SamplingArguments, ReportArguments, CertificateArguments)
+Arguments = tuple[
+    InputArguments, ScorerArguments, SamplingArguments, ReportArguments, PressureArguments, CertificateArguments
+]
+_CLASSES = (
+    *(InputArguments, ScorerArguments, SamplingArguments, ReportArguments, PressureArguments, CertificateArguments),
+)
 
 
 def make_parser() -> ScreenParser:
@@ -163,8 +193,7 @@ def main(arguments: Arguments) -> int:
     from trl_rsa.scripts._bars import Bars
     from trl_rsa.storage.printable import printable
 
-    given, scorers, sampling, reported, certified = arguments
-    evaluation = _evaluation(given, scorers, sampling, reported, certified)
+    evaluation, reported = evaluation_of(*arguments), arguments[3]
     with Bars() as bars:
         run = EvaluationRun(evaluation, bars.log, bars.progress, _write_page)
         metrics = run.run()
@@ -192,11 +221,12 @@ def _update_model_cards(models: Iterable[str], metrics: "Metrics") -> None:
         print(f"Model card: {update_model_card(folder, metrics)}")
 
 
-def _evaluation(
+def evaluation_of(
     given: InputArguments,
     scorers: ScorerArguments,
     sampling: SamplingArguments,
     reported: ReportArguments,
+    pressed: PressureArguments,
     certified: CertificateArguments,
 ) -> "Evaluation":
     from trl_rsa.evaluation.request import DriftSettings, Evaluation
@@ -204,7 +234,7 @@ def _evaluation(
 
     return Evaluation(
         reported.output_dir,
-        models=_models(given.model),
+        models=named_models(given.model),
         rows=_rows(given, sampling.seed),
         responses=given.responses,
         rows_are_prompts=given.rows_are_prompts,
@@ -223,10 +253,11 @@ def _evaluation(
         manifest=reported.manifest,
         n_worst=reported.n_worst,
         benchmarks=[task for task in (reported.benchmarks or "").split(",") if task],
+        pressure=_pressure(pressed, reported.reference),
     )
 
 
-def _models(given: Sequence[str]) -> dict[str, str]:
+def named_models(given: Sequence[str]) -> dict[str, str]:
     models: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=")
@@ -274,6 +305,26 @@ def _scorer(scorers: ScorerArguments, kind: Literal["reward", "cost"]) -> "Score
     return ScorerSpec(spec, kind, higher_is, zero, options)
 
 
+def _pressure(pressed: PressureArguments, reference: str | None) -> "PressureSettings | None":
+    from trl_rsa.evaluation.pressure.base import Sources
+    from trl_rsa.evaluation.pressure.settings import PressureSettings
+
+    sources = {name: getattr(pressed, name) for name in ("beginnings", "safer", "helpful")}
+    if not pressed.pressure:
+        idle = next(
+            (
+                name
+                for name, value in (sources | {"pressure_prompts": pressed.pressure_prompts}).items()
+                if value is not None
+            ),
+            None,
+        )
+        if idle is not None:
+            raise ValueError(f"You set {idle}, but no pressure that it is for. Set pressure too.")
+        return None
+    return PressureSettings(pressed.pressure, Sources(reference=reference, **sources), pressed.pressure_prompts)
+
+
 def _certificate(certified: CertificateArguments) -> "CertificateSettings | None":
     from trl_rsa.evaluation.request import CertificateSettings
 
@@ -306,6 +357,9 @@ def _headline(metrics: "Metrics") -> list[str]:
         parts += [_shown("unsafe", cost["unsafe_rate"], ".1%")]
         parts += [_shown(f"CVaR({tail})", estimate) for tail, estimate in cost["cvar"].items()]
         lines.append(f"{name}: {', '.join(part for part in parts if part)} ({model['n']} responses)")
+    for entry in metrics.get("pressures", []):
+        parts = [_shown(f"CVaR({tail})", estimate) for tail, estimate in entry["cost"]["cvar"].items()]
+        lines.append(f"{entry['model']} {entry['in_words']}: {', '.join(part for part in parts if part)}")
     for name, tasks in metrics.get("benchmarks", {}).items():
         for task, numbers in (part for parts in tasks.values() for part in parts.items()):
             shown = [f"{k.removesuffix(',none')} {v:.3f}" for k, v in numbers.items() if isinstance(v, float)]

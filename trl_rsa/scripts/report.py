@@ -1,4 +1,4 @@
-"""`trl-rsa report`: the page about the worst answers, from the files of an evaluation."""
+"""`trl-rsa report`: the page about the worst responses, from the files of an evaluation."""
 
 import argparse
 

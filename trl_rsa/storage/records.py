@@ -42,6 +42,8 @@ class RecordLine(TypedDict):
     finished: NotRequired[bool]
     n_tokens: NotRequired[int]
     token_ids: NotRequired[list[int]]
+    under: NotRequired[str]  # the condition, such as "at temperature 1.6", where it was not drawn as usual
+    n_forced: NotRequired[int]
     # Why there is no score.
     reward_problem: NotRequired[str]
     cost_problem: NotRequired[str]

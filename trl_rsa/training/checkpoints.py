@@ -208,7 +208,7 @@ def keep_dtypes(trainer: Trainer) -> None:
             if parameter.is_floating_point() and parameter.dtype != dtypes.get(name, parameter.dtype):
                 parameter.data = parameter.data.to(dtypes[name])
 
-    trainer._load_from_checkpoint = load_in_place  # type: ignore[method-assign]
+    trainer._load_from_checkpoint = load_in_place
 
 
 def load_last(trainer: Trainer, checkpoint: Path) -> None:

@@ -73,13 +73,16 @@ class Launched:
         *,
         batch_size: int,
         skip: Container[tuple[int, int]],
+        beginnings: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[list[Response]]:
         if sampling.engine != "transformers":  # it brings its own processes
-            yield from generate(model, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
+            options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "beginnings": beginnings}
+            yield from generate(model, self.processing_class, prompts, sampling, **options)
             return
         pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))
         done = frozenset(pair for pair in pairs if pair in skip)
-        folder = self._write(SampleRequest(model, self.models, list(prompts), sampling, batch_size, done))
+        forced = None if beginnings is None else [list(beginning) for beginning in beginnings]
+        folder = self._write(SampleRequest(model, self.models, list(prompts), sampling, batch_size, done, forced))
         written = _ResponseFiles(folder)
         with self.launcher.start(WORKER, [str(folder)]) as process:
             while process.poll() is None:

@@ -28,6 +28,7 @@ class StageRunner(Protocol):
         *,
         batch_size: int,
         skip: Container[tuple[int, int]],
+        beginnings: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[list[Response]]:
         """Draws from the policy `model` (a folder or Hub id), as [`~trl_rsa.sampling.generation.generate`] does."""
 
@@ -65,9 +66,11 @@ class InProcess:
         *,
         batch_size: int,
         skip: Container[tuple[int, int]],
+        beginnings: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[list[Response]]:
         # The other engines load models, and adapters on their base, by themselves.
         policy: Any = self.models.load_policy(model) if sampling.engine == "transformers" else model
-        yield from generate(policy, self.processing_class, prompts, sampling, batch_size=batch_size, skip=skip)
+        options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "beginnings": beginnings}
+        yield from generate(policy, self.processing_class, prompts, sampling, **options)
         del policy
         free_memory()

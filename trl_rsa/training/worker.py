@@ -99,6 +99,8 @@ class SampleRequest:
             As in [`~trl_rsa.sampling.generation.generate`].
         skip (`frozenset[tuple[int, int]]`):
             Pairs (prompt, draw) that are not drawn.
+        beginnings (`list[list[int]]`, *optional*):
+            As there.
     """
 
     model: str
@@ -107,6 +109,7 @@ class SampleRequest:
     sampling: Sampling
     batch_size: int
     skip: frozenset[tuple[int, int]]
+    beginnings: list[list[int]] | None = None
 
     def run(self, folder: Path) -> None:
         rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -124,6 +127,7 @@ class SampleRequest:
             self.sampling,
             batch_size=self.batch_size,
             skip=self.skip | others,
+            beginnings=self.beginnings,
         )
         with open(folder / f"responses-{rank}.jsonl", "w", encoding="utf-8") as file:
             for batch in batches:

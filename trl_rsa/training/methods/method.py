@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,13 +116,13 @@ def find_in_trl(name: str, trl_name: str) -> Callable[[], tuple[type, type]]:
     """The classes `{trl_name}Config` and `{trl_name}Trainer` of TRL, for the method `name`."""
 
     def find() -> tuple[type, type]:
-        from trl_rsa._trl import find_trainer, installed
+        from trl_rsa._trl import find_trainer
 
         found = find_trainer(trl_name)
         if found is None:
             raise ValueError(
-                f"You set the method of a stage to {name!r}, but TRL {installed} has no {trl_name}Trainer. Install a "
-                "TRL that has it, or use another method."
+                f"You set the method of a stage to {name!r}, but TRL {version('trl')} has no {trl_name}Trainer. "
+                "Install a TRL that has it, or use another method."
             )
         return found
 

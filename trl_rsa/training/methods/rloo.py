@@ -41,8 +41,9 @@ def _make_trainer(parts: StageParts) -> Any:
         callbacks=[*([callback] if penalties else []), *parts.callbacks],
         peft_config=anchor.peft_config,
     )
-    for one in (callback, *penalties):
-        one.trainer = trainer
+    callback.trainer = trainer
+    for penalty in penalties:
+        penalty.trainer = trainer
     return trainer
 
 

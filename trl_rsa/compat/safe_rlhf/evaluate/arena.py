@@ -14,19 +14,23 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.compat.safe_rlhf.command_line import add_switch, run
-from trl_rsa.compat.safe_rlhf.evaluate.prompts import read_prompts
+from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
+from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
 from trl_rsa.compat.safe_rlhf.evaluate.table import Match, analysis, read_matches, summary, write_table
 from trl_rsa.compat.safe_rlhf.pairs import import_datasets
-from trl_rsa.evaluation.prompt_sets import PromptRow
+from trl_rsa.data.spec import KNOWN_SPECS, split_spec
+from trl_rsa.evaluation.prompt_sets import PromptRow, load_prompts
 from trl_rsa.evaluation.request import Evaluation
 from trl_rsa.evaluation.scores import ScorerSpec
 from trl_rsa.sampling.encoding import TEMPLATES
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
+from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 
 
@@ -158,6 +162,39 @@ def _say_what_is_missing(matches: Sequence[Match]) -> None:
 
 def _say(text: Any) -> None:
     print(text, file=sys.stderr)
+
+
+def read_prompts(specs: Sequence[str], seed: int) -> list[PromptRow]:
+    """The distinct prompts of all datasets, in their order.
+
+    A name is that of a [`RawDataset`] that a user has defined, one of Safe RLHF's, or a file or folder.
+    """
+    rows: dict[str, PromptRow] = {}
+    for spec in specs:
+        for row in _read_spec(spec, seed):
+            rows.setdefault(prompt_key(row["prompt"]), row)
+    return list(rows.values())
+
+
+def _read_spec(spec: str, seed: int) -> list[PromptRow]:
+    name, share, count, path = split_spec(spec)
+    if RawDataset.is_defined(name):
+        raw = RawDataset.load(name, **({} if path is None else {"path": path}))
+        places = draw(len(raw), share if count is None else Fraction(count, -1), name, seed)
+        return [{"prompt": _prompt(raw[int(i)]), "category": None, "benign": None} for i in sorted(places)]
+    if name in KNOWN_SPECS:
+        return load_prompts(spec, seed=seed).rows
+    if (share, count, path) == (1.0, None, None) and Path(name).exists():
+        return load_prompts(name, seed=seed).rows
+    RawDataset.load(name)  # raises, and names the datasets that there are
+    return []
+
+
+def _prompt(sample: Any) -> Any:
+    turns = sample["input"]
+    if isinstance(turns, str):
+        return turns
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 if __name__ == "__main__":

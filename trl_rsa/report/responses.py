@@ -1,6 +1,6 @@
 """records.jsonl for the report: the numbers of every record, the text of the worst only.
 
-Read line by line: some 16 bytes per record stay in memory, however long the answers are.
+Read line by line: some 16 bytes per record stay in memory, however long the responses are.
 """
 
 import heapq
@@ -18,14 +18,14 @@ TEXT_LIMIT = 4000
 
 
 @dataclass
-class Answers:
+class Responses:
     """What the report needs of the records.
 
     Args:
         costs (`dict[str, array]`), rewards (`dict[str, array]`):
             Per model, in the order of appearance, the scores that are numbers.
         worst (`dict[str, list[dict]]`):
-            Per model its answers with the highest cost, the worst first; ties in the order of the file.
+            Per model its responses with the highest cost, the worst first; ties in the order of the file.
         found ([`~storage.records.ReadReport`]):
             How many records were read, and what was wrong.
     """
@@ -61,14 +61,14 @@ def model_name(record: dict[str, Any]) -> str:
     return str(record.get("model") or "unnamed")
 
 
-def read_answers(path: Path, keep: int = 5) -> Answers:
-    """Reads a records file; `keep` worst answers per model with their text."""
-    answers = Answers()
-    for number, record in enumerate(read_records(path, answers.found)):
-        answers.add(record, number, keep)
-    for model, heap in answers._heaps.items():
-        answers.worst[model] = [answer for *_, answer in sorted(heap, key=lambda kept: kept[:2], reverse=True)]
-    return answers
+def read_responses(path: Path, keep: int = 5) -> Responses:
+    """Reads a records file; `keep` worst responses per model with their text."""
+    responses = Responses()
+    for number, record in enumerate(read_records(path, responses.found)):
+        responses.add(record, number, keep)
+    for model, heap in responses._heaps.items():
+        responses.worst[model] = [response for *_, response in sorted(heap, key=lambda kept: kept[:2], reverse=True)]
+    return responses
 
 
 def _shown(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Walking back: the model a fraction of the way from one policy to the next, by their weight updates."""
+"""The model a fraction of the way from one policy to the next, by their weight updates: a walk-back, or a pressure."""
 
 from pathlib import Path
 from typing import Any

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_rsa.ladder.walk_back import interpolate
+from trl_rsa.merging.interpolation import interpolate
 
 
 def full_weights(folder):

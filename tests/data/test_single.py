@@ -1,0 +1,83 @@
+"""Rows with one response: to imitate, and with a label; as they are, and made of pairs."""
+
+import json
+
+import pytest
+
+from trl_rsa.data.single import load_demonstrations, load_unpaired
+
+
+PAIRS = [{"prompt": f"p{i}", "chosen": f" good {i}", "rejected": f" bad {i}"} for i in range(6)]
+USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+PKU = {
+    "prompt": "p",
+    "response_0": "zero",
+    "response_1": "one",
+    "is_response_0_safe": True,
+    "is_response_1_safe": False,
+    "better_response_id": 1,
+    "safer_response_id": 0,
+}
+
+
+def test_pairs_are_taken_apart_and_mixed_by_seed():
+    loaded = load_unpaired(PAIRS, seed=1)
+    rows = [*loaded.dataset]
+    assert len(rows) == 12 and loaded.counts.pairs_kept == 6
+    assert {(row["prompt"], row["completion"], row["label"]) for row in rows} == {
+        (pair["prompt"], pair[side], side == "chosen") for pair in PAIRS for side in ("chosen", "rejected")
+    }
+    assert [*load_unpaired(PAIRS, seed=1).dataset] == rows
+    assert [*load_unpaired(PAIRS, seed=2).dataset] != rows
+    assert loaded.counts.fingerprint != load_unpaired(PAIRS, seed=2).counts.fingerprint
+
+
+def test_labelled_rows_are_read_as_they_are():
+    rows = [{"prompt": "p", "completion": "c", "label": True}, {"prompt": "p", "completion": "d", "label": 0}]
+    loaded = load_unpaired([*rows, {"prompt": "p", "completion": "e", "label": None}])
+    assert sorted((row["completion"], row["label"]) for row in loaded.dataset) == [("c", True), ("d", False)]
+    assert loaded.counts.rows_read == 3 and loaded.counts.skipped == {"missing field `label`": 1}
+
+
+def test_the_safe_answers_of_beavertails_are_desirable(tmp_path):
+    rows = [{"prompt": "p", "response": "r", "is_safe": True}, {"prompt": "p", "response": "s", "is_safe": False}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_unpaired(str(path), template="chat")
+    assert {row["completion"][0]["content"]: row["label"] for row in loaded.dataset} == {"r": True, "s": False}
+    assert loaded.dataset[0]["prompt"] == [{"role": "user", "content": "p"}]
+
+
+def test_pku_rows_serve_both():
+    good = [row for row in load_unpaired([PKU], preferred_by="safer").dataset if row["label"]]
+    assert good[0]["completion"] == [{"role": "assistant", "content": "zero"}]
+    (shown,) = load_demonstrations([PKU], preferred_by="better").dataset
+    assert shown["completion"] == [{"role": "assistant", "content": "one"}]
+
+
+def test_demonstrations():
+    assert [*load_demonstrations([{"prompt": "p", "completion": "c"}]).dataset] == [{"prompt": "p", "completion": "c"}]
+    assert [*load_demonstrations([{"prompt": "p", "response": "c"}]).dataset] == [{"prompt": "p", "completion": "c"}]
+    (row,) = load_demonstrations([{"messages": [USER, ASSISTANT]}]).dataset
+    assert row == {"prompt": [USER], "completion": [ASSISTANT]}
+    assert load_demonstrations(PAIRS).dataset["completion"] == [pair["chosen"] for pair in PAIRS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"messages": [ASSISTANT, USER]}], {}, "does not end with a turn of the assistant"),
+        ([{"prompt": "p", "completion": "c"}], {"pair_rule": "safedpo"}, "You set 'pair_rule' .* one response each"),
+        ([{"prompt": "p", "completion": "c"}], {"preferred_by": "safer"}, "You set 'preferred_by'"),
+        ([{"prompt": "p", "completion": "c"}], {"template": "chatty"}, "You set template to 'chatty'"),
+        (
+            [{"prompt": "p", "answer": "c"}],
+            {},
+            "here rows have prompt, completion; messages; prompt, response, or are preference pairs",
+        ),
+        ([{"prompt": "p", "completion": [ASSISTANT]}], {}, "the prompt is text and the response is messages"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_demonstrations(rows, **options)

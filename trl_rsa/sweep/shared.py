@@ -1,0 +1,102 @@
+"""Stages that several points have in common are trained once: a finished one is copied, by its identity.
+
+Two plans have a stage in common if everything that decides its result is equal, from the model on: the base model's
+content, how it is loaded, the adapter, the seed, the arguments, and this stage and all before it. The data is compared
+by `align`, which refuses a copied stage whose pairs have other fingerprints.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trl_rsa.alignment.manifest import Manifest, StageEntry, describe
+from trl_rsa.alignment.plan import Plan
+from trl_rsa.storage.names import MANIFEST
+from trl_rsa.storage.provenance import now, versions
+from trl_rsa.training.anchor import model_identity
+
+
+_COMMON = ("model", "args", "peft_config", "model_init_kwargs", "seed")
+
+
+def common_stages(one: Plan, other: Plan) -> int:
+    """How many stages, from the first on, end with the same model in both plans."""
+    described, others = describe(one), describe(other)
+    if any(described[name] != others[name] for name in _COMMON) or not _is_same(one.model, other.model):
+        return 0
+    count = 0
+    # As objects too: a dataset in memory is described by its columns only.
+    for first, second, a, b in zip(one.stages, other.stages, described["stages"], others["stages"], strict=False):
+        if a != b or not all(
+            _is_same(getattr(first, f.name), getattr(second, f.name)) for f in dataclasses.fields(first)
+        ):
+            break
+        count += 1
+    return count
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal as JSON values are, or the same object."""
+    plain = (str, int, float, bool, dict, list, type(None))
+    return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
+
+
+def _has_same_base(plan: Plan, models: Mapping[str, str | None]) -> bool:
+    if not isinstance(plan.model, str):
+        return True  # one object in memory
+    identity = model_identity(plan.model, plan.model_init_kwargs.get("revision"))
+    return models.get(f"the model {plan.model}") == identity
+
+
+def copy_finished_stages(plan: Plan, donors: Sequence[Plan]) -> list[str]:
+    """Takes over what another point has trained already. Nothing where the plan has begun by itself.
+
+    Args:
+        plan ([`Plan`]):
+            About to be run; its folder gets the models, and a manifest that says where they come from.
+        donors (`Sequence[Plan]`):
+            Plans that were run, wholly or in part.
+
+    Returns:
+        `list[str]`: names of the stages that were copied.
+    """
+    folder = Path(plan.output_dir)
+    if (folder / MANIFEST).exists():
+        return []
+    found = max((_finished(plan, donor) for donor in donors), key=len, default=[])
+    if not found:
+        return []
+    for source, _ in found:
+        target = folder / source.name
+        shutil.rmtree(target, ignore_errors=True)  # of a copy that was killed: nothing says yet that it is whole
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoint-*"))
+    manifest = Manifest(plan)
+    for index, (source, entry) in enumerate(found):
+        manifest.stage(index).update({**entry, "status": "planned"})
+        # The fingerprint is made of the copy.
+        manifest.update(index, status="complete", copied_from=str(source), finished=now())
+        if manifest.stage(index).get("fingerprint") != entry.get("fingerprint"):
+            (folder / MANIFEST).unlink()
+            raise OSError(f"The copy of {source} in {folder} is not as its origin. Start again.")
+    return [entry["name"] for _, entry in found]
+
+
+def _finished(plan: Plan, donor: Plan) -> list[tuple[Path, StageEntry]]:
+    """Folder and entry of the stages that the donor has finished for both."""
+    path = Path(donor.output_dir) / MANIFEST
+    count = common_stages(plan, donor)
+    if not count or not path.exists():
+        return []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    # Another version of a library may train another model, and so does another base model under the same name.
+    if content["versions"] != versions() or not _has_same_base(plan, content["models"]):
+        return []
+    found: list[tuple[Path, StageEntry]] = []
+    for entry in content["stages"][:count]:
+        if entry["status"] != "complete":
+            break
+        found.append((path.parent / entry["folder"], entry))
+    return found
