@@ -48,7 +48,7 @@ class Preset:
         return dict(load_yaml(self.path))
 
 
-PRESETS = {path.stem: Preset(path.stem, path) for path in sorted(FOLDER.glob("*.yaml"))}
+PRESETS = {path.stem: Preset(path.stem, path) for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_preset(name: Any) -> Preset:

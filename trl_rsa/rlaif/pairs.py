@@ -53,7 +53,9 @@ def read_pairs(source: Any, options: Mapping[str, Any], limit: int | None = None
     _, rows = open_named(source, options.get("split"), options.get("revision"), options.get("name"))
     columns = set(columns_of(sample_rows(rows)))
     if {"prompt", *_TWO} <= columns and not any(name.endswith("_response_id") for name in columns):
-        return _read(rows, lambda row: Unlabelled(*(_text(row, name) for name in ("prompt", *_TWO))), limit)
+        return _read(
+            rows, lambda row: Unlabelled(_text(row, "prompt"), _text(row, _TWO[0]), _text(row, _TWO[1])), limit
+        )
     loaded = load_preferences(source, limit=limit, **options)
     # Both orders are asked, so that the place of a response tells nothing.
     found = [Unlabelled(row["prompt"], row["chosen"], row["rejected"], True) for row in loaded.dataset]
