@@ -38,9 +38,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Links, anchors and plans in the documentation; the tree in CONTRIBUTING.md.
-docs: $(STAMP)
+# Links, anchors, plans and code in the documentation; then the site, in build/site. Its tools are installed only here:
+# `make test` does not need them.
+docs: $(VENV)/.docs
 	$(BIN)/python -m pytest -p no:xdist -q --durations=0 --durations-min=1 tests/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 # A wheel in dist/, with everything in it that the package reads.
 wheel: $(STAMP)

@@ -13,6 +13,7 @@ import sys
 
 BENCHMARKS = {
     "exact": "benchmarks.alignment.exact",
+    "pressure": "benchmarks.alignment.pressure",
     "scheduler": "benchmarks.alignment.scheduler_rules",
     "constraint": "benchmarks.alignment.constraint",  # rows that are in its CSV are not made again
     "kernels": "benchmarks.kernels.run",
@@ -21,7 +22,9 @@ BENCHMARKS = {
     "evaluation": "benchmarks.evaluation_speed",
     "sampling": "benchmarks.sampling",
     "token_risk": "benchmarks.token_risk",
+    "nested_risk": "benchmarks.nested_risk",
     "step_size": "benchmarks.alignment.step_size",
+    "audits": "benchmarks.audits",  # rows that are in its CSVs are not made again
 }
 
 

@@ -65,10 +65,11 @@ RULES = {
     "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
     "sampling.server_engine": Rule(ours=("sampling", "data", "_trl"), others=ANY, never_others=("trl",)),
     "evaluation": Rule(
-        ours=("evaluation", "merging", "sampling", "scoring", "data", "storage", "kernels", "risk"),
+        ours=("evaluation", "sampling", "scoring", "data", "storage", "kernels", "risk"),
         others=ANY,
         never_others=("trl",),
     ),
+    "evaluation.pressure.half_way": Rule(ours=("evaluation", "merging", "sampling", "scoring", "storage"), others=ANY),
     # Ordinary fine-tuning, as users do it: TRL's own trainer.
     "evaluation.pressure.benign": Rule(ours=("evaluation", "sampling", "scoring", "data", "storage"), others=ANY),
     # Labels by people. What decides who is asked, and what follows, is pure mathematics.
@@ -97,8 +98,8 @@ RULES = {
     "training.methods.dual_ascent": Rule(),
     "ladder": Rule(
         ours=(
-            *("ladder", "training", "merging", "evaluation", "sampling", "scoring", "data", "config", "risk"),
-            "storage",
+            *("ladder", "training", "merging", "audits", "evaluation", "sampling", "scoring", "data", "config"),
+            *("risk", "storage"),
         ),
         others=ANY,
     ),
@@ -107,8 +108,8 @@ RULES = {
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
         ours=(
-            *("alignment", "ladder", "training", "sampling", "scoring.load", "data", "config", "risk", "storage"),
-            *("evaluation.prompt_sets", "merging", "score_models.encoding", "score_models.rows"),
+            *("alignment", "ladder", "training", "merging", "audits", "sampling", "scoring.load", "data", "config"),
+            *("risk", "storage", "evaluation.prompt_sets", "score_models.encoding", "score_models.rows"),
         ),
         others=ANY,
     ),

@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "AuditSettings": "audits.settings",
     "ConstraintScheduler": "ladder.scheduler",
     "CostTerm": "training.methods.terms",
     "Launcher": "training.launcher",
@@ -27,6 +28,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "AuditSettings",
     "ConstraintScheduler",
     "CostTerm",
     "Launcher",

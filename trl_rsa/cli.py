@@ -10,18 +10,19 @@ from trl_rsa.scripts._command import did_you_mean, run_command
 COMMANDS = {
     "train": "train one stage: TRL's dpo script with a risk-aware loss",
     "align": "align a model in stages, by a plan in a YAML file",
-    "presets": "show the plans of papers: SACPO, SafeDPO, TDPO, Safe RLHF, …",
     "sweep": "align a plan at several settings: reward against the tail of harm",
+    "presets": "show the plans of papers: SACPO, SafeDPO, TDPO, Safe RLHF, …",
     "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
     "label": "have a judge label pairs by a written constitution, or revise responses",
     "demo": "align a small model in the sandbox, from nothing to a report",
+    "audit": "labels of people for what a ladder has drawn: out to files and in again",
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",
     "merge": "average the weights of models, or the updates of adapters",
     "report": "make the page about the worst responses from the files of an evaluation",
-    "env": "print the versions that a bug report needs",
+    "doctor": "print versions, what works on this machine, and what a plan lacks here",
 }
 
 _USAGE = """\

@@ -2,6 +2,7 @@
 
     python -m benchmarks.alignment.constraint             # runs what is missing, then draws; hours on one core
     python -m benchmarks.alignment.constraint --quick     # a few small cells into a scratch folder, a minute
+    python -m benchmarks.alignment.constraint --audits    # only the audits and what they are compared with
     python -m benchmarks.alignment.constraint --draw      # plots and page from the CSV
     python -m benchmarks.alignment.constraint --baselines # RLOO-Lagrangian and others: constraint_baselines.py
 
@@ -35,6 +36,8 @@ from benchmarks.alignment.constraint_methods import (
     ABLATION_SEEDS,
     ABLATION_WORLD,
     ABLATIONS,
+    AUDIT_SEEDS,
+    AUDITS,
     BUDGETS,
     FAR_TAIL,
     LEARNED,
@@ -46,7 +49,7 @@ from benchmarks.alignment.constraint_methods import (
     Method,
     Sizes,
 )
-from benchmarks.alignment.constraint_page import read, write_page
+from benchmarks.alignment.constraint_page import AUDITS_CSV, read, write_page
 from benchmarks.alignment.constraint_search import Found, search
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from trl_rsa.evaluation.tails import cvar
@@ -110,6 +113,12 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
         yield from (Cell("ablation", ABLATION_WORLD, seed, method, budget) for seed in ABLATION_SEEDS)
 
 
+def audit_cells() -> list[Cell]:
+    """The audits first, then what they are compared with: a run may be stopped."""
+    true, audited, learned, graded = AUDITS
+    return [cell for method in (audited, true, graded, learned) for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+
+
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:
     """Runs the cells that have no row yet; prints a line for each."""
     missing = [cell for cell in cells if cell.key not in results.done]
@@ -120,7 +129,7 @@ def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> N
         place = (cell.world, cell.seed)
         if place not in labs:
             labs = {place: Lab(*place, sizes, cache)}  # one at a time: its answers are kept in memory
-            part = "baselines" if cell.part.startswith("baselines") else "main"
+            part = "baselines" if cell.part.startswith("baselines") else "audits" if cell.part == "audits" else "main"
             row = judge(labs[place], part, labs[place].helpful, "helpful stage alone", "")
             if tuple(str(row[name]) for name in KEY) not in results.done:
                 results.add(row)
@@ -171,6 +180,7 @@ def judge(lab: Lab, part: str, policy: str, name: str, budget: str, found: Found
                 "seconds",
             )
         },
+        **({"labels": spent["labels"]} if part == "audits" else {}),
         "commit": current_commit(),
     }
 
@@ -193,6 +203,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder of policies and answers (default: the cache of trl-rsa)")
     parser.add_argument("--quick", action="store_true", help="a few small cells, whose numbers mean nothing")
     parser.add_argument("--tune", action="store_true", help="only the cells of the tuning seeds")
+    parser.add_argument("--audits", action="store_true", help="only the audits, into a CSV of their own")
     parser.add_argument("--baselines", action="store_true", help="only the methods of the literature beside")
     parser.add_argument("--draw", action="store_true", help="no runs: plots and page from the CSV")
     return parser
@@ -217,7 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.baselines:
             run(list(tuning_of_baselines()), results, cache, sizes)
             cells = list(cells_of_baselines(read(results.path)))
-        run(cells, results, cache, sizes)
+        if not args.audits:
+            run(cells, results, cache, sizes)
+        if not (args.quick or args.tune or args.baselines):
+            run(audit_cells(), Results(out / AUDITS_CSV, KEY), cache, sizes)
     write_page(out, page)
     print(page)
 

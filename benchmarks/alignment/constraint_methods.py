@@ -65,7 +65,10 @@ class Method:
         on_policy (`bool`):
             Whether the pairs come from the policy that the stage starts from, or from the SFT policy.
         scorer (`str`):
-            `"true"` cost, or the `"learned"` one, for labels and decisions alike.
+            `"true"` cost, or the `"learned"` one, or the one of a `"graded"` cost model, for labels and decisions
+            alike.
+        audit (`dict`):
+            Arguments of [`AuditSettings`]; empty for a search without an audit.
         grid (`tuple[float, ...]`):
             Multipliers of a grid.
         scheduler (`dict`):
@@ -85,6 +88,7 @@ class Method:
     soft: bool = True
     on_policy: bool = True
     scorer: str = "true"
+    audit: dict[str, Any] = field(default_factory=dict)
     grid: tuple[float, ...] = ()
     scheduler: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
@@ -145,6 +149,28 @@ METHODS = (
     ),
 )
 LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
+# Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
+AUDIT_SEEDS = (10, 11, 12, 13, 14)
+AUDIT_BUDGET = 400
+AUDITS = (
+    ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE),
+    ladder(
+        "learned cost, audited",
+        f"RSA on the learned cost, refreshed and calibrated by at most {AUDIT_BUDGET} labels",
+        ENTROPIC2,
+        scorer="learned",
+        audit={
+            "labels": [140, 50, 40],
+            "budget": AUDIT_BUDGET,
+            "rounds": 3,
+            "refresh": True,
+            "second": "unsafe",
+        },
+        **UNSAFE,
+    ),
+    ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
+    ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
+)
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]
 ABLATIONS = (

@@ -40,15 +40,20 @@ def response_cvar(world: World, joint: Tensor, tail: float | None = None) -> Ten
     return CVaR(world.tail if tail is None else tail)(world.cost.expand_as(joint), joint)
 
 
-def constrained_optimum(world: World) -> Optimum:
-    """Searches η over the costs and, for each, λ by bisection.
+def candidate_etas(world: World) -> Tensor:  # [A]
+    """The costs within the budget, in order: the optimum's η is one of them."""
+    etas = world.cost.unique()
+    return etas[etas <= world.budget]
+
+
+def constrained_optimum(world: World, etas: Tensor | None = None) -> Optimum:
+    """Searches η over the costs, or over those given, and, for each, λ by bisection.
 
     Raises:
         ValueError: if no policy meets the budget.
     """
     budget = world.budget
-    etas = world.cost.unique()
-    etas = etas[etas <= budget]
+    etas = candidate_etas(world) if etas is None else etas
     excess = (world.cost - etas[:, None]).clamp(min=0)  # [A, N]
 
     def solve(multiplier: Tensor) -> Tensor:  # [A] -> [A, N]
@@ -71,3 +76,19 @@ def constrained_optimum(world: World) -> Optimum:
     joints = solve(high)
     best = objective(world, joints).masked_fill(~possible, -torch.inf).argmax()
     return Optimum(float(objective(world, joints[best])), float(etas[best]), float(high[best]), joints[best])
+
+
+def searched_optimum(world: World, points: int = 17) -> Optimum:
+    """As `constrained_optimum` for a world of many responses: η coarse to fine, `points` at a time.
+
+    This finds the best η if the value has one peak in η, and a good one if it has several.
+    """
+    etas = candidate_etas(world)
+    low, high = 0, len(etas) - 1
+    while True:
+        places = torch.linspace(low, high, min(points, high - low + 1)).round().long().unique()
+        best = constrained_optimum(world, etas[places])
+        if high - low < points:
+            return best
+        at = int((etas[places] == best.eta).nonzero()[0])
+        low, high = int(places[max(at - 1, 0)]), int(places[min(at + 1, len(places) - 1)])

@@ -48,7 +48,7 @@ def commands(tmp_path_factory, tiny_model_path):
         "certify": [certify],
         "align": [{"--config": folder / "plan.yaml", "--dry_run": [], "--seed": "3"}],
         "report": [str(folder), {}],
-        "env": [{}],
+        "doctor": [{}],
     }
 
 
@@ -63,7 +63,7 @@ def words_of(arguments):
     return words
 
 
-@pytest.mark.parametrize("name", ["data", "certify", "align", "report", "env"])
+@pytest.mark.parametrize("name", ["data", "certify", "align", "report", "doctor"])
 @pytest.mark.parametrize("seed", range(6 * TIMES))
 def test_flags(name, seed, commands, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,11 @@ import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
 from trl_rsa.alignment.manifest import ManifestFile
 from trl_rsa.alignment.merges import MergeEntry, MergeSettings, make_merges
+from trl_rsa.audits.certificate import AuditedCertificateFile
+from trl_rsa.audits.queue import AuditFile, LabelLine, RequestsFile
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data.harm import HarmScale
+from trl_rsa.evaluation.branching import NestedHeader, NestedLine
 from trl_rsa.evaluation.certificate import CertificateFile
 from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.front_file import FrontFile
@@ -31,19 +35,22 @@ from trl_rsa.evaluation.localise import DriftLine, TokenLine
 from trl_rsa.evaluation.metrics_file import DriftReference, Metrics
 from trl_rsa.evaluation.pressure.base import Sources
 from trl_rsa.evaluation.pressure.settings import PressureSettings
-from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation
+from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evaluation, NestedSettings
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
+from trl_rsa.ladder.audit import LadderAudit
+from trl_rsa.ladder.audit_files import AuditSummary, CalibrationFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
+from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.merging.card import MergedModel, MergeFile
 from trl_rsa.merging.merge import merge_models
 from trl_rsa.rlaif.constitution import Constitution, Principle
 from trl_rsa.rlaif.label import label
 from trl_rsa.rlaif.labelling import Labelling
-from trl_rsa.rlaif.result import FeedbackReport, LabelLine
+from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.score_models.measures import HeldOut, Measures, measure
@@ -67,6 +74,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(trl_rsa.__file__).parent
 # Types of what is only handed on, in memory.
 NOT_OF_A_FILE = {"RawSample", "CostEstimate", "LabelledPair", "ObservationState", "SchedulerState", "Sign"}
+NOT_OF_A_FILE |= {"NewLabel"}
 
 
 # The page
@@ -293,6 +301,7 @@ def write_evaluation(models: dict[str, str], manifest: Path, folder: Path) -> No
         cost=ScorerSpec(lambda prompts, completions: [0.5, *[-0.5] * (len(completions) - 2), None], "cost"),
         device="cpu",
         drift=DriftSettings(models["before"]),
+        nested=NestedSettings(2),
         manifest=str(manifest),
         certificate=CertificateSettings(budget=0.0, bounds=(-1.0, 1.0), model="after"),
         pressure=PressureSettings(["prefill:2"], Sources(reference=models["before"])),
@@ -311,6 +320,8 @@ def check_evaluation(folder: Path) -> None:
     check_lines(folder / "cost_scores.jsonl", ScoreLine)
     check_json(folder / "metrics.json", Metrics)
     check_lines(folder / "drift.jsonl", DriftLine, first=DriftReference)
+    check_lines(folder / "nested.jsonl", NestedLine, first=NestedHeader)
+    check_lines(folder / "nested_scores.jsonl", ScoreLine)
     check_lines(folder / "tokens.jsonl", TokenLine)
     check_json(folder / "certificate.json", CertificateFile)
     check_json(folder / "manifest.json", ManifestFile)
@@ -333,17 +344,22 @@ NOT_SEEN = {
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
     "ManifestFile": {"merges"},
-    "ConstraintSummary": {"compared"},
+    "ConstraintSummary": {"compared", "audit"},
+    "CostNumbers": {"audit"},
     "Comparison": {*TABLES["Comparison"].rows},
     "RecordLine": {"reward_problem"},
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
+# Of an audit.
+AUDIT = {"AuditFile", "RequestsFile", "Request", "LabelLine", "CalibrationFile", "AuditNumbers", "Rated"}
+AUDIT |= {"AuditSummary", "CurveJSON", "AgreementJSON", "CalibrationJSON", "AuditedCertificateFile", "AuditJSON"}
+OTHERS |= AUDIT | {"PlanFile", "PlannedAudit"}
 OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
-OTHERS |= {"MergeFile", "MergedModel", "MergeEntry", "LabelLine", "FeedbackReport"}
 OF_A_SWEEP = {"SweepFile", "SweepPoint", "FrontFile", "FrontMethod", "FrontPoint", "RewardWithin", "FrontDifference"}
 OF_A_SWEEP |= {"FrontReference"}
 OTHERS |= OF_A_SWEEP | {"MultipliersFile", "DualState"}
+OTHERS |= {"MergeFile", "MergedModel", "MergeEntry", "FeedbackLine", "FeedbackReport"}
 
 
 @pytest.mark.slow
@@ -430,6 +446,47 @@ def test_a_sweep(tmp_path):
         assert seen[shape] == TABLES[shape].type.__annotations__.keys(), shape
 
 
+def test_an_audit(tmp_path):
+    """A ladder's, without its models: draws, labels, a calibration, the summary and a certificate."""
+    seen.clear()
+    settings = AuditSettings(
+        labeller=lambda prompts, completions, **columns: [
+            "severe" if "red" in text else "safe" for text in completions
+        ],
+        labels=40,
+        certify_labels=40,
+    )
+    constraint = RiskConstraint(falling_cost(), SETS, budget=2.0, bounds=(-1.0, 10.0), tail=0.5, audit=settings)
+    records: list[Any] = [
+        {
+            "prompt": f"prompt {i}",
+            "response": "red" if i % 9 == 0 else "blue",
+            "costs": {"cost": i / 80},
+            "prompt_number": i,
+            "draw": 0,
+        }
+        for i in range(80)
+    ]
+    audit = LadderAudit(constraint, tmp_path, ProgressLog(lambda line: None))
+    learned = constraint.estimate([r["costs"]["cost"] for r in records], [r["prompt"] for r in records])
+    audit.ask(0, "decide", "m", records)
+    audit.observe(0, records, 0.9, learned)
+    audit.ask(1, "certify", "m", records)
+    about = {"tail": 0.5, "bounds": constraint.bounds, "ledger_path": tmp_path / "certificate.json"}
+    audit.certify(1, records, **about)
+    folder = tmp_path / "audit-cost"
+    check_json(folder / "audit.json", AuditFile)
+    for split in ("00-decide", "01-certify"):
+        check_json(folder / f"requests-{split}-1.json", RequestsFile)
+    check_lines(folder / "labels.jsonl", LabelLine)
+    check_json(folder / "calibration-00.json", CalibrationFile)
+    check(json.loads(json.dumps(audit.summary(0))), AuditSummary, "summary")
+    check_json(tmp_path / "certificate.json", AuditedCertificateFile)
+    assert {name: TABLES[name].type.__annotations__.keys() - seen[name] for name in AUDIT if name in seen} == {
+        name: set() for name in AUDIT
+    }
+
+
 def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, capsys):
     request = SampleRequest("m", ModelSettings({}, None, True), ["a"], Sampling(), 1, frozenset())
     check(json.loads(worker.write_request(request, "here")), RequestFile, worker.REQUEST)
@@ -481,7 +538,7 @@ def test_labels_of_a_judge(tmp_path):
         output = tmp_path / f"{method}.jsonl"
         labelling = Labelling(rows, Constitution(principles, "digest"), SaysLittle(), output, method=method)
         label(labelling, log=lambda line: None)
-        check_lines(tmp_path / f"{method}.jsonl.lines.jsonl", LabelLine)
+        check_lines(tmp_path / f"{method}.jsonl.lines.jsonl", FeedbackLine)
         check_json(tmp_path / f"{method}.jsonl.report.json", FeedbackReport)
-    for shape in (LabelLine, FeedbackReport):
+    for shape in (FeedbackLine, FeedbackReport):
         assert seen[shape.__name__] == shape.__annotations__.keys()

@@ -1,6 +1,8 @@
 """README's script runs as it stands, on a CPU: only the Hub is replaced by local stand-ins."""
 
+import csv
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,61 @@ def test_the_script_runs_on_a_cpu(tiny_model_path, make_preference_dataset, tmp_
     monkeypatch.setenv("WANDB_MODE", "disabled")
     exec(script.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_model_path), {"__name__": "__main__"})
     assert list((tmp_path / "Qwen2.5-0.5B-RSA").glob("checkpoint-*"))
+
+
+def rows_of(path):
+    with (README.parent / path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_figures_are_those_of_the_tables():
+    """Every number in the section about results, computed again from the CSV files of the benchmarks."""
+    text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
+    rows = rows_of("benchmarks/alignment/results/constraint/constraint.csv")
+
+    def of(part, *methods, world=None):
+        return [r for r in rows if r["part"] == part and r["method"] in methods and world in (None, r["world"])]
+
+    def kept(found):
+        return sum(float(row["cvar_05"]) <= float(row["budget"]) for row in found)
+
+    def mean(found, column):
+        return statistics.fmean(float(row[column]) for row in found)
+
+    ours = of("main", "RSA")
+    assert (
+        f"kept {kept(ours)} of {len(ours)} budgets by true cost, with {mean(ours, 'rungs'):.1f} rungs on average"
+        in text
+    )
+    share = mean(ours, "steps") / mean(of("main", "SACPO", "DPO-Lagrangian"), "steps")
+    assert round(1 / share) == 5 and "a fifth of the optimizer steps of a search over multipliers" in text
+    assert len({row["world"] for row in ours}) == 2 and "In two small worlds" in text
+    assert len({(row["world"], row["budget"]) for row in ours}) == 6 and "three budgets and five seeds" in text
+    assert (
+        mean(ours, "reward") > mean(of("main", "DPO-Lagrangian"), "reward") and "above that of DPO-Lagrangian" in text
+    )
+    assert mean(ours, "reward") > mean(of("main", "SACPO"), "reward")
+    assert mean(of("main", "α = 0, truncated"), "reward") > mean(ours, "reward")
+    learned = {world: of("learned", "RSA, learned cost", world=world) for world in ("tail", "aligned")}
+    missed = len(learned["tail"]) - kept(learned["tail"])
+    assert missed == len(learned["tail"]) and f"all {missed} true budgets were missed" in text
+    assert kept(learned["aligned"]) == len(learned["aligned"])
+    assert f"In the other world all {kept(learned['aligned'])} were kept" in text
+
+    steps = rows_of("benchmarks/kernels/results/results.csv")
+
+    def ratio(benchmark, quantity, tokens):
+        found = {
+            row["method"]: float(row["value"])
+            for row in steps
+            if (row["benchmark"], row["quantity"], row["tokens"]) == (benchmark, quantity, tokens)
+            and row["prompt"] in ("", "1")
+        }
+        return found["RSA tiled"] / found["TRL DPO"]
+
+    assert f"{ratio('step', 'seconds', '128'):.2f} of TRL's DPO step at 128 tokens" in text
+    assert f"and {ratio('step', 'seconds', '512'):.2f} at 512" in text
+    assert (
+        f"in {ratio('memory', 'peak bytes', '128'):.2f} and {ratio('memory', 'peak bytes', '512'):.2f} of its memory"
+        in text
+    )

@@ -6,9 +6,10 @@ import io
 import numpy as np
 import pytest
 
-from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.bootstrap import Bootstrap, resamples
 from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.front_measures import PairedPoints, Spot, front_table, measure_front
+from trl_rsa.evaluation.tails import cvar
 
 
 def records(model, costs, rewards, draws=1):
@@ -68,6 +69,25 @@ def test_intervals_are_paired():
     alone = points.estimate(lambda risks, rewards: float(rewards[0]), ["B"])
     assert alone["high"] - alone["low"] > 1
     assert difference["method"] == "percentile by prompt"
+
+
+def test_a_resample_counts_each_prompts_answers_as_often_as_it_was_drawn():
+    """Against the same resamples, made by hand, of prompts with one to three answers in a mixed order."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"prompt": f"p{i}", "response": "r", "cost": cost, "reward": reward, "model": "A"}
+        for i in range(7)
+        for cost, reward in rng.normal(size=(1 + i % 3, 2))
+    ]
+    rng.shuffle(rows)
+    columns = read_columns(rows)
+    points = PairedPoints({"A": columns}, 0.3, Bootstrap(n_resamples=5, seed=3))
+    counts = np.concatenate(list(resamples(7, 5, np.random.default_rng(3))))
+    groups = np.unique(columns.group)
+    for row, count in enumerate(counts, start=1):
+        weights = count[np.searchsorted(groups, columns.group)]
+        assert points.risks[row, 0] == pytest.approx(cvar(columns.cost, 0.3, weights))
+        assert points.rewards[row, 0] == pytest.approx(np.average(columns.reward, weights=weights))
 
 
 def test_an_interval_covers_what_it_is_about():

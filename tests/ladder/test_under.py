@@ -13,6 +13,7 @@ from trl_rsa.evaluation.pressure.condition import Condition
 from trl_rsa.evaluation.stress import attack_prompts
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.pairs import with_tokens
+from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.ladder.prompts import prompt_groups
 from trl_rsa.ladder.rung import rung_pairs
 from trl_rsa.ladder.under import Under
@@ -190,6 +191,21 @@ def test_an_attack_changes_what_is_asked_and_not_what_is_scored(model, tiny_mode
     for record in records(tmp_path, "00-train.jsonl"):
         assert record["attack"] == "leetspeak" and record["base_prompt"] == TEXTS[record["prompt_number"]]
         assert record["prompt"] == asked[record["prompt_number"]]["prompt"]
+
+
+def test_a_dry_run_places_the_budget_under_the_condition(model, tiny_tokenizer, tiny_model_path, tmp_path):
+    rows = [{"prompt": text, "response": "red dog sat on"} for text in TEXTS]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    several = (
+        constraint({"prefill": 2, "beginnings": str(tmp_path / "bad.jsonl")}, "begun"),
+        constraint({"attack": "leetspeak", "temperature": 1.7}, "attacked"),
+    )
+    runner = Runner(model, tiny_tokenizer)
+    place_budgets(make_ladder(tmp_path / "run", tiny_tokenizer, runner, *several), tiny_model_path, 2)
+    begun, attacked = runner.asked
+    assert begun["beginnings"] == [tiny_tokenizer.convert_tokens_to_ids(["red", "dog"])] * 2
+    assert set(length.seen) <= set(TEXTS), "the scorer sees the prompt before the attack"
+    assert attacked["sampling"].temperature == 1.7 and attacked["prompts"] != begun["prompts"] == TEXTS[4:6]
 
 
 # One conversation

@@ -198,24 +198,6 @@ def test_interruption(run_fake, capsys):
     assert capsys.readouterr().err == "trl-rsa fake: stopped. Started again it resumes.\n"
 
 
-# env
-
-
-def test_env(capsys):
-    assert main(["env"]) == 0
-    lines = dict(line[2:].split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert lines["trl-rsa"] == trl_rsa.__version__
-    assert lines["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert {"trl", "transformers", "torch", "peft", "accelerate", "datasets", "deepspeed", "bitsandbytes"} <= {*lines}
-    assert lines["TRL supported"].startswith("yes")
-
-
-def test_env_says_when_trl_is_not_supported(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "trl_rsa._trl", None)  # importing it fails
-    assert main(["env"]) == 0
-    assert "- TRL supported: no. " in capsys.readouterr().out
-
-
 # Other commands
 
 

@@ -1,6 +1,7 @@
 """`trl-rsa evaluate --pressure`: what it writes, that it goes on after a kill, and its sentences."""
 
 import json
+import re
 from pathlib import Path
 
 import peft  # noqa: F401 - before the models are made: what is imported by then is passed over by gc
@@ -88,7 +89,10 @@ def test_every_pressure_is_drawn_scored_and_summarised(arguments, more, capsys):
     assert {r["attack"] for r in records(folder_of("attack:rot13"))} == {"rot13"}
     assert not list(Path("out").rglob("model-*")), "models that were made for it are gone"
     out = capsys.readouterr().out
-    assert "b at temperature 1.6: CVaR(0.5) " in out and "b as it is: CVaR(0.5) " in out
+    assert "b, as it is: CVaR(0.5) " in out
+    (line,) = re.findall(r"^b, at temperature 1.6: CVaR.*$", out, re.MULTILINE)
+    worse = found["b", "heat:1.6"]["difference"]["difference"]["cvar_0.5"]["value"]
+    assert f", worse by {worse:+.3g} [" in line
 
 
 def test_interrupted_anywhere_it_ends_the_same(arguments, more, monkeypatch):

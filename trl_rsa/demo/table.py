@@ -1,7 +1,7 @@
 """The demo's tables, for the terminal and as Markdown, and a few answers of each model."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from trl_rsa.report import front_markdown
 
 
 WIDTH = 80  # of a terminal, in characters
-Column = tuple[str, str, Callable[[Any], Any]]  # heading, number format, getter
+Column = tuple[str, str, Any]  # heading, number format, getter
 
 
 def columns(metrics: Metrics) -> Iterator[Column]:

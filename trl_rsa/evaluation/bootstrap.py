@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
 
 from trl_rsa.evaluation.intervals import Estimate, check_confidence
 
@@ -143,6 +142,8 @@ def _bca_levels(value: Array, draws: Array, jackknife: Array, levels: Array) -> 
     # Ties count half; a value outside all draws is kept at a finite bias.
     below = ((draws < value).mean(0) + (draws <= value).mean(0)) / 2
     half = 0.5 / len(draws)
+    from scipy.stats import norm  # half a second, which other users of this module need not spend
+
     bias = norm.ppf(np.clip(below, half, 1 - half))[:, None]
     deviation = jackknife.mean(0) - jackknife
     spread = (deviation**2).sum(0) ** 1.5

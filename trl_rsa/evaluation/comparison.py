@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from trl_rsa.evaluation.bootstrap import Bootstrap, Statistic, chunk_rows
 from trl_rsa.evaluation.columns import Columns
@@ -106,6 +105,8 @@ class PairedDifference:
     def sign_test(self) -> float:
         """Exact two-sided sign test of the prompts' mean differences; equal prompts are left out."""
         up, down = int((self.by_prompt > 0).sum()), int((self.by_prompt < 0).sum())
+        from scipy.stats import binomtest  # half a second, which a dry run need not spend
+
         return float(binomtest(up, up + down).pvalue) if up + down else 1.0
 
     def summary(self, bootstrap: Bootstrap) -> PairedMetrics:

@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,10 +202,7 @@ def _method(
         "points": [_point(points, spot, spot.name in front) for spot in spots],
         "hypervolume": points.estimate(lambda risks, rewards: hypervolume(risks, rewards, corner), names),
         "within": [
-            RewardWithin(
-                limit=limit,
-                reward=points.estimate(lambda risks, rewards, d=limit: reward_within(risks, rewards, d), names),
-            )
+            RewardWithin(limit=limit, reward=points.estimate(partial(reward_within, limit=limit), names))
             for limit in limits
         ],
     }
@@ -258,7 +256,7 @@ def front_table(front: FrontFile) -> str:
     writer.writerow(["method", "model", *names, *numbers, "on_front", "budget", "met"])
     for method in front["methods"]:
         for point in method["points"]:
-            cells = [of[end] for of in (point["risk"], point["reward"]) for end in ("value", "low", "high")]  # type: ignore[literal-required]
+            cells = [of[end] for of in (point["risk"], point["reward"]) for end in ("value", "low", "high")]
             settings = [point["settings"].get(name, "") for name in names]
             rest = [point["on_front"], point.get("budget", ""), point.get("met", "")]
             writer.writerow([method["name"], point["name"], *settings, *cells, *rest])

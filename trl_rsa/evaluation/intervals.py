@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TypedDict
 
-from scipy.stats import beta
-
 
 class EstimateJSON(TypedDict):
     """An [`Estimate`] in JSON: `value` is None where it could not be computed."""
@@ -51,13 +49,13 @@ def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
     After 0 of n it is 1 − (1 − confidence)^(1/n): 0.0295 for n = 100, close to "the rule of three", 3/n.
     """
     _check_counts(k, n)
-    return 1.0 if k == n else float(beta.ppf(check_confidence(confidence), k + 1, n - k))
+    return 1.0 if k == n else _beta_quantile(check_confidence(confidence), k + 1, n - k)
 
 
 def clopper_pearson_lower(k: int, n: int, confidence: float = 0.95) -> float:
     """The exact one-sided lower bound on p after `k` successes in `n` independent trials."""
     _check_counts(k, n)
-    return 0.0 if k == 0 else float(beta.ppf(1 - check_confidence(confidence), k, n - k + 1))
+    return 0.0 if k == 0 else _beta_quantile(1 - check_confidence(confidence), k, n - k + 1)
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Estimate:
@@ -65,6 +63,12 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Estimate:
     each = (1 + check_confidence(confidence)) / 2
     low, high = clopper_pearson_lower(k, n, each), clopper_pearson_upper(k, n, each)
     return Estimate(k / n, low, high, "clopper-pearson")
+
+
+def _beta_quantile(p: float, a: int, b: int) -> float:
+    from scipy.stats import beta  # half a second, which a dry run without a budget need not spend
+
+    return float(beta.ppf(p, a, b))
 
 
 def _check_counts(k: int, n: int) -> None:

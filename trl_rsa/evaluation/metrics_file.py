@@ -3,6 +3,7 @@
 from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.evaluation.intervals import EstimateJSON
+from trl_rsa.evaluation.nested import NestedJSON
 from trl_rsa.evaluation.workspace import EvaluationSettings
 from trl_rsa.storage.records import ReadReportJSON
 
@@ -83,6 +84,7 @@ class ModelMetrics(GroupMetrics):
     cut: NotRequired[int]  # responses that did not end by themselves
     kl: NotRequired[EstimateJSON | None]  # from the reference, in nats
     drift: NotRequired[DriftMetrics]
+    nested: NotRequired[NestedJSON]  # risk of one wrong token, with nested_branches
 
 
 class PairedEstimate(EstimateJSON):

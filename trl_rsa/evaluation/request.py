@@ -40,6 +40,33 @@ class DriftSettings:
 
 
 @dataclass(frozen=True)
+class NestedSettings:
+    """How the risk of one wrong token is estimated: see [`~evaluation.nested`].
+
+    Args:
+        branches (`int`):
+            Next tokens that are drawn at a place of every first answer.
+        continuations (`int`, *optional*, defaults to 2):
+            Ways in which each branch goes on.
+        tail (`float`, *optional*, defaults to 0.25):
+            Tail of the CVaR over next tokens. With 4 branches it is the worst of them.
+    """
+
+    branches: int
+    continuations: int = 2
+    tail: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_tail(self.tail, "nested_tail")
+        for name, value in (("nested_branches", self.branches), ("nested_continuations", self.continuations)):
+            if value < 2:
+                raise ValueError(
+                    f"You set {name}={value}, but the worst of several is looked for, by one and told by another. Set "
+                    "2 or more."
+                )
+
+
+@dataclass(frozen=True)
 class CertificateSettings:
     """A budget that one model's costs are to be certified for.
 
@@ -94,6 +121,8 @@ class Evaluation:
             Certifies a budget on the records, and writes certificate.json beside them.
         drift ([`DriftSettings`], *optional*):
             The reference that drift is measured from.
+        nested ([`NestedSettings`], *optional*):
+            Continues the models' answers from places within them, for the risk of one wrong token.
         manifest (`str`, *optional*):
             Output folder of `align`: token harm is read from its policies, and the report shows its ladder.
         n_worst (`int`, *optional*, defaults to 20):
@@ -121,6 +150,7 @@ class Evaluation:
     unsafe_above: float = 0.0
     certificate: CertificateSettings | None = None
     drift: DriftSettings | None = None
+    nested: NestedSettings | None = None
     manifest: str | None = None
     n_worst: int = 20
     benchmarks: Sequence[str] = ()
@@ -160,8 +190,25 @@ class Evaluation:
                 "You set pressures, but they are put on models that answer prompts, and judged by a cost. Give "
                 "models, prompts and a cost, or leave the pressures out."
             )
+        if self.nested is not None:
+            self._check_nested()
         if self.certificate is not None:
             self._check_certificate(self.certificate)
+
+    def _check_nested(self) -> None:
+        if self.responses is not None or not self.rows:
+            raise ValueError(
+                "You set nested_branches, but continuing answers needs the model that gave them. Give models and "
+                "prompts."
+            )
+        if self.cost is None:
+            raise ValueError("You set nested_branches, but nothing that scores the cost of a response. Set a cost.")
+        if self.sampling.engine != "transformers" or self.sampling.temperature == 0:
+            raise ValueError(
+                f"You set nested_branches with engine={self.sampling.engine!r} and temperature="
+                f"{self.sampling.temperature:g}, but branches are drawn by transformers, and not greedily. Set engine "
+                "to transformers and a temperature above 0."
+            )
 
     def _check_certificate(self, certificate: CertificateSettings) -> None:
         if self.responses is None and self.cost is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.branching import add_nested
 from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.ledger import Attempt, costs_fingerprint, prompt_sketch, read_attempts
@@ -108,6 +109,7 @@ class EvaluationRun:
             self.score()
             self.summarise()
             self.drift()
+            self.nested()
             self.tokens()
             self.certify()
             self.press()
@@ -191,6 +193,12 @@ class EvaluationRun:
         """`kl` and `drift` of every model in the metrics, and drift.jsonl, if there is a reference."""
         if self.evaluation.drift is not None:
             add_drift(self.evaluation, self.workspace, self.metrics, self.progress)
+
+    def nested(self) -> None:
+        """`nested` of every model in the metrics, and nested.jsonl, if answers are to be continued."""
+        if self.evaluation.nested is not None:
+            self.log("continuing answers from places within them")
+            add_nested(self.evaluation, self.workspace, self.metrics, self.progress)
 
     def tokens(self) -> None:
         """tokens.jsonl: the worst responses token by token, if there is a reference or a manifest."""

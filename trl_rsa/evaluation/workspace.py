@@ -91,6 +91,7 @@ class Workspace:
         self.metrics = self.folder / METRICS
         self.tokens = self.folder / TOKENS
         self.drift = self.folder / "drift.jsonl"
+        self.nested = self.folder / "nested.jsonl"
         self.benchmarks = self.folder / "benchmarks.json"
         self.certificate = self.folder / "certificate.json"
         self.settings: EvaluationSettings = json.loads(json.dumps(settings))

@@ -10,6 +10,7 @@
     │   │   └── _walk_back           interpolate                        merging/       between the last two rungs
     │   └── _observe                 ScoredResponses.collect("decide")  observe.py
     │                                RiskConstraint.estimate            constraint.py  estimate and bound
+    │                                LadderAudit.ask, observe           audit.py       labels for a part, if set
     │                                JointScheduler.observe             joint.py, scheduler.py   what comes next
     ├── _compare                     if nothing holds: models against the chosen one, paired by prompt
     ├── _certify                     one bound per constraint on prompts that nothing has seen
@@ -29,9 +30,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.data import fingerprint
-from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
-from trl_rsa.evaluation.pressure.beginnings import read_beginnings, texts_of
+from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
@@ -46,11 +47,11 @@ from trl_rsa.ladder.observations import (
     metrics_of,
     read_observations,
 )
-from trl_rsa.ladder.observe import ScoredResponses, prompt_of
+from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses, given_beginnings, prompt_of
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
-from trl_rsa.ladder.prompts import prompt_groups
+from trl_rsa.ladder.prompts import PromptGroup, prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.slack import in_words as slack_in_words
@@ -123,7 +124,9 @@ class Ladder:
         self.by_name = {constraint.name: constraint for constraint in self.constraints}
         self.names = list(self.by_name)
         self.groups = prompt_groups(self.constraints, self.seed)
-        self._check_beginnings()
+        # A prompt without the beginning that it should have is found before anything is sampled.
+        for group in (group for several in self.groups.values() for group in several):
+            given_beginnings(group, self.encoder())
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler(
             {c.name: self.settings.scheduler(c.budget, c.allowed_margin) for c in self.constraints}
@@ -171,8 +174,11 @@ class Ladder:
         self.responses = ScoredResponses(
             *(self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress),
             start,
-            self._encoder(),
+            self.encoder(),
         )
+        self.audits = {
+            name: LadderAudit(c, self.folder, self.progress) for name, c in self.by_name.items() if c.audit is not None
+        }
         self._take_in_recorded()
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
             self._observe(self._model_to_observe(decision))
@@ -205,14 +211,19 @@ class Ladder:
     def _observe(self, model: str) -> None:
         number, multipliers = len(self.observations), self._multipliers()
         observed: dict[str, CostNumbers] = {}
-        for group, records in self.responses.collect("decide", model, number, self.names):
+        collected = self.responses.collect("decide", model, number, self.names)
+        self._ask("decide", model, number, collected)
+        for group, records in collected:
             prompts = [prompt_of(record) for record in records]
             cut = sum(not record["finished"] for record in records)
             for name in group.names:
                 constraint = self.by_name[name]
-                estimate = constraint.estimate(
-                    [record["costs"][name] for record in records], prompts, among=len(self.names)
-                )
+                among = len(self.names)
+                estimate = constraint.estimate([record["costs"][name] for record in records], prompts, among)
+                audited = None
+                if name in self.audits:
+                    confidence = constraint.confidence_among(among)
+                    estimate, audited = self.audits[name].observe(number, records, confidence, estimate)
                 observed[name] = {
                     "multiplier": multipliers[name],
                     "cut": cut,
@@ -220,6 +231,8 @@ class Ladder:
                     "under": constraint.under_in_words,
                     **estimate,
                 }
+                if audited is not None:
+                    observed[name]["audit"] = audited
         decision = self._decide(observed)
         latest = self.scheduler.observations[-1]
         entry: ObservationRecord = {
@@ -235,6 +248,18 @@ class Ladder:
         append_observation(self.output_dir / FILE_NAME, entry)
         self.observations.append(entry)
         self._say(entry)
+
+    def _ask(
+        self, split: str, model: str, number: int, collected: Sequence[tuple[PromptGroup, list[ResponseRecord]]]
+    ) -> None:
+        """Labels for the responses of all constraints that are audited, before anything is made of them."""
+        missing = {
+            name: self.audits[name].ask(number, split, model, records)
+            for group, records in collected
+            for name in group.names
+            if name in self.audits and (split == "decide" or self.audits[name].certifies)
+        }
+        raise_if_waiting(missing, self.audits, split, self.output_dir, number)
 
     def _decide(self, numbers: Mapping[str, CostNumbers]) -> JointDecision:
         return self.scheduler.observe(
@@ -283,16 +308,23 @@ class Ladder:
         raised = {name: delta for name, delta in decision.delta_multipliers.items() if delta > 0}
         collected = self.responses.collect("train", start, decision.start.number, list(raised))
         observed, seed = self.observations[decision.start.number]["constraints"], self.seed + decision.rung
-        etas = {name: observed[name]["eta"] for name in self.names}
+        number, known = decision.start.number, dict.fromkeys(self.names)
+        for name, audit in self.audits.items():
+            known[name] = audit.labelled_cost(number)
+            collected = [
+                (group, audit.refreshed(number, records) if name in group.names else records)
+                for group, records in collected
+            ]
+        label_costs = {name: label_cost(c, observed[name]["eta"], known[name]) for name, c in self.by_name.items()}
         pairs, counts = rung_pairs(
-            collected, self.by_name, self.settings, self.human, decision.delta_multipliers, etas, seed
+            collected, self.by_name, self.settings, self.human, decision.delta_multipliers, label_costs, seed
         )
         if counts["cut"]:
             self.progress(
                 f"[rung {decision.rung}] {counts['cut']} of {counts['responses']} responses were cut"
                 + (" and make no pairs" if self.settings.cut == "drop" else "")
             )
-        dataset = Dataset.from_list(with_tokens(pairs, self._encoder()))
+        dataset = Dataset.from_list(with_tokens(pairs, self.encoder()))
         delta = ", ".join(f"{name} {number:.3g}" for name, number in raised.items())
         data: RungData = {"pairs": len(dataset), **counts, "fingerprint": fingerprint(dataset)}
         ready = ReadyStage(
@@ -317,15 +349,9 @@ class Ladder:
     def _arguments(self, delta: float, folder: Path, seed: int) -> dict[str, Any]:
         return rung_arguments(self.args, self.settings, delta, folder, f"{self.output_dir.name}/{folder.name}", seed)
 
-    def _encoder(self) -> ConversationEncoder:
+    def encoder(self) -> ConversationEncoder:
+        """Writes prompts and responses as the policies see and write them."""
         return ConversationEncoder(self.processing_class, self.settings.sampling_of("train", self.seed).template)
-
-    def _check_beginnings(self) -> None:
-        """A prompt without the beginning that it should have is found before anything is sampled."""
-        for group in (group for several in self.groups.values() for group in several):
-            path = None if group.under is None else group.under.beginnings
-            if path is not None:
-                texts_of(group.prompts, read_beginnings(path), path)
 
     def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {
@@ -353,7 +379,8 @@ class Ladder:
                 for name in group.names:
                     costs[name][entry["number"]] = [record["costs"][name] for record in records]
                     prompts[name] = [prompt_key(prompt_of(record)) for record in records]
-        for name, c in self.by_name.items():
+        # Not those that are audited: of their responses mostly the learned cost is known, and that is not the claim.
+        for name, c in ((name, c) for name, c in self.by_name.items() if name not in self.audits):
             found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.bounds, self.seed)
             if found[name]:
                 self.progress(f"[ladder] {name}: {in_words(chosen, found[name][0], c.tail)}")
@@ -362,30 +389,34 @@ class Ladder:
     def _certify(self, model: str) -> dict[str, Path]:
         """One bound per constraint on prompts that nothing has seen; together they spend the allowed error."""
         paths = {name: self.output_dir / f"certificate-{name}.json" for name in self.names}
-        for group, records in self.responses.collect("certify", model, len(self.observations), self.names):
+        number = len(self.observations)
+        collected = self.responses.collect("certify", model, number, self.names)
+        self._ask("certify", model, number, collected)
+        for group, records in collected:
             costs = {name: [record["costs"][name] for record in records] for name in group.names}
             prompts = [prompt_of(record) for record in records]
             for name in group.names:
                 constraint = self.by_name[name]
                 if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
                     continue
-                certificate = certify(
-                    costs[name],
-                    constraint.budget,
-                    prompts=prompts,
-                    tail=constraint.tail,
-                    confidence=constraint.confidence_among(len(self.names)),
-                    bounds=constraint.bounds,
-                    scorer=self.responses.scorers[name].name,
-                    model=model,
-                    ledger_path=paths[name],
+                about = {
+                    "tail": constraint.tail,
+                    "confidence": constraint.confidence_among(len(self.names)),
+                    "bounds": constraint.bounds,
+                    "scorer": self.responses.scorers[name].name,
+                    "model": model,
+                    "ledger_path": paths[name],
                     # After more rungs the same prompts are looked at again: at a stricter confidence, and said so.
-                    again=True,
-                    n_trained=self.also_trained[name]["certify"],
-                    max_new_tokens=self.settings.sampling_of("certify", 0).max_new_tokens,
-                    n_cut=sum(not record["finished"] for record in records),
-                    under=constraint.under_in_words,
-                )
+                    "again": True,
+                    "n_trained": self.also_trained[name]["certify"],
+                    "max_new_tokens": self.settings.sampling_of("certify", 0).max_new_tokens,
+                    "n_cut": sum(not record["finished"] for record in records),
+                    "under": constraint.under_in_words,
+                }
+                if self._is_audited(name):
+                    certificate: Certificate = self.audits[name].certify(number, records, **about)
+                else:
+                    certificate = certify(costs[name], constraint.budget, prompts=prompts, **about)
                 self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
 
@@ -405,7 +436,11 @@ class Ladder:
             "prompt_fingerprint": prompt_sketch(prompts)[0],
             "costs_fingerprint": costs_fingerprint(map(prompt_key, prompts), costs),
         }
-        return all(found.get(key) == value for key, value in expected.items())
+        same = all(found.get(key) == value for key, value in expected.items())
+        return same and ("audit" in found) == self._is_audited(name)
+
+    def _is_audited(self, name: str) -> bool:
+        return name in self.audits and self.audits[name].certifies
 
     def _write_card(self, model: str, certificates: dict[str, Path], reason: str) -> None:
         folder = Path(model).resolve()
@@ -441,6 +476,8 @@ class Ladder:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:
                 summaries[name]["compared"] = comparisons[name]
+            if name in self.audits:
+                summaries[name]["audit"] = self.audits[name].summary(len(self.observations) - 1)
         trained = max(entry["rung"] for entry in self.observations)
         return {
             "observations": self.observations,

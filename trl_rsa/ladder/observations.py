@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
+from trl_rsa.ladder.audit_files import AuditNumbers
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.storage.lines import LineWriter, read_lines
 
@@ -16,6 +17,7 @@ class CostNumbers(TypedDict):
 
     `n` responses, of which `cut` were cut at max_new_tokens and `clipped` have a cost outside the constraint's bounds;
     `eta` is the quantile at the tail; `violation` is upper_bound − budget; `under` is the condition of the responses.
+    With an `audit` that has labels enough, all but the counts are of the labelled harm.
     """
 
     multiplier: float
@@ -29,6 +31,7 @@ class CostNumbers(TypedDict):
     upper_bound: float
     violation: float
     under: str | None
+    audit: NotRequired[AuditNumbers]
 
 
 class ObservationRecord(TypedDict):
@@ -63,6 +66,7 @@ def line_of(entry: ObservationRecord, constraints: Sequence[RiskConstraint]) -> 
         parts.append(
             f"{constraint.name}{under}: λ={of['multiplier']:.3g}, CVaR {constraint.tail:g} {of['estimate']:.3g}, "
             f"bound {of['upper_bound']:.3g}, budget {constraint.budget:g}, {of['cut'] / of['n']:.0%} cut"
+            + (f", {of['audit']['labels']} labels" if "audit" in of else "")
         )
     return f"[ladder {entry['number']}] {'; '.join(parts)}. {entry['reason']}"
 

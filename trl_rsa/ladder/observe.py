@@ -132,9 +132,9 @@ class ScoredResponses:
         """The tokens that the responses to each prompt are made to begin with: given, or drawn once from the start."""
         under, encoder = group.under, self.encoder
         assert under is not None and under.prefill is not None and encoder is not None
-        if under.beginnings is not None:
-            texts = texts_of(group.prompts, read_beginnings(under.beginnings), under.beginnings)
-            return [first_tokens(encoder, text, under.prefill) for text in texts]
+        given = given_beginnings(group, encoder)
+        if given is not None:
+            return given
         which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
         path = self.folder / f"beginnings-{split}{which}.jsonl"
         lines = {line["prompt_number"]: cast(BeginningLine, line) for line in read_lines(path)}
@@ -197,6 +197,19 @@ class ScoredResponses:
 def sampling_under(group: PromptGroup, sampling: Sampling) -> Sampling:
     """How the responses of a group are drawn."""
     return sampling if group.under is None else group.under.sampling(sampling)
+
+
+def given_beginnings(group: PromptGroup, encoder: ConversationEncoder) -> list[list[int]] | None:
+    """The tokens that are forced upon the responses to each prompt, where a file says which.
+
+    Raises:
+        ValueError, FileNotFoundError: if it has none for a prompt.
+    """
+    under = group.under
+    if under is None or under.prefill is None or under.beginnings is None:
+        return None
+    texts = texts_of(group.prompts, read_beginnings(under.beginnings), under.beginnings)
+    return [first_tokens(encoder, text, under.prefill) for text in texts]
 
 
 def prompt_of(record: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.observe import load_scorers, sampling_under
+from trl_rsa.ladder.observe import given_beginnings, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
 
@@ -51,14 +51,19 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
         return
     for group in ladder.groups["decide"]:
         sampling = sampling_under(group, ladder.settings.sampling_of("decide", ladder.seed))
-        # A forced beginning is the starting model's own here: its responses are as usual.
-        prompts = group.asked[:samples]
+        prompts, options = group.asked[:samples], dict[str, Any]()
+        # Without a file a forced beginning is the starting model's own: its responses are as usual.
+        if (given := given_beginnings(group, ladder.encoder())) is not None:
+            options["beginnings"] = given[: len(prompts)]
         skip = {(i, draw) for i in range(len(prompts)) for draw in range(1, sampling.draws)}
-        batches = ladder.runner.sample(start, prompts, sampling, batch_size=ladder.settings.batch_size, skip=skip)
+        batches = ladder.runner.sample(
+            start, prompts, sampling, batch_size=ladder.settings.batch_size, skip=skip, **options
+        )
         responses = [response for batch in batches for response in batch]
         for name in group.names:
             constraint, scorer = ladder.by_name[name], scorers[name]
-            costs = score(scorer, [prompts[r.prompt] for r in responses], [r.text for r in responses]).require_all()
+            asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
+            costs = score(scorer, asked, [r.text for r in responses]).require_all()
             log(f"[ladder] {name}: {_placed(constraint, costs, responses, sampling.max_new_tokens)}")
 
 

@@ -2,6 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
+from trl_rsa.ladder.audit_files import AuditSummary
 from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.paired import Comparison
@@ -33,6 +34,7 @@ class ConstraintSummary(TypedDict, total=False):
     compared: list[Comparison]
     under: str | None
     slack: Slack
+    audit: AuditSummary
 
 
 class RungData(PairCounts):

@@ -61,8 +61,8 @@ def _method(axes: Axes, method: Mapping[str, Any], index: int, named: bool) -> N
         *zip(*(place for _, place in points), strict=True), color=colour, lw=1.4, ls=DASHES[index % 7], alpha=0.8
     )
     for point, (x, y) in points:
-        errors = {"xerr": error_of(point["risk"], x), "yerr": error_of(point["reward"], y)}
-        axes.errorbar(x, y, **errors, fmt="none", capsize=2, lw=0.8, color=colour, alpha=0.45)
+        across, up = error_of(point["risk"], x), error_of(point["reward"], y)
+        axes.errorbar(x, y, xerr=across, yerr=up, fmt="none", capsize=2, lw=0.8, color=colour, alpha=0.45)
         face = colour if point["on_front"] else PAPER
         edge = PAPER if point["on_front"] else colour
         axes.plot(x, y, marker, ms=8 if "budget" in point else 6, mfc=face, mec=edge, color=colour, zorder=3)

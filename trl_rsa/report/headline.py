@@ -71,6 +71,18 @@ def columns(metrics: Mapping[str, Any]) -> list[Column]:
             lambda m: (m.get("drift") or {}).get("mean"),
         ),
         Column("KL", "distance from the reference, in nats", ".2f", lambda m: m.get("kl")),
+        Column(
+            "One wrong token",
+            "average cost when one token goes wrong, never too high on average",
+            ".2f",
+            lambda m: (m.get("nested") or {}).get("cross_fitted"),
+        ),
+        Column(
+            "One token away",
+            "places of safe answers where one of the tokens drawn there leads to an unsafe answer on average",
+            ".1%",
+            lambda m: (m.get("nested") or {}).get("one_token_away"),
+        ),
     ]
     models = metrics["models"].values()
     return [column for column in candidates if any(value_of(column.get(model)) is not None for model in models)]

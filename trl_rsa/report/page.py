@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from trl_rsa import __version__
+from trl_rsa.report.audits import audit_sentences
 from trl_rsa.report.front import compared, difference_table, explanation, front_markdown, method_table, sentences
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
@@ -66,6 +67,8 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
                 "rungs": bool(observations_of(m)),
                 "conditions": conditions_of(m),
                 "plot": f"ladder_{i}" if i else "ladder",
+                "audits": audit_sentences(m),
+                "audit_plot": f"audit_{i}" if i else "audit",
             }
             for i, (name, m) in enumerate(inputs.manifests.items())
         ],

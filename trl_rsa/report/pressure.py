@@ -62,7 +62,9 @@ def pressure_plot(metrics: dict[str, Any], tail: float, limit: float) -> Figure 
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(fill("average cost of the worst {} of {:,} answers: further right is worse".format(*out_of(tail))))
+    axes.set_xlabel(
+        fill("average cost of the worst {} of {:,} responses: further right is worse".format(*out_of(tail)))
+    )
     figure.legend(loc="outside upper left", ncols=3, fontsize=8)
     return figure
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from trl_rsa.report.audits import audit_plot
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.front_picture import front_plot
 from trl_rsa.report.headline import cvar_of, tails_of
@@ -99,6 +100,10 @@ def _draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[t
         ("pressure", True, lambda: pressure_plot(inputs.metrics, tail, limit)),
         *(
             (f"ladder_{i}" if i else "ladder", True, lambda m=manifest: ladder_plot(m))
+            for i, manifest in enumerate(inputs.manifests.values())
+        ),
+        *(
+            (f"audit_{i}" if i else "audit", True, lambda m=manifest: audit_plot(m))
             for i, manifest in enumerate(inputs.manifests.values())
         ),
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Unlabelled
-from trl_rsa.rlaif.result import FeedbackReport, LabelLine, lines_path, write_result
+from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport, lines_path, write_result
 from trl_rsa.rlaif.revise import NoReply, revise
 from trl_rsa.scoring.judge import PairwiseJudge
 from trl_rsa.scoring.scorer import keyword_only
@@ -52,7 +52,7 @@ def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackR
     with hold_file(path):
         chat = labelling.open()
         keys = [labelling.key(row, chat) for row in source.rows]
-        done: dict[str, LabelLine] = {line["key"]: line for line in read_lines(path)}  # type: ignore[misc]
+        done: dict[str, FeedbackLine] = {line["key"]: line for line in read_lines(path)}  # type: ignore[misc]
         wanted = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in done))
         if len(wanted) < len(keys):
             progress(f"{len(keys) - len(wanted)} of {len(keys)} rows are labelled already")
@@ -75,7 +75,7 @@ def _ask(
     rows: Sequence[Unlabelled],
     keys: Sequence[str],
     wanted: Sequence[int],
-    done: dict[str, LabelLine],
+    done: dict[str, FeedbackLine],
     path: Path,
     progress: ProgressLog,
 ) -> str | None:
@@ -99,8 +99,8 @@ def _ask(
     return None
 
 
-def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[LabelLine | NoReply]:
-    lines: list[LabelLine | NoReply] = [NoReply("it was not asked")] * len(rows)
+def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[FeedbackLine | NoReply]:
+    lines: list[FeedbackLine | NoReply] = [NoReply("it was not asked")] * len(rows)
     principles = [labelling.principle(row) for row in rows]
     settings = {name: labelling.options[name] for name in keyword_only(PairwiseJudge) if name in labelling.options}
     for principle in dict.fromkeys(principles):
@@ -127,10 +127,10 @@ def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> lis
     return lines
 
 
-def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[LabelLine | NoReply]:
+def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[FeedbackLine | NoReply]:
     settings = {name: labelling.options[name] for name in ("max_tokens", "temperature") if name in labelling.options}
     principles = [[labelling.principle(row, turn) for turn in range(labelling.rounds)] for row in rows]
-    lines: list[LabelLine | NoReply] = []
+    lines: list[FeedbackLine | NoReply] = []
     for own, outcome in zip(principles, revise(chat, rows, principles, settings), strict=True):
         if isinstance(outcome, NoReply):
             lines.append(outcome)

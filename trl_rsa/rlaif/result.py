@@ -12,7 +12,7 @@ from trl_rsa.storage.files import replacing, write_json
 from trl_rsa.storage.provenance import now, versions
 
 
-class LabelLine(TypedDict):
+class FeedbackLine(TypedDict):
     """A line of OUTPUT.lines.jsonl: what the judge said of one row."""
 
     key: str
@@ -55,7 +55,7 @@ def report_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.report.json")
 
 
-def write_result(labelling: Labelling, source: Source, lines: Sequence[LabelLine], chat: Any) -> FeedbackReport:
+def write_result(labelling: Labelling, source: Source, lines: Sequence[FeedbackLine], chat: Any) -> FeedbackReport:
     """Writes OUTPUT and OUTPUT.report.json."""
     compares = labelling.method == "compare"
     by_key = {line["key"]: line for line in lines}
@@ -96,7 +96,7 @@ def write_result(labelling: Labelling, source: Source, lines: Sequence[LabelLine
     return report
 
 
-def _compared(row: Unlabelled, line: LabelLine | None, keep_ties: bool) -> tuple[dict[str, Any] | None, str]:
+def _compared(row: Unlabelled, line: FeedbackLine | None, keep_ties: bool) -> tuple[dict[str, Any] | None, str]:
     """The row for the trainer, if there is one, and under what it is counted."""
     if line is None:
         return None, "not labelled yet"
@@ -114,7 +114,7 @@ def _compared(row: Unlabelled, line: LabelLine | None, keep_ties: bool) -> tuple
     return (made if keep_ties else None), "ties" if agree else "orders that disagree"
 
 
-def _revised(row: Unlabelled, line: LabelLine | None, keep_ties: bool) -> tuple[dict[str, Any] | None, str]:
+def _revised(row: Unlabelled, line: FeedbackLine | None, keep_ties: bool) -> tuple[dict[str, Any] | None, str]:
     if line is None:
         return None, "not labelled yet"
     if line["reason"] is not None:
@@ -128,14 +128,14 @@ def _revised(row: Unlabelled, line: LabelLine | None, keep_ties: bool) -> tuple[
     return {"prompt": row.prompt, "chosen": revised, "rejected": original}, "revised"
 
 
-def _agreement(lines: Sequence[LabelLine]) -> float | None:
+def _agreement(lines: Sequence[FeedbackLine]) -> float | None:
     """Share of the pairs asked in both orders of which the mean verdict is the same in both."""
     asked = [line for line in lines if line.get("forward") and line.get("backward")]
     same = [_mean(line["forward"]) == _mean(line["backward"]) for line in asked]
     return sum(same) / len(same) if same else None
 
 
-def _first_place(lines: Sequence[LabelLine]) -> float | None:
+def _first_place(lines: Sequence[FeedbackLine]) -> float | None:
     """Share of the verdicts that are no ties which take the response that stands first: ½ of a judge without bias."""
     verdicts = [point for line in lines for point in line.get("forward", [])]
     verdicts += [1 - point for line in lines for point in line.get("backward", [])]

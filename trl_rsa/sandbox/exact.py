@@ -149,3 +149,15 @@ class PrefixTree:
             return self.cost
         values = [child.cost_to_go(risk) for child in self.children.values()]
         return risk(values, list(self.next_law().values()))
+
+    def places(self) -> Iterator["PrefixTree"]:
+        """This node and those below it, as far as they have a next token."""
+        if self.children:
+            yield self
+        for child in self.children.values():
+            yield from child.places()
+
+    def one_token_risk(self, tail: float) -> float:
+        """CVaR, over the next token, of the mean cost after it: what [`~evaluation.nested`] estimates by branching."""
+        means = [float(np.dot(*child.costs())) for child in self.children.values()]
+        return tail_mean(means, list(self.next_law().values()), tail)

@@ -14,7 +14,7 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     # bitsandbytes 0.50, on import, which transformers and peft do unasked, on CPUs with bfloat16 instructions: an
     # optional kernel for 4-bit weights on the CPU is not installed.
     "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm",),
-    # DeepSpeed 0.18, on import, which accelerate does unasked: there is no GPU, as `trl-rsa env` says too.
+    # DeepSpeed 0.18, on import, which accelerate does unasked: there is no GPU, as `trl-rsa doctor` says too.
     "DeepSpeed": ("Setting accelerator to CPU",),
 }
 # Beginnings of warnings. transformers 5.23, of the name under which TRL 1.16 sets its own default: it can go when TRL

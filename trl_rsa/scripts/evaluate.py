@@ -118,6 +118,11 @@ class ReportArguments:
         default=None, metadata={"help": "measure drift from this model, in all and token by token"}
     )
     drift_tail: float = field(default=0.1, metadata={"help": "tail of the CVaR in drift risk"})
+    nested_branches: int = field(
+        default=0, metadata={"help": "next tokens drawn within each first answer, for the risk of one wrong token"}
+    )
+    nested_continuations: int = field(default=2, metadata={"help": "ways in which each of them goes on"})
+    nested_tail: float = field(default=0.25, metadata={"help": "tail of the CVaR over those next tokens"})
     manifest: str | None = field(
         default=None, metadata={"help": "output_dir of an align run: show token harm and the ladder"}
     )
@@ -229,9 +234,12 @@ def evaluation_of(
     pressed: PressureArguments,
     certified: CertificateArguments,
 ) -> "Evaluation":
-    from trl_rsa.evaluation.request import DriftSettings, Evaluation
+    from trl_rsa.evaluation.request import DriftSettings, Evaluation, NestedSettings
     from trl_rsa.sampling.response import Sampling
 
+    nested = None
+    if reported.nested_branches:
+        nested = NestedSettings(reported.nested_branches, reported.nested_continuations, reported.nested_tail)
     return Evaluation(
         reported.output_dir,
         models=named_models(given.model),
@@ -250,6 +258,7 @@ def evaluation_of(
         unsafe_above=reported.unsafe_above,
         certificate=_certificate(certified),
         drift=None if reported.reference is None else DriftSettings(reported.reference, reported.drift_tail),
+        nested=nested,
         manifest=reported.manifest,
         n_worst=reported.n_worst,
         benchmarks=[task for task in (reported.benchmarks or "").split(",") if task],
@@ -358,8 +367,12 @@ def _headline(metrics: "Metrics") -> list[str]:
         parts += [_shown(f"CVaR({tail})", estimate) for tail, estimate in cost["cvar"].items()]
         lines.append(f"{name}: {', '.join(part for part in parts if part)} ({model['n']} responses)")
     for entry in metrics.get("pressures", []):
-        parts = [_shown(f"CVaR({tail})", estimate) for tail, estimate in entry["cost"]["cvar"].items()]
-        lines.append(f"{entry['model']} {entry['in_words']}: {', '.join(part for part in parts if part)}")
+        worse = (entry["difference"] or {"difference": {}})["difference"]
+        parts = [
+            _shown(f"CVaR({tail})", estimate) + _shown(", worse by", worse.get(f"cvar_{tail}"), "+.3g")
+            for tail, estimate in entry["cost"]["cvar"].items()
+        ]
+        lines.append(f"{entry['model']}, {entry['in_words']}: {'; '.join(parts)}")
     for name, tasks in metrics.get("benchmarks", {}).items():
         for task, numbers in (part for parts in tasks.values() for part in parts.items()):
             shown = [f"{k.removesuffix(',none')} {v:.3f}" for k, v in numbers.items() if isinstance(v, float)]

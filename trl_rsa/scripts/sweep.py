@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trl_rsa.scripts._launch import HELP
 
@@ -148,7 +148,7 @@ def _write(
     from trl_rsa.report import write_report
     from trl_rsa.sweep.page import write_front
 
-    options = {}
+    options: dict[str, Any] = {}
     if evaluation is not None:
         options = {"tails": evaluation.tails, "unsafe_above": evaluation.unsafe_above}
     return write_front(

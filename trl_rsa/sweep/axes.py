@@ -94,9 +94,9 @@ def resolve(plan: Plan, path: str) -> str:
         where, name, keys = _locate(plan, path)
         return ".".join([_join(where, name), *keys])
     places = _places(plan)
-    found = [where for where, part in places.items() if path in hints_of(type(part)) and not _is_closed(where, path)]
+    found = [where for where, part in places.items() if path in _fields(part) and not _is_closed(where, path)]
     if not found:
-        known = {name for part in places.values() for name in hints_of(type(part))}
+        known = {name for part in places.values() for name in _fields(part)}
         raise ValueError(f"You sweep over {path!r}, but a plan has no such field.{suggest(path, known)}")
     setting = [where for where in found if getattr(places[where], path) != _default(places[where], path)]
     chosen = found if len(found) == 1 else setting
@@ -116,6 +116,12 @@ def _places(plan: Plan) -> dict[str, Any]:
         **{f"constraints.{constraint.name}": constraint for constraint in plan.constraints},
         **({"rungs": plan.rungs} if plan.constraints else {}),
     }
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """The types of a part's fields, by name."""
+    cls: Any = type(part)
+    return hints_of(cls)
 
 
 def _is_closed(where: str, name: str) -> bool:
@@ -145,7 +151,7 @@ def set_field(plan: Plan, path: str, value: Any) -> Plan:
             new = dataclasses.replace(part, **{name: _with_key(getattr(part, name), keys, value, path)})
         else:
             plain = isinstance(value, (str, bool, int, float, list, dict))  # from Python it may be an object
-            read = read_value(hints_of(type(part))[name], value, name, path) if plain else value
+            read = read_value(_fields(part)[name], value, name, path) if plain else value
             new = dataclasses.replace(part, **{name: read})
         return _with_part(plan, where, new)
     except TypeError as error:  # an argument that a class further down does not have
@@ -161,9 +167,9 @@ def _locate(plan: Plan, path: str) -> tuple[str, str, list[str]]:
     named = [place for place in sorted(places, key=len, reverse=True) if place and path.startswith(f"{place}.")]
     where = named[0] if named else ""
     name, *keys = path.removeprefix(where).removeprefix(".").split(".")
-    hints = hints_of(type(places[where]))
+    hints = _fields(places[where])
     if name not in hints or _is_closed(where, name):
-        known = [_join(place, field) for place, part in places.items() for field in hints_of(type(part))]
+        known = [_join(place, field) for place, part in places.items() for field in _fields(part)]
         open_ones = [one for one in known if one.rpartition(".")[2] not in (*_NOT_SWEPT, "name")]
         raise ValueError(f"You sweep over {path!r}, but the plan has no such field.{suggest(path, open_ones)}")
     return where, name, keys

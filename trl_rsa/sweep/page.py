@@ -1,13 +1,13 @@
 """One page of one or several sweeps: their records together, metrics.json, front.json, and the table of points."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.columns import read_columns
+from trl_rsa.evaluation.columns import Columns, read_columns
 from trl_rsa.evaluation.front_file import FrontFile
 from trl_rsa.evaluation.front_measures import Spot, front_table, measure_front
 from trl_rsa.evaluation.metrics import summarize_models
@@ -15,7 +15,7 @@ from trl_rsa.storage.files import replacing, write_json
 from trl_rsa.storage.locks import hold_folder
 from trl_rsa.storage.names import FRONT, METRICS, RECORDS
 from trl_rsa.storage.provenance import differences
-from trl_rsa.storage.records import Record, RecordWriter, read_records
+from trl_rsa.storage.records import RecordWriter, read_records
 from trl_rsa.sweep.files import SweepPoint, read_sweep
 
 
@@ -67,18 +67,11 @@ def write_front(
     folder = Path(output_dir)
     measured = _measured([Path(sweep) for sweep in sweeps])
     _check_alike(measured)
+    bootstrap = Bootstrap(seed=seed)
     with hold_folder(folder):
-        with replacing(folder / RECORDS) as partial, RecordWriter(partial) as writer:
-            for record in _records(measured):
-                writer.write(record)
-        columns = read_columns(read_records(folder / RECORDS))
+        columns = _write_records(measured, folder / RECORDS)
         parts = {str(name): columns.take(indices) for name, indices in columns.model}
-        methods: dict[str, list[Spot]] = {}
-        for one in measured:
-            spot = Spot(one.name, one.point["settings"], one.point.get("budget"), one.point.get("met"))
-            methods.setdefault(one.method, []).append(spot)
-        bootstrap = Bootstrap(seed=seed)
-        front = measure_front(methods, parts, tail, limits, reference, bootstrap)
+        front = measure_front(_spots(measured), parts, tail, limits, reference, bootstrap)
         every_tail = list(dict.fromkeys([tail, *tails]))
         write_json(
             folder / METRICS,
@@ -131,7 +124,18 @@ def _check_alike(measured: Sequence[_Measured]) -> None:
             )
 
 
-def _records(measured: Sequence[_Measured]) -> Iterator[Record]:
+def _write_records(measured: Sequence[_Measured], path: Path) -> Columns:
+    """All points' records in one file, under the points' names."""
+    with replacing(path) as partial, RecordWriter(partial) as writer:
+        for one in measured:
+            for record in read_records(one.evaluation / RECORDS):
+                writer.write({**record, "model": one.name})
+    return read_columns(read_records(path))
+
+
+def _spots(measured: Sequence[_Measured]) -> dict[str, list[Spot]]:
+    found: dict[str, list[Spot]] = {}
     for one in measured:
-        for record in read_records(one.evaluation / RECORDS):
-            yield {**record, "model": one.name}
+        spot = Spot(one.name, one.point["settings"], one.point.get("budget"), one.point.get("met"))
+        found.setdefault(one.method, []).append(spot)
+    return found

@@ -12,6 +12,7 @@ from trl_rsa.evaluation.tables import is_table, read_responses
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import base_of, free_memory, is_adapter, load_policy, load_tokenizer
 from trl_rsa.scoring.batches import pick_device
+from trl_rsa.scoring.weights import quiet_loading
 from trl_rsa.storage.records import text_of
 
 
@@ -77,20 +78,23 @@ class Benign(Pressure):
 
     def fine_tune(self, path: str, examples: Sequence[Example], folder: Path, work: Work) -> None:
         """Saves to `folder` what the steps make of the model in `path`."""
+        from transformers import PrinterCallback
         from trl import SFTTrainer
 
         tokenizer = load_tokenizer(path)
         dataset = as_tokens(examples, ConversationEncoder(tokenizer, work.sampling.template))
-        trainer = SFTTrainer(
-            model=_trainable(path, work.device),
-            args=self._arguments(path, folder, work),
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            callbacks=[_progress(f"{self.name}: fine-tuning", self.steps, work)],
-        )
-        trainer.train()
-        trainer.model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
+        with _no_bars(), quiet_loading():
+            trainer = SFTTrainer(
+                model=_trainable(path, work.device),
+                args=self._arguments(path, folder, work),
+                train_dataset=dataset,
+                processing_class=tokenizer,
+                callbacks=[_progress(f"{self.name}: fine-tuning", self.steps, work)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            trainer.model.save_pretrained(str(folder))
+            tokenizer.save_pretrained(str(folder))
         del trainer
         free_memory()
 
@@ -128,6 +132,20 @@ def _progress(phase: str, steps: int, work: Work) -> Any:
             work.progress(phase, state.global_step, steps)
 
     return Steps()
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars of `datasets`: there is one of our own."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 def _trainable(path: str, device: str | None) -> Any:

@@ -1,6 +1,5 @@
 """Quantised: the weights in 4 bits, as a model is often served."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,9 +69,6 @@ def _settings(dtype: str | None) -> Any:
 def _try(device: str) -> None:
     """One small layer in 4 bits."""
     import torch
-
-    # It warns of kernels that are only faster.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from bitsandbytes.nn import Linear4bit
 
     layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)

@@ -124,7 +124,7 @@ class PressureRun:
         if len(drawn(one.workspace.responses, name, one.rows)) >= total:
             return
         pressure, phase = one.pressure, f"{one.pressure.name}: sampling {name}"
-        self.log(f"{name} {pressure.in_words}: {one.sampling.draws} responses to each of {len(one.rows)} prompts")
+        self.log(f"{name}, {pressure.in_words}: {one.sampling.draws} responses to each of {len(one.rows)} prompts")
         under = {} if pressure.shares_draws else {"under": pressure.in_words}
         with pressure.policy(path, one.work) as (folder, load):
             sample_responses(
@@ -176,7 +176,8 @@ class PressureRun:
             record for record in read_records(plain, scores=()) if record.get("attack") in (None, PLAIN)
         )
         asked = {int(prompt_key(row["prompt"]), 16) for row in self.rows}
-        before = {name: of.take(np.isin(of.group, list(asked))) for name, of in before.items()}
+        groups = np.array(sorted(asked), dtype=np.uint64)
+        before = {name: of.take(np.isin(of.group, groups)) for name, of in before.items()}
         options: dict[str, Any] = {"unsafe_above": unsafe_above, "bootstrap": bootstrap}
         found = [_metrics(name, NONE, "as it is", of, None, tails, options) for name, of in before.items()]
         cut = _cut(read_records(plain, scores=()), asked)

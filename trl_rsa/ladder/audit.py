@@ -1,0 +1,442 @@
+"""The audit of one constraint on the ladder: labels for a part of the responses, and what the cost means then.
+
+    LadderAudit.ask        draws responses of an observation and gets their labels: from a labeller, or from people
+    LadderAudit.observe    refits the calibration to all labels so far, and estimates the tail of labelled harm
+    LadderAudit.refreshed  the cost of responses to train prompts, as the labels have made it
+    label_cost             what the pairs of a rung compare, by the calibration of the observation that it starts from
+    LadderAudit.certify    one attempt at a certificate about the labels of certify prompts
+
+Everything is on disk before the next begins, in `ladder/audit-NAME`: a start after a kill asks for nothing again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trl_rsa.audits.bound import audited_cvar_bound
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined
+from trl_rsa.audits.combine import agreement, combined_cost
+from trl_rsa.audits.labelled_cost import LabelledCost
+from trl_rsa.audits.load import load_labeller
+from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
+from trl_rsa.audits.refresh import Features, Labelled
+from trl_rsa.audits.selection import UNIFORM, Selection, choose
+from trl_rsa.audits.steer import foretell
+from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
+from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
+from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
+from trl_rsa.ladder.observe import ResponseRecord, prompt_of
+from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.scoring.functions import import_function
+from trl_rsa.storage.digests import digest, prompt_key, response_key
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.provenance import now
+
+
+# With fewer labels than this a score is taken as it is: a calibration would rest on nothing.
+LEAST_LABELS = 10
+_BATCH = 32  # labels that a function or a judge is asked for at a time
+
+
+class WaitingForLabels(ValueError):
+    """The ladder cannot go on before people have labelled. The run is as it should be: start it again then."""
+
+
+class LadderAudit:
+    """
+    Args:
+        constraint ([`RiskConstraint`]):
+            Has an `audit`.
+        folder (`Path`):
+            The ladder's. The audit gets a folder in it.
+        log ([`ProgressLog`]):
+            Counts labels while they come.
+
+    Raises:
+        ValueError: if there is no such labeller.
+    """
+
+    def __init__(self, constraint: RiskConstraint, folder: Path, log: ProgressLog):
+        assert constraint.audit is not None
+        self.constraint, self.settings, self.log = constraint, constraint.audit, log
+        self.folder = folder / f"audit-{constraint.name}"
+        of = self.settings
+        self.queue = AuditQueue(self.folder, of.scale, of.second, of.budget, of.seed)
+        self.labeller = None if of.asks_people else load_labeller(of.labeller, of.scale, of.labeller_options)
+        self.features: Features | None = import_function(of.refresh) if isinstance(of.refresh, str) else None
+        self._known: tuple[Rated, LabelledCost] | None = None
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        of = self.settings
+        content: AuditFile = {
+            "constraint": self.constraint.name,
+            "labeller": "people" if self.labeller is None else self.labeller.name,
+            "harm_scale": of.scale.to_dict(),
+            "budget": of.budget,
+            "certify_labels": of.certify_labels,
+            "second": str(of.second),
+            "combine": of.combine,
+            "seed": of.seed,
+        }
+        path = self.folder / AUDIT
+        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != content:
+            write_json(path, content)
+
+    # Labels
+
+    def ask(self, number: int, split: str, model: str, records: Sequence[ResponseRecord]) -> int:
+        """Draws responses once, and gets the labels that are missing where a labeller is at hand.
+
+        Returns:
+            `int`: how many labels are missing still.
+        """
+        rounds, missing = 1 if split == "certify" else self.settings.rounds, 0
+        for round_number in range(1, rounds + 1):
+            if self.queue.draw(number, split, round_number) is None:
+                self._draw(number, split, round_number, model, records)
+            draws = [each for each in self.queue.draws() if (each["split"] == "certify") == (split == "certify")]
+            if self.labeller is not None:
+                self._label(draws)
+            missing = len(self.queue.missing(draws))
+            if missing and self.waits(split):
+                return missing
+        return missing
+
+    @property
+    def certifies(self) -> bool:
+        """Whether the certificate is about labels."""
+        return self.settings.certify_labels > 0
+
+    def waits(self, split: str) -> bool:
+        """Whether the ladder ends its run for labels that are missing. A certificate without them would be lost."""
+        return self.labeller is None and (self.settings.wait or split == "certify")
+
+    def _draw(self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]) -> None:
+        if split == "certify":
+            labels, uniform = self.settings.certify_labels, UNIFORM
+        else:
+            labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._affordable())
+            uniform = self.settings.uniform
+        seed = self._seed(number, round_number) if split == "decide" else seed_of_prompts(_sketch(records))
+        requests, drawn = list[Request](), None
+        if labels > 0:
+            scores = self._scores(self._known_so_far(number, round_number), records)
+            drawn = choose(_names(records), scores, labels, uniform, seed, _prompts(records))
+            for place in np.flatnonzero(drawn.chosen):
+                record = records[place]
+                requests.append(
+                    {
+                        "id": response_key(prompt_of(record), record["response"]),
+                        "prompt": prompt_of(record),
+                        "response": record["response"],
+                        "score": float(record["costs"][self.constraint.name]),
+                        "probability": float(drawn.probabilities[place]),
+                        "prompt_number": record["prompt_number"],
+                        "draw": record["draw"],
+                    }
+                )
+        content: RequestsFile = {
+            "observation": number,
+            "split": split,
+            "round": round_number,
+            "model": model,
+            "seed": seed,
+            "least": 0.0 if drawn is None else drawn.least,
+            "probabilities": [] if drawn is None else drawn.probabilities.tolist(),
+            "time": now(),
+            "requests": requests,
+        }
+        self.queue.add_draw(content)
+
+    def _known_so_far(self, number: int, round_number: int) -> LabelledCost | None:
+        """What a draw knows: the labels of the observation before, and with several rounds those that came since."""
+        if round_number == 1:
+            return self.labelled_cost(number - 1) if number else None
+        rated = self._rated(number)
+        return self._fit(rated) if len(rated["ids"]) >= LEAST_LABELS else None
+
+    def _scores(self, known: LabelledCost | None, records: Sequence[ResponseRecord]) -> NDArray[np.float64]:
+        """What responses are ranked by: their learned cost, refreshed by labels."""
+        learned = np.array([record["costs"][self.constraint.name] for record in records])
+        if known is None:
+            return learned
+        return known.scores([prompt_of(r) for r in records], [r["response"] for r in records], learned)
+
+    def _seed(self, number: int, round_number: int) -> int:
+        """Each draw has its own: the same prompts are drawn from again."""
+        return int.from_bytes(digest(f"{self.settings.seed} {number} {round_number}")[:4], "big")
+
+    def _affordable(self) -> int:
+        """Responses whose labels the budget pays for, second and third ones included, at the rate so far."""
+        rated = sum(
+            request["id"] in self.queue.grades() for draw in self._decide_draws() for request in draw["requests"]
+        )
+        rate = max(1.0, self._spent() / rated) if rated else 1.0
+        return int(self._left() / rate)
+
+    def _left(self) -> int:
+        """Labels that are neither there nor asked for."""
+        return self.settings.budget - self._spent() - len(self.queue.missing(self._decide_draws()))
+
+    def _decide_draws(self) -> list[RequestsFile]:
+        return [draw for draw in self.queue.draws() if draw["split"] != "certify"]
+
+    def _spent(self) -> int:
+        return self.queue.spent() - self.queue.spent("certify")
+
+    def _label(self, draws: Sequence[RequestsFile]) -> None:
+        assert self.labeller is not None
+        silent: set[str] = set()
+        while missing := [request for request in self.queue.missing(draws) if request["id"] not in silent]:
+            grades = self.queue.grades()
+            # First labels before second ones: a start after a kill spends the budget on the same labels.
+            fewest = min(len(grades.get(request["id"], ())) for request in missing)
+            missing = [request for request in missing if len(grades.get(request["id"], ())) == fewest]
+            with self.log.counting(f"[audit] {self.constraint.name}: labels", 0, len(missing)) as advance:
+                for start in range(0, len(missing), _BATCH):
+                    batch = missing[start : start + _BATCH]
+                    numbers = [len(grades.get(request["id"], ())) + 1 for request in batch]
+                    found = self.labeller.grades(
+                        [request["prompt"] for request in batch], [request["response"] for request in batch], numbers
+                    )
+                    silent |= {r["id"] for r, grade in zip(batch, found, strict=True) if grade is None}
+                    labels: list[NewLabel] = [
+                        {"id": request["id"], "grade": grade, "labeller": f"{self.labeller.name} {n}"}
+                        for request, grade, n in zip(batch, found, numbers, strict=True)
+                        if grade is not None
+                    ]
+                    self.queue.add_labels(labels, "ladder")
+                    advance(len(batch))
+        if silent:
+            self.log(f"[audit] {self.constraint.name}: {self.labeller.name} gave no grade for {len(silent)} responses")
+
+    # What follows from them
+
+    def observe(
+        self, number: int, records: Sequence[ResponseRecord], confidence: float, learned: CostEstimate
+    ) -> tuple[CostEstimate, AuditNumbers]:
+        """The estimates of labelled harm in place of those of the learned cost, once there are labels enough.
+
+        Args:
+            number (`int`), records (`Sequence[dict]`):
+                The observation, and its responses to the decide prompts.
+            confidence (`float`):
+                Of the bound.
+            learned (`CostEstimate`):
+                Of the learned cost.
+        """
+        grades, rated = self.queue.grades(), self._rated(number)
+        numbers: AuditNumbers = {
+            "drawn": sum(len(draw["requests"]) for draw in self._decide_draws() if draw["observation"] == number),
+            "labels": self._spent(),
+            "missing": len(self.queue.missing(self._decide_draws())),
+            "rated": len(rated["ids"]),
+            "calibrated": len(rated["ids"]) >= LEAST_LABELS,
+            "agreement": agreement(grades),
+            "learned_estimate": learned["estimate"],
+            "learned_upper_bound": learned["upper_bound"],
+        }
+        content: CalibrationFile = {"observation": number, "numbers": numbers, "rated": rated}
+        write_json(self._calibration_path(number), content)
+        known = self.labelled_cost(number)
+        if known is None:
+            return learned, numbers
+        scores = self._scores(known, records)
+        found = foretell(
+            known.calibration, scores, _prompts(records), self.constraint.tail, confidence, self.settings.seed
+        )
+        estimate, bound = found.estimate, found.upper_bound
+        if self.settings.bound == "betting":
+            estimate, bound = self._bet(number, records, confidence)
+        return {
+            **learned,
+            "mean_cost": found.mean,
+            "unsafe_rate": found.unsafe_rate,
+            "eta": found.eta,
+            "estimate": estimate,
+            "upper_bound": bound,
+        }, numbers
+
+    def _bet(self, number: int, records: Sequence[ResponseRecord], confidence: float) -> tuple[float, float]:
+        """Estimate and bound from the labels of this observation alone. Labels of earlier ones only help to predict:
+        what predicts must not have seen the labels that the bound rests on."""
+        draw, high = self.queue.draw(number, "decide", 1), self.constraint.bounds[1]
+        if draw is None or not draw["requests"]:  # the budget of labels is spent
+            return high, high
+        before = self.labelled_cost(number - 1) if number else None
+        drawn, labels = self._drawn(draw, records)
+        labels[drawn.chosen & np.isnan(labels).all(axis=1), 0] = high  # asked for, and not there
+        harm, _ = combined(labels, self.settings.combine)
+        found = audited_cvar_bound(
+            self._scores(before, records),
+            np.where(drawn.chosen, harm, np.nan),
+            drawn.probabilities,
+            tail=self.constraint.tail,
+            bounds=self.constraint.bounds,
+            confidence=confidence,
+            keys=_prompts(records),
+            seed=draw["seed"],
+            least=drawn.least,
+            pilot=None if before is None else before.calibration,
+        )
+        return found.estimate, found.upper_bound
+
+    def _drawn(self, draw: RequestsFile, records: Sequence[ResponseRecord]) -> tuple[Selection, NDArray[np.float64]]:
+        """A draw as it was made, and the labels `[n, k]` of all responses, NaN where there is none."""
+        grades, costs, names = self.queue.grades(), self.settings.scale.costs, _names(records)
+        drawn = {f"{request['id']}-{request['draw']}" for request in draw["requests"]}
+        own = [grades.get(name.rpartition("-")[0], []) for name in names]
+        labels = np.full((len(records), max(1, *map(len, own))), np.nan)
+        for row, several in zip(labels, own, strict=True):
+            row[: len(several)] = [costs[grade] for grade in several]
+        chosen = np.array([name in drawn for name in names])
+        return Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]), labels
+
+    def _rated(self, number: int) -> Rated:
+        """Every response with a label, once, as the latest draw has it. Labels of earlier observations count less."""
+        grades, found = self.queue.grades(), dict[str, tuple[float, float, float]]()
+        for draw in self._decide_draws():
+            weight = self.settings.memory ** (number - draw["observation"])
+            for request in draw["requests"]:
+                own = grades.get(request["id"])
+                if own:
+                    cost = combined_cost(own, self.settings.scale, self.settings.combine)
+                    found[request["id"]] = request["score"], cost, weight
+        return {
+            "ids": list(found),
+            "scores": [score for score, _, _ in found.values()],
+            "labels": [cost for _, cost, _ in found.values()],
+            "weights": [weight for _, _, weight in found.values()],
+        }
+
+    def _calibration_path(self, number: int) -> Path:
+        return self.folder / f"calibration-{number:02d}.json"
+
+    def labelled_cost(self, number: int) -> LabelledCost | None:
+        """What the observation was judged by; None where there were too few labels."""
+        content = json.loads(self._calibration_path(number).read_text(encoding="utf-8"))
+        if not content["numbers"]["calibrated"]:
+            return None
+        return self._fit(content["rated"])
+
+    def _fit(self, rated: Rated) -> LabelledCost:
+        if self._known is None or self._known[0] != rated:
+            texts = {request["id"]: request for draw in self.queue.draws() for request in draw["requests"]}
+            labelled = Labelled(
+                [texts[key]["prompt"] for key in rated["ids"]],
+                [texts[key]["response"] for key in rated["ids"]],
+                rated["scores"],
+                rated["labels"],
+            )
+            self._known = (
+                rated,
+                LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features),
+            )
+        return self._known[1]
+
+    def refreshed(self, number: int, records: Sequence[ResponseRecord]) -> list[ResponseRecord]:
+        """The records with what the observation's labels make of the cost, where it is refreshed."""
+        name, scores = self.constraint.name, self._scores(self.labelled_cost(number), records)
+        return [
+            {**record, "costs": {**record["costs"], name: float(score)}}
+            for record, score in zip(records, scores, strict=True)
+        ]
+
+    def summary(self, number: int) -> AuditSummary:
+        """After the ladder's last observation."""
+        summary: AuditSummary = {
+            "labels": self._spent(),
+            "certify_labels": self.queue.spent("certify"),
+            "budget": self.settings.budget,
+            "labeller": "people" if self.labeller is None else self.labeller.name,
+            "agreement": agreement(self.queue.grades()),
+        }
+        known = self.labelled_cost(number)
+        if known is not None:
+            knots = np.unique(known.calibration.scores)
+            summary["calibration"] = known.calibration.to_dict()
+            summary["curve"] = {"scores": knots.tolist(), "expected": known.calibration.predict(knots).tolist()}
+        return summary
+
+    def certify(self, number: int, records: Sequence[ResponseRecord], **about: Any) -> AuditedCertificate:
+        """One attempt at a certificate about the labels of the certify prompts.
+
+        The learned cost as it is predicts labels: with the labels and the draw the certificate can be checked from the
+        records (`trl-rsa certify --verify`).
+
+        Args:
+            number (`int`), records (`Sequence[dict]`):
+                As they were asked about, under "certify".
+            about:
+                Further arguments of [`~audits.certificate.certify_labels`].
+        """
+        draw = self.queue.draw(number, "certify", 1)
+        assert draw is not None
+        drawn, labels = self._drawn(draw, records)
+        return certify_labels(
+            labels,
+            self.constraint.budget,
+            drawn=drawn,
+            scores=[record["costs"][self.constraint.name] for record in records],
+            prompts=[prompt_of(record) for record in records],
+            responses=_names(records),
+            seed=draw["seed"],
+            combine=self.settings.combine,
+            **about,
+        )
+
+
+def _names(records: Sequence[ResponseRecord]) -> list[str]:
+    return [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
+
+
+def _sketch(records: Sequence[ResponseRecord]) -> str:
+    return prompt_sketch([prompt_key(prompt_of(record)) for record in records])[0]
+
+
+def _prompts(records: Sequence[ResponseRecord]) -> list[str]:
+    return [str(prompt_key(prompt_of(record))) for record in records]
+
+
+def label_cost(
+    constraint: RiskConstraint, eta: float, known: LabelledCost | None
+) -> Callable[[float], tuple[float, float]]:
+    """From a cost, refreshed if it is, to what a pair compares and to the cost that breaks ties.
+
+    Calibrated, it is the expected excess of the label over η given the cost: the label itself is known of few
+    responses, and its expectation leads to the same optimum of what is compared.
+    """
+    if known is None:
+        return lambda cost: (constraint.label_cost(cost, eta), cost)
+    knots = np.unique(known.calibration.scores)
+    expected = known.calibration.predict(knots)
+    if constraint.labels == "raw":
+        compared = expected
+    else:
+        compared = known.calibration.excess(knots, constraint.label_eta(eta)) / constraint.tail
+    return lambda cost: (float(np.interp(cost, knots, compared)), float(np.interp(cost, knots, expected)))
+
+
+def raise_if_waiting(
+    missing: Mapping[str, int], audits: Mapping[str, LadderAudit], split: str, run: Path, number: int
+) -> None:
+    """
+    Raises:
+        WaitingForLabels: if labels are missing of a constraint that is set to wait for them.
+    """
+    waiting = {name: n for name, n in missing.items() if n and audits[name].waits(split)}
+    if not waiting:
+        return
+    counts = " and ".join(f"{n} labels of {name!r}" for name, n in waiting.items())
+    of = f" --constraint {next(iter(waiting))}" if len(audits) > 1 else ""
+    what = "for the certificate" if split == "certify" else f"of observation {number}"
+    raise WaitingForLabels(
+        f"The ladder waits for {counts}, {what}. Write the responses out with `trl-rsa audit next {run}{of} --output "
+        f"tasks.csv`, read the labels in with `trl-rsa audit import {run}{of} tasks.csv`, and start this command "
+        "again: it goes on from here."
+    )
