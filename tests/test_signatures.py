@@ -22,7 +22,11 @@ ACCEPTED = {
         "Stage.args",
     ],
     "keyword arguments of one of our functions or classes, which checks them when it is called": [
+        "AuditSettings.labeller_options",
+        "CostTerm.scorer_options",
+        "Plan.from_preset.changes",
         "Plan.from_yaml.overrides",
+        "RewardTerm.scorer_options",
         "RiskConstraint.human_options",
         "RiskConstraint.scorer_options",
         "RungSettings.sampling",
@@ -51,12 +55,19 @@ ACCEPTED = {
         "ReanchorCallback.on_step_end.kwargs",
         "ReanchorCallback.on_train_begin.kwargs",
     ],
+    "a function of TRL's shape, whose arguments are the columns of a data set": [
+        "AuditSettings.labeller",
+        "CostTerm.scorer",
+        "RewardTerm.scorer",
+    ],
     "read by its shape, with a sentence for every shape that does not do": [
         "RiskConstraint.human_pairs",
         "RiskConstraint.prompts",
+        "RiskConstraint.under",
     ],
     "JSON whose keys are the fields of a class, or whose type is in a room that may not be imported": [
         "RiskConstraint.to_dict.->",
+        "report.front_markdown.front",
         "report.headline_markdown.metrics",
         "report.update_model_card.metrics",
     ],
