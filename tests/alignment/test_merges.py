@@ -4,14 +4,15 @@ import shutil
 from dataclasses import replace
 
 import torch
+from cpu_args import CPU_ARGS
 from safetensors.torch import load_file
 
 from trl_rsa import Plan, Stage, align
 from trl_rsa.alignment.merges import MergeSettings
 
 
-def test_a_plan_with_merges(tiny_model_path, make_preference_dataset, cpu_args, tmp_path):
-    args = {**cpu_args, "max_steps": 1, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+def test_a_plan_with_merges(tiny_model_path, make_preference_dataset, tmp_path):
+    args = {**CPU_ARGS, "max_steps": 1, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
     stages = [
         Stage(name, make_preference_dataset(8, seed), method="dpo", dataset_options={"template": "none"})
         for seed, name in enumerate(("helpful", "safe"))

@@ -1,9 +1,5 @@
 """The rows of a stage are written down as the policy, and its scorers, will see them."""
 
-import json
-
-import pytest
-
 from trl_rsa import Plan, Stage
 from trl_rsa.alignment.stage_data import load_stage_data
 from trl_rsa.sampling.policies import load_tokenizer
@@ -24,19 +20,3 @@ def test_prompts_of_rloo_in_safe_rlhfs_template(tiny_model_path, tmp_path):
     plan = Plan([stage], tiny_model_path, str(tmp_path / "out"), args={"use_cpu": True, "bf16": False})
     rows, _, _ = load_stage_data(plan, stage, load_tokenizer(tiny_model_path))
     assert rows[0]["prompt"] == "BEGINNING OF CONVERSATION: USER: the cat ASSISTANT:"
-
-
-def test_the_template_of_a_cost(tiny_model_path, tmp_path):
-    path = tmp_path / "judged.jsonl"
-    rows = [{"prompt": "the cat", "response": f"ran {i}", "is_safe": i % 2 == 0} for i in range(4)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokenizer = load_tokenizer(tiny_model_path)
-
-    def load(template):
-        stage = Stage("cost", str(path), method="cost", dataset_options={"template": template})
-        plan = Plan([stage], tiny_model_path, str(tmp_path / "out"), args={"use_cpu": True, "bf16": False})
-        return load_stage_data(plan, stage, tokenizer)[0]
-
-    assert len(load("chat")) == len(load(None))
-    with pytest.raises(ValueError, match="a cost is asked in the template 'chat'"):
-        load("safe-rlhf")

@@ -50,6 +50,15 @@ def test_three_models(tiny_model_path, other_tiny_model_path, save_tiny_llama, t
     AutoModelForCausalLM.from_pretrained(merge.folder)
 
 
+def test_a_model_of_weight_0_is_not_there(tiny_model_path, other_tiny_model_path, tmp_path):
+    """Whatever its numbers are: 0·∞ is none."""
+    broken = copy_of(other_tiny_model_path, tmp_path / "broken")
+    infinite = {name: torch.full_like(t, float("inf")) for name, t in tensors(broken).items()}
+    save_file(infinite, Path(broken) / "model.safetensors", {"format": "pt"})
+    merged = tensors(merge_models([tiny_model_path, broken], [1.0, 0.0], tmp_path / "m").folder)
+    assert all(torch.equal(merged[name], t) for name, t in tensors(tiny_model_path).items())
+
+
 def test_shards_of_different_cuts(tiny_model_path, other_tiny_model_path, tmp_path):
     """One model in many files, the other in one, the result in several again."""
     sharded = copy_of(tiny_model_path, tmp_path / "sharded", max_shard_size="8KB")
@@ -154,7 +163,8 @@ def assert_between(merged, first, second, share, rtol=1e-5, atol=1e-6):
 )
 def test_adapters_by_their_updates(changes, tiny_model_path, save_adapter, tmp_path):
     """W = W_base + 0.7·s₀B₀A₀ + 0.3·s₁B₁A₁."""
-    first, second = save_adapter("first", 1), save_adapter("second", 2, **changes)
+    of_both = changes if "use_rslora" in changes else {}  # PEFT's sum copies the flag of the first
+    first, second = save_adapter("first", 1, **of_both), save_adapter("second", 2, **changes)
     merge = merge_models([first, second], [0.7, 0.3], tmp_path / "m")
     w = [parameters(folder, tiny_model_path) for folder in (first, second, str(merge.folder))]
     assert assert_between(w[2], w[0], w[1], 0.3) >= 4

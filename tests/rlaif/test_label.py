@@ -103,8 +103,10 @@ def test_orders_that_disagree(chat_server, make, tmp_path):
 
 def test_no_verdict_is_not_asked_again(chat_server, make, tmp_path):
     server = chat_server(lambda body: "I would rather not say.")
-    report = label(make(server), log=lambda line: None)
+    said = []
+    report = label(make(server), log=said.append)
     assert report["counts"] == {"rows": 40, "written": 0, "without a verdict": 40}
+    assert any(line.startswith("most replies hold no verdict") for line in said)
     label(make(server), log=lambda line: None)
     assert len(server.requests) == 80
 

@@ -25,18 +25,12 @@ def load_judged_data(
     """As [`~alignment.stage_data.load_stage_data`], of a stage that learns from judged responses."""
     config_class: Any = stage.does.config_class
     longest = args_of(plan, stage).get("max_length", config_class.max_length)
-    template, options = cost_template(processing_class), dict(stage.dataset_options)
-    if options.pop("template", template) not in (None, template):
-        raise ValueError(
-            f"You set template={stage.dataset_options['template']!r} for the cost stage {stage.name!r}, but with this "
-            f"tokenizer a cost is asked in the template {template!r}. Set that, or leave it out."
-        )
-    encoder = Encoder(processing_class, template, longest)
+    encoder = Encoder(processing_class, cost_template(processing_class), longest)
     # A cost is compared by which response is safer.
     preferred_by = "safer" if stage.preferred_by == "better" else stage.preferred_by
 
     def read(source: Any) -> JudgedData:
-        return load_judged(source, preferred_by=preferred_by, seed=plan.seed, **options)
+        return load_judged(source, preferred_by=preferred_by, seed=plan.seed, **stage.dataset_options)
 
     loaded = read(stage.dataset)
     rows, held_out = loaded.rows, None

@@ -48,7 +48,7 @@ class Preset:
         return dict(load_yaml(self.path))
 
 
-PRESETS = {path.stem: Preset(path.stem, path) for path in sorted(FOLDER.glob("*.yaml"))}
+PRESETS = {path.stem: Preset(path.stem, path) for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_preset(name: Any) -> Preset:
@@ -83,7 +83,10 @@ def apply_preset(name: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         if changes.get("dataset") is not None:
             stage["dataset"] = changes["dataset"]
         if isinstance(changes.get("dataset_options"), Mapping):
-            stage["dataset_options"] = _merged(stage.get("dataset_options") or {}, changes["dataset_options"])
+            added = dict(changes["dataset_options"])
+            if stage.get("method") == "cost":
+                added.pop("template", None)  # the tokenizer decides how a cost is asked
+            stage["dataset_options"] = _merged(stage.get("dataset_options") or {}, added)
     if isinstance(stages, Mapping):
         plan["stages"] = _change_stages(str(name), plan["stages"], stages)
     elif stages is not None:

@@ -100,12 +100,7 @@ def merge_models(
     """
     models, folder = list(map(str, models)), Path(output_dir)
     _check_weights(models, weights)
-    if rank is not None and combination != "svd":
-        raise ValueError(f"You set rank={rank}, but only combination='svd' has one. Remove it, or set that.")
-    if rank is not None and rank < 1:
-        raise ValueError(f"You set rank={rank}, but an adapter has at least rank 1. Set it so.")
-    if combination not in COMBINATIONS:
-        raise ValueError(f"You set combination={combination!r}, but there are {', '.join(COMBINATIONS)}. Take one.")
+    _check_combination(combination, rank)
     sources = [Source.find(name) for name in models]
     adapters = any(source.base for source in sources)
     how = combination if adapters else "weights"
@@ -122,7 +117,8 @@ def merge_models(
     with hold_folder(folder.with_name(f".{folder.name}.merging")):
         shutil.rmtree(partial, ignore_errors=True)  # what a kill has left
         try:
-            content |= _make(sources, weights, how, rank, dtype, max_shard_size, init_kwargs, partial)
+            made = _make(sources, weights, how, rank, dtype, max_shard_size, init_kwargs, partial)
+            content["error"], content["dtype"] = made
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(partial))
             write_merge(partial, content)
@@ -145,22 +141,29 @@ def _make(
     max_shard_size: str,
     init_kwargs: Mapping[str, Any] | None,
     folder: Path,
-) -> Mapping[str, Any]:
+) -> tuple[float, str]:
+    """Writes the model. Returns its error and its dtype."""
     if how in ("cat", "svd"):
         adapters = Adapters(sources, init_kwargs)
-        error = adapters.save(weights, how, rank, folder)
-        made = {"error": error, "dtype": str(adapters.dtype).removeprefix("torch.")}
-    else:
-        opened = [_open(source, init_kwargs) for source in sources]
-        check_models(opened)
-        made = average_weights(opened, weights, folder, dtype, max_shard_size)
-    return made
+        return adapters.save(weights, how, rank, folder), str(adapters.dtype).removeprefix("torch.")
+    opened = [_open(source, init_kwargs) for source in sources]
+    check_models(opened)
+    return average_weights(opened, weights, folder, dtype, max_shard_size)
 
 
 def _open(source: Source, init_kwargs: Mapping[str, Any] | None) -> Weights:
     if source.base is None:
         return Weights(source)
     return AdaptedWeights(source, Adapters([source], init_kwargs).updates(0))
+
+
+def _check_combination(combination: str, rank: int | None) -> None:
+    if rank is not None and combination != "svd":
+        raise ValueError(f"You set rank={rank}, but only combination='svd' has one. Remove it, or set that.")
+    if rank is not None and rank < 1:
+        raise ValueError(f"You set rank={rank}, but an adapter has at least rank 1. Set it so.")
+    if combination not in COMBINATIONS:
+        raise ValueError(f"You set combination={combination!r}, but there are {', '.join(COMBINATIONS)}. Take one.")
 
 
 def _check_weights(models: Sequence[str], weights: Sequence[float]) -> None:

@@ -49,10 +49,10 @@ def read_linear(path: str | Path) -> LinearMerge | None:
         ) from error
     if not isinstance(content, Mapping) or "merge_method" not in content:
         raise ValueError(f"You gave {path} as mergekit's, but it has no merge_method. Give a file of mergekit's.")
-    models = content.get("models")
-    parameters = content.get("parameters") or {}
-    plain = isinstance(models, list) and all(isinstance(one, Mapping) and one.get("model") for one in models)
-    if content["merge_method"] != "linear" or not plain or set(content) - _READ or not _only_weights(parameters):
+    models, parameters = content.get("models"), content.get("parameters") or {}
+    if content["merge_method"] != "linear" or set(content) - _READ or not _only_weights(parameters):
+        return None
+    if not isinstance(models, list) or not all(isinstance(one, Mapping) and one.get("model") for one in models):
         return None
     given = [one.get("parameters") or {} for one in models]
     if any(set(one) - {"model", "parameters"} for one in models) or not all(map(_only_weights, given)):

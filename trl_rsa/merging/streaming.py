@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
@@ -20,7 +19,7 @@ NAME, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 
 def average_weights(
     models: Sequence[Weights], weights: Sequence[float], folder: Path, dtype: str | None, max_shard_size: str
-) -> dict[str, Any]:
+) -> tuple[float, str]:
     """
     Args:
         models (`Sequence[Weights]`):
@@ -35,7 +34,7 @@ def average_weights(
             Such as `"5GB"`.
 
     Returns:
-        `dict`: `error` and `dtype`, as in [`~merging.card.MergeFile`].
+        `tuple[float, str]`: `error` and `dtype`, as in [`~merging.card.MergeFile`].
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = _floating(dtype)
@@ -58,7 +57,7 @@ def average_weights(
         write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
     shown = sorted({str(one).removeprefix("torch.") for one in types.values() if one.is_floating_point})
     _copy_beside(models[0], folder, shown)
-    return {"error": math.sqrt(lost / moved) if moved else 0.0, "dtype": ", ".join(shown)}
+    return math.sqrt(lost / moved) if moved else 0.0, ", ".join(shown)
 
 
 def _average(

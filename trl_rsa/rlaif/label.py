@@ -157,6 +157,8 @@ def describe(report: FeedbackReport) -> list[str]:
     """The counts in words."""
     counts = report["counts"]
     lines = [f"{counts['written']} pairs written of {counts['rows']} rows: " + _shares(counts)]
+    if 2 * counts.get("without a verdict", 0) > counts["rows"]:
+        lines.append("most replies hold no verdict: raise the judge's max_tokens, or take a more capable judge")
     agreement, first_place, with_data = (report.get(name) for name in ("agreement", "first_place", "with_data"))
     if isinstance(agreement, float):
         lines.append(f"both orders give the same verdict in {agreement:.0%} of the pairs")

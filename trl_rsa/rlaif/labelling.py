@@ -80,10 +80,10 @@ class Labelling:
             raise FileNotFoundError(
                 f"You set output to {self.output}, but there is no folder {self.output.parent}. Make it first."
             )
-        known = [*keyword_only(ChatEndpoint if self._is_remote() else LocalChat), *keyword_only(PairwiseJudge)]
+        takes = [*keyword_only(ChatEndpoint if self._is_remote() else LocalChat), *keyword_only(PairwiseJudge)]
         for name in self.options:
-            if name not in known:
-                raise ValueError(f"You set the judge's option {name!r}, but it takes {', '.join(known)}. Remove it.")
+            if name not in takes:
+                raise ValueError(f"You set the judge's option {name!r}, but it takes {', '.join(takes)}. Remove it.")
         self.principles = self.constitution.for_task(self.method)
 
     def _is_remote(self) -> bool:

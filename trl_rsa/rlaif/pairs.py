@@ -53,15 +53,12 @@ def read_pairs(source: Any, options: Mapping[str, Any], limit: int | None = None
     _, rows = open_named(source, options.get("split"), options.get("revision"), options.get("name"))
     columns = set(columns_of(sample_rows(rows)))
     if {"prompt", *_TWO} <= columns and not any(name.endswith("_response_id") for name in columns):
-        return _read(rows, lambda row: Unlabelled(*(_text(row, name) for name in ("prompt", *_TWO))), limit)
+        return _read(
+            rows, lambda row: Unlabelled(_text(row, "prompt"), _text(row, _TWO[0]), _text(row, _TWO[1])), limit
+        )
     loaded = load_preferences(source, limit=limit, **options)
-    found = [
-        # Which of the two stands first must not tell what the data prefers.
-        Unlabelled(row["prompt"], row["chosen"], row["rejected"], True)
-        if index % 2 == 0
-        else Unlabelled(row["prompt"], row["rejected"], row["chosen"], False)
-        for index, row in enumerate(loaded.dataset)
-    ]
+    # Both orders are asked, so that the place of a response tells nothing.
+    found = [Unlabelled(row["prompt"], row["chosen"], row["rejected"], True) for row in loaded.dataset]
     return Source(rows.name, found, Counter(loaded.counts.skipped))
 
 

@@ -1,9 +1,11 @@
 """preview(): what a labelling would ask, found before anybody is asked."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from trl_rsa.rlaif.labelling import Labelling
+from trl_rsa.rlaif.pairs import Unlabelled
 from trl_rsa.scoring.budget import Budget
 
 
@@ -27,9 +29,11 @@ def preview(labelling: Labelling, log: Callable[[str], None] = print) -> None:
     log("principles: " + ", ".join(f"{name} {count}" for name, count in drawn.most_common()))
     requests, tokens, longest = _requests(labelling, source.rows)
     log(f"{requests} requests at most, each with a reply of at most {longest} tokens")
-    limits = {name: labelling.options.get(name) for name in ("max_requests", "max_cost")}
-    prices = {name: labelling.options.get(name) or 0.0 for name in ("prompt_price", "completion_price")}
-    budget = Budget(**limits, **prices)  # type: ignore[arg-type]
+    limits: dict[str, Any] = {name: labelling.options.get(name) for name in ("max_requests", "max_cost")}
+    prices: dict[str, Any] = {
+        name: labelling.options.get(name) or 0.0 for name in ("prompt_price", "completion_price")
+    }
+    budget = Budget(**limits, **prices)
     if any(prices.values()):
         # No token is shorter than a byte.
         log(f"they cost at most {budget.price(tokens, requests * longest):.2f}")
@@ -38,7 +42,7 @@ def preview(labelling: Labelling, log: Callable[[str], None] = print) -> None:
     log(f"would write {labelling.output}; nothing was asked")
 
 
-def _requests(labelling: Labelling, rows: list) -> tuple[int, int, int]:  # type: ignore[type-arg]
+def _requests(labelling: Labelling, rows: Sequence[Unlabelled]) -> tuple[int, int, int]:
     """Requests, bytes of all prompts, and tokens of a reply, each at most."""
     longest = int(labelling.options.get("max_tokens") or 512)
     if labelling.method == "compare":

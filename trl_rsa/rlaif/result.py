@@ -119,7 +119,8 @@ def _revised(row: Unlabelled, line: FeedbackLine | None, keep_ties: bool) -> tup
         return None, "not labelled yet"
     if line["reason"] is not None:
         return None, "not changed"
-    original, revised = line["original"], line["revised"]
+    original: Any = line["original"]
+    revised: Any = line["revised"]
     if isinstance(original, str) and not isinstance(row.prompt, str):  # it was drawn: pairs are of one kind
         original = [{"role": "assistant", "content": original}]
     if not isinstance(original, str):

@@ -65,8 +65,7 @@ class HalfWay(Pressure):
             from trl_rsa.merging.interpolation import interpolate
 
             work.log(f"{self.name}: weights between {reference} and {path}")
-            interpolate(reference, path, self.kept, folder, {"dtype": pick_dtype(work.dtype)})
-            load_tokenizer(path).save_pretrained(str(folder))
+            interpolate(reference, path, self.kept, folder, {"dtype": pick_dtype(work.dtype)}, load_tokenizer(path))
 
         with made_model(work, path, make) as folder:
             yield folder, lambda: work.load(folder)
