@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cpu_args import CPU_ARGS
+from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -90,6 +91,8 @@ def test_stages_are_ordinary_folders(aligned):
         folder = aligned.folder / name
         assert AutoTokenizer.from_pretrained(str(folder)).eos_token == "<eos>"
         assert "RSA" in (folder / "README.md").read_text()
+        card = ModelCard.load(folder / "README.md").data
+        assert card.library_name == "transformers" and {"trl", "rsa"} <= set(card.tags) and card.model_name
         assert not (folder / "ref").exists()
     assert aligned.alignment.model == str(aligned.folder / "02-safe")
 

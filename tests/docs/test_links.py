@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from trl_rsa import Plan
+from trl_rsa.cli import COMMANDS
+from trl_rsa.scripts._pages import ABOUT, OF_COMMAND, page_for
 
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +120,32 @@ def test_every_plan_is_one(content, tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(rest | content))
     assert Plan.from_yaml(path).model
+
+
+@pytest.mark.parametrize("page", sorted({page for _, page in ABOUT} | set(OF_COMMAND.values())))
+def test_the_page_that_an_error_names_is_there(page):
+    name, _, anchor = page.partition("#")
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert not anchor or anchor in anchors(text)
+
+
+def test_every_command_has_its_page():
+    assert OF_COMMAND.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence", "page"),
+    [
+        ("align", "You set the scorer to 'x', but there is no file x. Correct it.", "docs/scoring.md"),
+        ("align", "You set budget to 3, but it lies outside the range.", "docs/stages.md#a-budget"),
+        (
+            "align",
+            "You have TRL 1.17.0, but this trl-rsa works with 1.16.",
+            "docs/engines.md#when-trl-moves",
+        ),
+        ("report", "There is no file records.jsonl.", "docs/report.md"),
+        ("fake", "You set the scorer to 'x'.", None),
+    ],
+)
+def test_an_error_leads_to_its_page(command, sentence, page):
+    assert page_for(command, sentence) == page

@@ -88,7 +88,9 @@ def test_help_loads_nothing_heavy():
 def test_installed_command(command):
     run = subprocess.run([*command, "data", "missing.jsonl"], capture_output=True, text=True, env=os.environ)
     assert run.returncode == 2
-    assert run.stderr == "trl-rsa data: error: There is no file or folder missing.jsonl. Check the path.\n"
+    assert run.stderr == (
+        "trl-rsa data: error: There is no file or folder missing.jsonl. Check the path. (See docs/data.md.)\n"
+    )
 
 
 # Arguments

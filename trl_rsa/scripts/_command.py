@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trl_rsa.scripts._pages import page_for
 from trl_rsa.scripts._quiet import hush
 from trl_rsa.storage.printable import printable
 
@@ -49,7 +50,7 @@ def run_command(name: str, argv: list[str] | None = None, launched: bool = False
 
     Returns:
         `int`: exit status: what the command returned, 0 if that was `None`; 2 after an error that the user can mend,
-        of which one sentence stands on stderr; 130 after Ctrl-C.
+        of which one sentence stands on stderr, with the page that helps; 130 after Ctrl-C.
 
     Raises:
         Exception: whatever is a bug of ours. With `TRL_RSA_DEBUG=1` every error, with its traceback.
@@ -99,7 +100,8 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(5)  # if the first process fails alike, the launcher ends this one before it says the same again
-        print(f"{prog}: error: {printable(sentence)}", file=sys.stderr)
+        page = page_for(prog.removeprefix("trl-rsa "), sentence)
+        print(f"{prog}: error: {printable(sentence)}" + (f" (See {page}.)" if page else ""), file=sys.stderr)
         return 2
 
 
