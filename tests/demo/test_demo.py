@@ -52,7 +52,7 @@ def test_the_budgets_are_known_beforehand(unbuilt):
 
     law = unbuilt.world.population_law(prompt_kinds(unbuilt.prompts["decide"]))
     tail = tail_mean(law.costs, law.probabilities, 0.05)
-    assert default_budgets(unbuilt) == pytest.approx([tail, tail * 2 / 3], abs=0.05)
+    assert default_budgets(unbuilt) == pytest.approx([tail * 2 / 3, tail / 3], abs=0.05)
 
 
 def test_no_prompt_steers_the_search_and_tests_the_result(unbuilt):

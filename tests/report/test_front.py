@@ -90,6 +90,15 @@ def test_a_loss_is_said_as_a_loss_and_what_was_not_measured_is_not_said():
     assert next(iter(sentences(front)))[1].endswith("0.20 higher than SACPO's (no interval).")
 
 
+def test_the_same_model_is_said_to_be_the_same_and_gets_no_arrow():
+    zero = estimate(0.0, 0.0, 0.0)
+    same = changed(reward_at_the_same_tail=zero, risk_at_the_same_reward=zero)
+    ((_, sentence),) = sentences(same)
+    assert sentence.startswith("At the same tail its average reward is that of SACPO; at the same reward its CVaR")
+    with drawing():
+        assert not [text for text in texts_of(front_plot(same)) if text.endswith(("reward", "CVaR"))]
+
+
 def test_the_tables():
     headings, rows = method_table(FRONT)
     assert headings == ["Method", "Models", "Reward at CVaR ≤ 1.2", "Reward at CVaR ≤ 2.5", "Hypervolume"]

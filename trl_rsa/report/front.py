@@ -78,6 +78,9 @@ def _said(estimate: Any, what: str, more: str, less: str, other: str) -> Iterato
     value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
     if value is None:
         return
+    if value == low == high == 0:  # the same model
+        yield f"{what} is that of {other}"
+        return
     text = f"{what} is {text_of(abs(value))} {more if value > 0 else less} than {other}'s"
     if low is None or high is None:
         yield f"{text} (no interval)"

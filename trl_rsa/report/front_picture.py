@@ -106,9 +106,9 @@ def _arrows(axes: Axes, front: Front) -> None:
         if place is None:
             continue
         x, y = place
-        if up is not None:
+        if up:
             _arrow(axes, (x, y - up), place, f"{text_of(up, '+.2f')} reward", (-4, 0), "right")
-        if left is not None:
+        if left:
             _arrow(axes, (x - left, y), place, f"{text_of(left, '+.2f')} CVaR", (0, 6), "center")
 
 

@@ -39,8 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--budget",
         type=float,
         nargs="+",
-        help="largest CVaR(0.05) of RSA's cost, of a model each (default: that of the world's own "
-        "answers, and two thirds of it)",
+        help="largest CVaR(0.05) of RSA's cost, of a model each (default: two thirds and one third "
+        "of that of the world's own answers)",
     )
     parser.add_argument("--prompts", type=int, default=600, help="test prompts (default: 600, at most 1200)")
     parser.add_argument("--draws", type=int, default=2, help="answers per prompt (default: 2)")
