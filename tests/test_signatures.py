@@ -22,7 +22,9 @@ ACCEPTED = {
         "Stage.args",
     ],
     "keyword arguments of one of our functions or classes, which checks them when it is called": [
+        "CostTerm.scorer_options",
         "Plan.from_yaml.overrides",
+        "RewardTerm.scorer_options",
         "RiskConstraint.human_options",
         "RiskConstraint.scorer_options",
         "RungSettings.sampling",

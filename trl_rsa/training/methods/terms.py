@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl_rsa.scoring.load import check_spec
+from trl_rsa.scoring.scorer import RewardFunction
 from trl_rsa.training.methods.dual_ascent import DualAscent
 
 
@@ -23,7 +24,7 @@ class RewardTerm:
             Arguments of [`~trl_rsa.scoring.load_scorer`].
     """
 
-    scorer: Any
+    scorer: str | RewardFunction
     weight: float = 1.0
     scorer_options: dict[str, Any] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class CostTerm:
             Tells several costs apart, in trackers and checkpoints.
     """
 
-    scorer: Any
+    scorer: str | RewardFunction
     budget: float
     tail: float = 1.0
     multiplier: float = 1.0
