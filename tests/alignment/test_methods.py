@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, Stage, align
 from trl_rsa.alignment.preview import preview
+from trl_rsa.alignment.stage_data import load_stage_data
 
 
 RLOO = {"num_generations": 2, "max_completion_length": 4, "eval_on_start": False, "eval_strategy": "no"}
@@ -216,6 +217,22 @@ def test_what_fails_in_training_fails_before(
     with pytest.raises(ValueError, match=message):
         align(plan_of([stage], tiny_model_path, tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (None, [{"role": "user", "content": "the cat"}]),
+        ("none", "the cat"),
+        ("safe-rlhf", "BEGINNING OF CONVERSATION: USER: the cat ASSISTANT:"),
+    ],
+)
+def test_prompts_for_rl_are_written_as_the_model_is_asked(template, prompt, tiny_tokenizer, tmp_path):
+    options = {} if template is None else {"template": template}
+    rows = [{"prompt": "the cat"}, {"prompt": "The cat "}, {"prompt": "a dog"}]
+    stage = Stage("rl", rows, dataset_options=options, method="rloo", rewards=[RewardTerm(length)])
+    found, _, data = load_stage_data(plan_of([stage], "m", tmp_path), stage, tiny_tokenizer)
+    assert found[0] == {"prompt": prompt} and len(found) == 2 == data["train"]["pairs_kept"]
 
 
 def test_weighted_pairs_are_for_rsa_alone(tiny_model_path, make_preference_dataset, tmp_path):
