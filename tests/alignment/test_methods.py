@@ -117,6 +117,29 @@ def test_a_cost_moves_its_multiplier(tiny_model_path, make_preference_dataset, t
     assert cost.multiplier == 0.5, "the plan stays as it was"
 
 
+def test_a_function_in_another_process_is_the_same_function(tiny_model_path, make_preference_dataset, tmp_path):
+    """Its address is another there; a run that is started again must not take that for another run."""
+
+    def plan():
+        def length(prompts, completions, **kwargs):
+            return [float(len(text)) for text in completions]
+
+        terms = {"rewards": [RewardTerm(length)], "costs": [CostTerm(length, budget=0.0)]}
+        stage = Stage("rl", pairs, dataset_options=TEXT, method="rloo", args=RLOO, **terms)
+        return plan_of([stage], tiny_model_path, tmp_path)
+
+    pairs, lines = make_preference_dataset(16), []
+    first, second = plan(), plan()
+    align(first, log=lines.append)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["stages"][0]["status"] = "running"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    again = align(second, log=lines.append).manifest["stages"][0]
+    assert any("resumed from checkpoint-3" in line for line in lines)
+    before = manifest["stages"][0]["metrics"]
+    assert again["metrics"]["constraint/cost/multiplier"] == before["constraint/cost/multiplier"] > 1.0
+
+
 def test_a_scorer_of_an_earlier_stage(tiny_model_path, make_preference_dataset, tmp_path):
     pairs = make_preference_dataset(16)
     stages = [

@@ -6,12 +6,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl_rsa.scoring.load import check_spec
-from trl_rsa.scoring.scorer import RewardFunction
+from trl_rsa.scoring.scorer import RewardFunction, Scorer
 from trl_rsa.training.methods.dual_ascent import DualAscent
 
 
+class _Term:
+    """What rewards and costs share."""
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, the same in every process: a function by its name, a scorer by its fingerprint."""
+        found = dict(vars(self))
+        scorer = found["scorer"]
+        if isinstance(scorer, Scorer):
+            found["scorer"] = scorer.fingerprint
+        elif not isinstance(scorer, str):
+            name = scorer if hasattr(scorer, "__qualname__") else type(scorer)
+            found["scorer"] = f"{name.__module__}.{name.__qualname__}"
+        return found
+
+
 @dataclass
-class RewardTerm:
+class RewardTerm(_Term):
     """
     A reward in the objective of a stage with the method "rloo".
 
@@ -35,7 +50,7 @@ class RewardTerm:
 
 
 @dataclass
-class CostTerm:
+class CostTerm(_Term):
     """
     A cost with a budget in the objective of a stage with the method "rloo": RLOO-Lagrangian.
 
