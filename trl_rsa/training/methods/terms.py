@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl_rsa.scoring.load import check_spec
+from trl_rsa.scoring.load import STAGE, check_spec
 from trl_rsa.scoring.scorer import RewardFunction, Scorer
 from trl_rsa.training.methods.dual_ascent import DualAscent
 
@@ -13,15 +13,21 @@ from trl_rsa.training.methods.dual_ascent import DualAscent
 class _Term:
     """What rewards and costs share."""
 
+    scorer: str | RewardFunction
+    scorer_options: dict[str, Any]
+
     def describe(self) -> dict[str, Any]:
-        """As JSON, the same in every process: a function by its name, a scorer by its fingerprint."""
+        """As JSON, the same in every process and place: a function by its name, a scorer by its fingerprint, one that
+        a stage has trained as the plan names it."""
         found = dict(vars(self))
-        scorer = found["scorer"]
-        if isinstance(scorer, Scorer):
+        scorer, name = found["scorer"], self.scorer_options.get("name", "")
+        if name.startswith(f"{STAGE}:"):
+            found["scorer"] = name  # its folder may have been moved with the run
+        elif isinstance(scorer, Scorer):
             found["scorer"] = scorer.fingerprint
         elif not isinstance(scorer, str):
-            name = scorer if hasattr(scorer, "__qualname__") else type(scorer)
-            found["scorer"] = f"{name.__module__}.{name.__qualname__}"
+            named = scorer if hasattr(scorer, "__qualname__") else type(scorer)
+            found["scorer"] = f"{named.__module__}.{named.__qualname__}"
         return found
 
 
