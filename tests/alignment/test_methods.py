@@ -177,10 +177,21 @@ def test_what_max_length_does_is_said(tiny_model_path, make_preference_dataset, 
         ({"method": "dpo", "risk_measure": "cvar"}, "You set 'risk_measure' .* it is for rsa"),
         ({"method": "kto", "args": {"loss_typ": "kto"}}, "KTOConfig has no such argument. Did you mean 'loss_type'"),
         ({"method": "sft", "args": {"packing": "much"}}, "You set 'packing' to 'much' .* but it is true or false"),
+        ({"method": "sft", "args": {"eos_token": "<e>"}}, "its place is the tokenizer beside the model"),
         ({"method": "dpo", "args": {"beta": 0.2}}, "its place is the stage's `beta`"),
         ({"method": "dpo", "rewards": [RewardTerm(length)]}, "You set 'rewards' .* it is for rloo"),
     ],
-    ids=["unknown", "misspelt", "no beta", "no measure", "no argument", "no type", "set elsewhere", "no rewards"],
+    ids=[
+        "unknown",
+        "misspelt",
+        "no beta",
+        "no measure",
+        "no argument",
+        "no type",
+        "tokenizer",
+        "set elsewhere",
+        "no rewards",
+    ],
 )
 def test_what_the_method_has_not_is_named(stage, message):
     with pytest.raises(ValueError, match=message):
