@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, Stage, align
 from trl_rsa.alignment.preview import preview
+from trl_rsa.alignment.stage_data import load_stage_data
 
 
 RLOO = {"num_generations": 2, "max_completion_length": 4, "eval_on_start": False, "eval_strategy": "no"}
@@ -116,6 +117,29 @@ def test_a_cost_moves_its_multiplier(tiny_model_path, make_preference_dataset, t
     assert cost.multiplier == 0.5, "the plan stays as it was"
 
 
+def test_a_function_in_another_process_is_the_same_function(tiny_model_path, make_preference_dataset, tmp_path):
+    """Its address is another there; a run that is started again must not take that for another run."""
+
+    def plan():
+        def length(prompts, completions, **kwargs):
+            return [float(len(text)) for text in completions]
+
+        terms = {"rewards": [RewardTerm(length)], "costs": [CostTerm(length, budget=0.0)]}
+        stage = Stage("rl", pairs, dataset_options=TEXT, method="rloo", args=RLOO, **terms)
+        return plan_of([stage], tiny_model_path, tmp_path)
+
+    pairs, lines = make_preference_dataset(16), []
+    first, second = plan(), plan()
+    align(first, log=lines.append)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["stages"][0]["status"] = "running"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    again = align(second, log=lines.append).manifest["stages"][0]
+    assert any("resumed from checkpoint-3" in line for line in lines)
+    before = manifest["stages"][0]["metrics"]
+    assert again["metrics"]["constraint/cost/multiplier"] == before["constraint/cost/multiplier"] > 1.0
+
+
 def test_a_scorer_of_an_earlier_stage(tiny_model_path, make_preference_dataset, tmp_path):
     pairs = make_preference_dataset(16)
     stages = [
@@ -153,10 +177,21 @@ def test_what_max_length_does_is_said(tiny_model_path, make_preference_dataset, 
         ({"method": "dpo", "risk_measure": "cvar"}, "You set 'risk_measure' .* it is for rsa"),
         ({"method": "kto", "args": {"loss_typ": "kto"}}, "KTOConfig has no such argument. Did you mean 'loss_type'"),
         ({"method": "sft", "args": {"packing": "much"}}, "You set 'packing' to 'much' .* but it is true or false"),
+        ({"method": "sft", "args": {"eos_token": "<e>"}}, "its place is the tokenizer beside the model"),
         ({"method": "dpo", "args": {"beta": 0.2}}, "its place is the stage's `beta`"),
         ({"method": "dpo", "rewards": [RewardTerm(length)]}, "You set 'rewards' .* it is for rloo"),
     ],
-    ids=["unknown", "misspelt", "no beta", "no measure", "no argument", "no type", "set elsewhere", "no rewards"],
+    ids=[
+        "unknown",
+        "misspelt",
+        "no beta",
+        "no measure",
+        "no argument",
+        "no type",
+        "tokenizer",
+        "set elsewhere",
+        "no rewards",
+    ],
 )
 def test_what_the_method_has_not_is_named(stage, message):
     with pytest.raises(ValueError, match=message):
@@ -216,6 +251,22 @@ def test_what_fails_in_training_fails_before(
     with pytest.raises(ValueError, match=message):
         align(plan_of([stage], tiny_model_path, tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (None, [{"role": "user", "content": "the cat"}]),
+        ("none", "the cat"),
+        ("safe-rlhf", "BEGINNING OF CONVERSATION: USER: the cat ASSISTANT:"),
+    ],
+)
+def test_prompts_for_rl_are_written_as_the_model_is_asked(template, prompt, tiny_tokenizer, tmp_path):
+    options = {} if template is None else {"template": template}
+    rows = [{"prompt": "the cat"}, {"prompt": "The cat "}, {"prompt": "a dog"}]
+    stage = Stage("rl", rows, dataset_options=options, method="rloo", rewards=[RewardTerm(length)])
+    found, _, data = load_stage_data(plan_of([stage], "m", tmp_path), stage, tiny_tokenizer)
+    assert found[0] == {"prompt": prompt} and len(found) == 2 == data["train"]["pairs_kept"]
 
 
 def test_weighted_pairs_are_for_rsa_alone(tiny_model_path, make_preference_dataset, tmp_path):

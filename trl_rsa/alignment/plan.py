@@ -56,6 +56,9 @@ _SET_ELSEWHERE = {
     "resume_from_checkpoint": "nothing: `align` resumes by itself",
     # TRL keeps such a reference in no checkpoint: a resumed stage would not end as an uninterrupted one.
     "sync_ref_model": "nothing: `align` moves the reference between stages",
+    # They change the tokenizer, which all stages share, and a resumed run would begin with the unchanged one.
+    "eos_token": "the tokenizer beside the model",
+    "chat_template_path": "the tokenizer beside the model",
 }
 
 

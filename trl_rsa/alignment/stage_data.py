@@ -13,7 +13,7 @@ from trl_rsa.data import DataReport, fingerprint, load_preferences, split_by_pro
 from trl_rsa.data.load import PreferenceData
 from trl_rsa.data.schema import PAIR_COLUMNS
 from trl_rsa.data.single import load_demonstrations, load_unpaired
-from trl_rsa.data.templates import safe_rlhf_prompt
+from trl_rsa.data.templates import TEMPLATES, safe_rlhf_prompt
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.training.methods.method import Rows
 
@@ -53,17 +53,19 @@ def _prompts(
     source: Any,
     chat: bool,
     template: str | None = None,
+    eos_token: str | None = None,
     split: str | None = None,
     limit: int | None = None,
-    eos_token: str | None = None,
     **_: Any,
 ) -> PreferenceData:
+    if template not in (None, *TEMPLATES):
+        raise ValueError(f"You set template to {template!r}, but it is one of {', '.join(TEMPLATES)}. Set one.")
     found = load_prompts(source, split=split)
     prompts = [row["prompt"] for row in found.rows][:limit]
-    if template == "chat" or (template is None and chat):
-        prompts = [[{"role": "user", "content": one}] if isinstance(one, str) else one for one in prompts]
-    elif template == "safe-rlhf":
+    if template == "safe-rlhf":
         prompts = [safe_rlhf_prompt(one, eos_token or "") for one in prompts]
+    elif template == "chat" or (template is None and chat):
+        prompts = [[{"role": "user", "content": one}] if isinstance(one, str) else one for one in prompts]
     dataset = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
     return PreferenceData(
         dataset,

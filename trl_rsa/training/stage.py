@@ -163,7 +163,11 @@ def _identity(ready: ReadyStage, start: str) -> str:
     """What the checkpoints of the stage belong to. `start` is of a model that has been fetched."""
     arguments = ready.arguments
     if ready.method != "rsa":  # the checkpoints of runs before there were methods stay as they were
-        arguments = {**arguments, "method": ready.method, "options": ready.options}
+        options = {
+            name: [term.describe() for term in value] if isinstance(value, list) else value
+            for name, value in ready.options.items()
+        }
+        arguments = {**arguments, "method": ready.method, "options": options}
     return run_identity(arguments, ready.data, start)
 
 

@@ -83,6 +83,17 @@ def test_a_term_that_cannot_be(changes, message):
         CostTerm("m:f", **{"budget": 0.0, **changes})
 
 
+def test_terms_are_described_as_they_are_named():
+    described = CostTerm("m:f", 0.5, scorer_options={"zero": 1.0}).describe()
+    assert described["scorer"] == "m:f" and described["scorer_options"] == {"zero": 1.0} and described["tail"] == 1.0
+    assert RewardTerm(cost).describe()["scorer"].endswith("test_lagrangian.cost")
+    scorer = load_scorer(cost, "cost")
+    assert CostTerm(scorer, 0.0).describe()["scorer"] == scorer.fingerprint
+    term = RewardTerm("m:f", scorer_options={"name": "stage:liked"})
+    term.scorer = "hf:/somewhere/01-liked"
+    assert term.describe()["scorer"] == "stage:liked"
+
+
 def test_a_scorer_of_the_other_kind_is_refused():
     with pytest.raises(ValueError, match="gives a cost, but it is maximised"):
         RewardTerm(load_scorer(cost, "cost"))

@@ -5,12 +5,34 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl_rsa.scoring.load import check_spec
+from trl_rsa.scoring.load import STAGE, check_spec
+from trl_rsa.scoring.scorer import RewardFunction, Scorer
 from trl_rsa.training.methods.dual_ascent import DualAscent
 
 
+class _Term:
+    """What rewards and costs share."""
+
+    scorer: str | RewardFunction
+    scorer_options: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, the same in every process and place: a function by its name, a scorer by its fingerprint, one that
+        a stage has trained as the plan names it."""
+        found = dict(vars(self))
+        scorer, name = found["scorer"], self.scorer_options.get("name", "")
+        if name.startswith(f"{STAGE}:"):
+            found["scorer"] = name  # its folder may have been moved with the run
+        elif isinstance(scorer, Scorer):
+            found["scorer"] = scorer.fingerprint
+        elif not isinstance(scorer, str):
+            named = scorer if hasattr(scorer, "__qualname__") else type(scorer)
+            found["scorer"] = f"{named.__module__}.{named.__qualname__}"
+        return found
+
+
 @dataclass
-class RewardTerm:
+class RewardTerm(_Term):
     """
     A reward in the objective of a stage with the method "rloo".
 
@@ -23,7 +45,7 @@ class RewardTerm:
             Arguments of [`~trl_rsa.scoring.load_scorer`].
     """
 
-    scorer: Any
+    scorer: str | RewardFunction
     weight: float = 1.0
     scorer_options: dict[str, Any] = field(default_factory=dict)
 
@@ -34,7 +56,7 @@ class RewardTerm:
 
 
 @dataclass
-class CostTerm:
+class CostTerm(_Term):
     """
     A cost with a budget in the objective of a stage with the method "rloo": RLOO-Lagrangian.
 
@@ -53,7 +75,7 @@ class CostTerm:
             Tells several costs apart, in trackers and checkpoints.
     """
 
-    scorer: Any
+    scorer: str | RewardFunction
     budget: float
     tail: float = 1.0
     multiplier: float = 1.0
