@@ -88,7 +88,7 @@ def test_models(arguments, capsys):
         assert r["category"] == f"c{PROMPTS.index(r['prompt']) % 2}" and r["seed"] == 0
         assert r["benign"] == (r["prompt"] == PROMPTS[0])
     metrics = json.loads(Path("out/metrics.json").read_text())
-    assert set(metrics) | {"benchmarks", "demo"} == set(Metrics.__annotations__)
+    assert set(metrics) | {"benchmarks", "demo", "pressures"} == set(Metrics.__annotations__)
     assert set(metrics["models"]["a"]) | {"kl", "drift", "nested"} == set(ModelMetrics.__annotations__)
     assert set(metrics["comparisons"][0]) == set(ComparisonMetrics.__annotations__)
     assert [m["n"] for m in metrics["models"].values()] == [12, 12] and len(metrics["comparisons"]) == 1
