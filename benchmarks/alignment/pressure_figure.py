@@ -42,7 +42,7 @@ def draw_published(verdicts: Mapping[tuple[str, str], Verdict], path: Path) -> N
         _ratio_ticks(axes, (0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5))
         axes.invert_yaxis()
         axes.set_xlabel("tail of cost ÷ that of α = 0 at equal value\n(median over worlds; left of 1 is safer)")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper right")
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 

@@ -24,6 +24,7 @@ from benchmarks.alignment.pressure_criteria import (
 from benchmarks.alignment.pressure_hot import ARMS, COLD, HOT, HotCase, joint_of
 from benchmarks.alignment.pressure_methods import MEASURES, RIVAL, Shrunk, TokenLoss, insurance, match, published
 from benchmarks.alignment.pressure_nested import NestedDirect, NestedRungs, nested_gradient
+from benchmarks.alignment.pressure_page import pick, read
 from benchmarks.alignment.pressure_verdicts import compare, family_verdicts, holm, log_ratios
 from benchmarks.alignment.pressure_worlds import COUNTS, make_pressure_world
 from benchmarks.alignment.tabular import Language, one_step_improvement
@@ -248,3 +249,20 @@ def test_command_goes_on_where_it_was(tmp_path: Path, capsys):
     timeless = [{k: v for k, v in row.items() if k not in ("seconds", "commit")} for row in again]
     assert timeless == [{k: v for k, v in row.items() if k not in ("seconds", "commit")} for row in rows]
     assert "1 runs ×" in capsys.readouterr().out
+
+
+# What the documentation says
+
+
+def test_the_documented_numbers_are_the_measured_ones():
+    rows = read(Path(pressure.__file__).parent / "results" / "pressure" / "population.csv")
+    assert len({(row["kind"], row["seed"]) for row in rows}) == 79
+    text = " ".join((Path(pressure.__file__).parents[2] / "docs/method.md").read_text(encoding="utf-8").split())
+    verdicts = family_verdicts(pick(rows, family="published"))
+    words = [verdict.word for verdict in verdicts.values()]
+    assert f"Of {len(words)} comparisons they win {words.count('wins')} and lose {words.count('loses')}:" in text
+    assert {criterion for (_, criterion), verdict in verdicts.items() if verdict.word == "wins"} == {"mixing"}
+    chain = log_ratios(pick(rows, method="nested CVaR, direct", kind="chain"), "nested")
+    assert f"step by step by {1 - np.exp(np.median(chain)):.0%}".replace("%", " %") in text
+    insured = log_ratios(pick(rows, method="RSA-2 α 0.2 expectation, 1 rung, truncated"), "mixing")
+    assert f"α = 0.2 had {1 - np.exp(insured.mean()):.1%} less".replace("%", " %") in text
