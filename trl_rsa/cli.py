@@ -13,6 +13,7 @@ COMMANDS = {
     "score-model": "train a reward or cost model on pairs, labels and grades of harm",
     "data": "show what an adapter makes of a preference dataset",
     "demo": "align a small model in the sandbox, from nothing to a report",
+    "audit": "labels of people for what a ladder has drawn: out to files and in again",
     "evaluate": "sample, score and compare models, or a file of responses",
     "certify": "certify the tail of harm from recorded scores",
     "migrate": "turn a script of Safe RLHF, SACPO or align-anything into a plan",

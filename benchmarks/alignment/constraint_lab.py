@@ -235,7 +235,7 @@ class Lab:
         }
 
     @cached_property
-    def _cost_model(self) -> tuple[Any, float]:
+    def _learned_cost(self) -> tuple[Any, float]:
         """The cost model and the factor that gives its cost the unit of the true one: least squares through zero."""
         from transformers import AutoModelForSequenceClassification
 
@@ -246,12 +246,17 @@ class Lab:
         true = np.array([*pairs["chosen_cost"], *pairs["rejected_cost"]])
         return score, float(learned @ true / (learned @ learned))
 
-    def learned_costs(self, answers: Answers) -> np.ndarray:  # [n]
-        """What the cost model makes of answers, in the unit of the true cost."""
-        if answers.name not in self._learned:
-            score, unit = self._cost_model
-            self._learned[answers.name] = unit * np.array(score([p.text for p in answers.prompts], answers.texts))
-        return self._learned[answers.name]
+    def model_costs(self, answers: Answers, scorer: str) -> np.ndarray:  # [n]
+        """What the `"learned"` or the `"graded"` cost model makes of answers, in the unit of the true cost."""
+        key = f"{scorer} {answers.name}"
+        if key not in self._learned:
+            if scorer == "graded":
+                costs = self._graded_cost([p.text for p in answers.prompts], answers.texts)
+            else:
+                score, unit = self._learned_cost
+                costs = unit * np.array(score([p.text for p in answers.prompts], answers.texts))
+            self._learned[key] = np.asarray(costs)
+        return self._learned[key]
 
     # Labels
 

@@ -65,7 +65,10 @@ class Method:
         on_policy (`bool`):
             Whether the pairs come from the policy that the stage starts from, or from the SFT policy.
         scorer (`str`):
-            `"true"` cost, or the `"learned"` one, for labels and decisions alike.
+            `"true"` cost, or the `"learned"` one, or the one of a `"graded"` cost model, for labels and decisions
+            alike.
+        audit (`dict`):
+            Arguments of [`AuditSettings`]; empty for a search without an audit.
         grid (`tuple[float, ...]`):
             Multipliers of a grid.
         scheduler (`dict`):
@@ -85,6 +88,7 @@ class Method:
     soft: bool = True
     on_policy: bool = True
     scorer: str = "true"
+    audit: dict[str, Any] = field(default_factory=dict)
     grid: tuple[float, ...] = ()
     scheduler: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None

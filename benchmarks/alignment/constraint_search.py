@@ -1,11 +1,15 @@
 """How a method looks for the policy that meets a budget: by the scheduler's rungs, or over a grid of multipliers."""
 
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.alignment.constraint_labeller import audit_settings
 from benchmarks.alignment.constraint_lab import Answers, Lab, grouped
 from benchmarks.alignment.constraint_methods import (
     BETA,
@@ -19,7 +23,9 @@ from benchmarks.alignment.constraint_methods import (
 from trl_rsa import RiskConstraint, RungSettings
 from trl_rsa.evaluation.bootstrap import resamples
 from trl_rsa.evaluation.tails import sorted_cvar
+from trl_rsa.ladder.audit import LadderAudit, label_cost
 from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
+from trl_rsa.ladder.progress import ProgressLog
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Found:
             Scorer calls for pairs and decisions, pairs and optimizer steps: all that the search took.
         seconds (`float`):
             Of sampling, scoring and training, as if nothing were shared with another search.
+        labels (`int`):
+            Of the audit, second and third ones included.
     """
 
     policy: str
@@ -50,6 +58,7 @@ class Found:
     pairs: int
     steps: int
     seconds: float
+    labels: int = 0
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Bill:
     pairs: int = 0
     steps: int = 0
     seconds: float = 0.0
+    labels: int = 0
 
     def answers(self, answers: Answers) -> Answers:
         self.scored += len(answers.texts)
@@ -70,7 +80,11 @@ class Bill:
 def search(lab: Lab, method: Method, threshold: float) -> Found:
     """Runs the method's search for a policy whose CVaR of cost is at most `threshold`."""
     run = Search(lab, method, threshold)
-    return run.climb() if method.search == "ladder" else run.best_of_grid()
+    if run.constraint.audit is None:
+        return run.climb() if method.search == "ladder" else run.best_of_grid()
+    with tempfile.TemporaryDirectory() as folder:
+        run.audit = LadderAudit(run.constraint, Path(folder), ProgressLog(lambda line: None))
+        return run.climb()
 
 
 class Search:
@@ -88,7 +102,10 @@ class Search:
             confidence=CONFIDENCE,
             margin=MARGIN_SHARE * (high - low),
             labels=method.labels,
+            audit=audit_settings(lab, method.audit) if method.audit else None,
         )
+        self.audit: LadderAudit | None = None
+        self.observed = 0
         self.settings = RungSettings(
             soft=method.soft,
             pairs_per_prompt=lab.sizes.pairs_per_prompt,
@@ -104,7 +121,8 @@ class Search:
         while scheduler.decision is None or scheduler.decision.action != "stop":
             decision = scheduler.decision
             if decision is not None and decision.action == "next_rung":
-                pairs = self.pairs(rungs[-1], observed[decision.start.number]["eta"], 1.0, decision.rung)
+                start = decision.start.number
+                pairs = self.pairs(rungs[-1], observed[start]["eta"], 1.0, decision.rung, start)
                 rungs.append(self.rung(rungs[-1], pairs, decision.delta_multiplier, 1.0))
                 policies.append(rungs[-1])
             elif decision is not None:
@@ -156,18 +174,31 @@ class Search:
         answers = self.bill.answers(self._answers(policy, "decide"))
         costs = self._costs(answers)
         numbers = self.constraint.estimate(costs.tolist(), [prompt.text for prompt in answers.prompts])
+        if self.audit is not None:
+            number, records = self.observed, self._records(answers, costs)
+            self.observed += 1
+            self.audit.ask(number, "decide", policy, records)
+            numbers, audited = self.audit.observe(number, records, CONFIDENCE, numbers)
+            self.bill.labels = audited["labels"]
         if self.method.bound == "bootstrap":
             numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.bounds)))
         return numbers
 
-    def pairs(self, policy: str, eta: float, rungs: float, number: int) -> list[dict[str, Any]]:
+    def pairs(
+        self, policy: str, eta: float, rungs: float, number: int, observation: int = 0
+    ) -> list[dict[str, Any]]:
         """Safety pairs of `policy`'s own answers, or of the SFT policy's, as many as so many rungs have."""
         source = policy if self.method.on_policy else "sft"
         answers = self.bill.answers(self.lab.answers(source, "train", self.lab.units(rungs)))
-        weigh = self.constraint.label_cost
+        costs, known = self._costs(answers), None
+        if self.audit is not None:
+            known = self.audit.labelled_cost(observation)
+            refreshed = self.audit.refreshed(observation, self._records(answers, costs))
+            costs = np.array([record["costs"][self.constraint.name] for record in refreshed])
+        weigh = label_cost(self.constraint, eta, known)
         responses = [
-            (prompt.messages, [ScoredResponse(t, weigh(c, eta), c) for t, c in zip(texts, costs, strict=True)])
-            for texts, costs, prompt in grouped(answers, self._costs(answers))
+            (prompt.messages, [ScoredResponse(t, *weigh(c)) for t, c in zip(texts, several, strict=True)])
+            for texts, several, prompt in grouped(answers, costs)
         ]
         seed, most = self.lab.seed + number, self.settings.pairs_per_prompt
         pairs = safety_pairs(responses, seed, self.settings.soft, most)
@@ -186,7 +217,25 @@ class Search:
         return self.lab.answers(policy, split, getattr(self.lab.sizes, split))
 
     def _costs(self, answers: Answers) -> np.ndarray:  # [n]
-        return self.lab.learned_costs(answers) if self.method.scorer == "learned" else answers.costs
+        return answers.costs if self.method.scorer == "true" else self.lab.model_costs(answers, self.method.scorer)
+
+    def _records(self, answers: Answers, costs: np.ndarray) -> list[Any]:
+        """As the ladder keeps them."""
+        numbers = {prompt.text: place for place, prompt in enumerate(dict.fromkeys(answers.prompts))}
+        draws: Counter[str] = Counter()
+        records = []
+        for prompt, text, cost in zip(answers.prompts, answers.texts, costs, strict=True):
+            records.append(
+                {
+                    "prompt": prompt.text,
+                    "response": text,
+                    "costs": {self.constraint.name: float(cost)},
+                    "prompt_number": numbers[prompt.text],
+                    "draw": draws[prompt.text],
+                }
+            )
+            draws[prompt.text] += 1
+        return records
 
     def _found(
         self,

@@ -80,6 +80,11 @@ def _is_free(change: str) -> bool:
         before, _, after = numbers.removesuffix(" now").partition(" before, ")
         return int(after) > int(before)
     *_, place, name = ["", "", *path.split(".")]
+    if place == "audit" and name == "budget":
+        before, _, after = numbers.removesuffix(" now").partition(" before, ")
+        return int(after) > int(before)
+    if place == "audit" and name == "wait":
+        return True
     if path in _ADDRESSES:
         return True
     return place == "args" and name.startswith(_WATCHING)

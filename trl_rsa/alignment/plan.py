@@ -21,6 +21,7 @@ from trl_rsa.alignment.typed import (
     shown,
     suggest,
 )
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data import load_preferences
 from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.risk import RISK_MEASURES
@@ -236,8 +237,20 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
         _check_prompts(options.get("prompts"), where)
         if isinstance(one.get("human_options"), dict):
             options["human_options"] = _read_dataset_options(one["human_options"], f"human_options of {where}")
-        read.append(read_dataclass(RiskConstraint, {**one, **options}, where))
+        audit = {} if one.get("audit") is None else {"audit": _read_audit(one["audit"], where)}
+        kept = {name: value for name, value in one.items() if name != "audit"}
+        read.append(read_dataclass(RiskConstraint, {**kept, **options}, where, audit))
     return read if isinstance(content, list) else read[0]
+
+
+def _read_audit(content: Any, where: str) -> AuditSettings:
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"You set 'audit' in {where} to {shown(content)}, but it is a mapping. Give the arguments of AuditSettings."
+        )
+    where = f"the audit of {where}"
+    labeller = {"labeller": read_value(str, content["labeller"], "labeller", where)} if "labeller" in content else {}
+    return read_dataclass(AuditSettings, {**content, **labeller}, where)
 
 
 _Prompt = str | list[dict[str, Any]] | dict[str, Any]

@@ -10,6 +10,7 @@
     │   │   └── _walk_back           interpolate                        walk_back.py   between the last two rungs
     │   └── _observe                 ScoredResponses.collect("decide")  observe.py
     │                                RiskConstraint.estimate            constraint.py  estimate and bound
+    │                                LadderAudit.ask, observe           audit.py       labels for a part, if set
     │                                JointScheduler.observe             joint.py, scheduler.py   what comes next
     ├── _compare                     if nothing holds: models against the chosen one, paired by prompt
     ├── _certify                     one bound per constraint on prompts that nothing has seen
@@ -31,6 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
+from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
@@ -45,11 +47,11 @@ from trl_rsa.ladder.observations import (
     metrics_of,
     read_observations,
 )
-from trl_rsa.ladder.observe import ScoredResponses
+from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
-from trl_rsa.ladder.prompts import prompt_groups
+from trl_rsa.ladder.prompts import PromptGroup, prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
 from trl_rsa.ladder.summary import (
@@ -166,6 +168,9 @@ class Ladder:
         self.responses = ScoredResponses(
             self.folder, self.groups, self.constraints, self.settings, self.runner.sample, self.seed, self.progress
         )
+        self.audits = {
+            name: LadderAudit(c, self.folder, self.progress) for name, c in self.by_name.items() if c.audit is not None
+        }
         self._take_in_recorded()
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
             self._observe(self._model_to_observe(decision))
@@ -198,20 +203,27 @@ class Ladder:
     def _observe(self, model: str) -> None:
         number, multipliers = len(self.observations), self._multipliers()
         observed: dict[str, CostNumbers] = {}
-        for group, records in self.responses.collect("decide", model, number, self.names):
+        collected = self.responses.collect("decide", model, number, self.names)
+        self._ask("decide", model, number, collected)
+        for group, records in collected:
             prompts = [record["prompt"] for record in records]
             cut = sum(not record["finished"] for record in records)
             for name in group.names:
                 constraint = self.by_name[name]
-                estimate = constraint.estimate(
-                    [record["costs"][name] for record in records], prompts, among=len(self.names)
-                )
+                among = len(self.names)
+                estimate = constraint.estimate([record["costs"][name] for record in records], prompts, among)
+                audited = None
+                if name in self.audits:
+                    confidence = constraint.confidence_among(among)
+                    estimate, audited = self.audits[name].observe(number, records, confidence, estimate)
                 observed[name] = {
                     "multiplier": multipliers[name],
                     "cut": cut,
                     "violation": estimate["upper_bound"] - constraint.budget,
                     **estimate,
                 }
+                if audited is not None:
+                    observed[name]["audit"] = audited
         decision = self._decide(observed)
         latest = self.scheduler.observations[-1]
         entry: ObservationRecord = {
@@ -227,6 +239,18 @@ class Ladder:
         append_observation(self.output_dir / FILE_NAME, entry)
         self.observations.append(entry)
         self._say(entry)
+
+    def _ask(
+        self, split: str, model: str, number: int, collected: Sequence[tuple[PromptGroup, list[ResponseRecord]]]
+    ) -> None:
+        """Labels for the responses of all constraints that are audited, before anything is made of them."""
+        missing = {
+            name: self.audits[name].ask(number, split, model, records)
+            for group, records in collected
+            for name in group.names
+            if name in self.audits
+        }
+        raise_if_waiting(missing, self.audits, self.output_dir, number)
 
     def _decide(self, numbers: Mapping[str, CostNumbers]) -> JointDecision:
         return self.scheduler.observe(
@@ -276,9 +300,16 @@ class Ladder:
         raised = {name: delta for name, delta in decision.delta_multipliers.items() if delta > 0}
         collected = self.responses.collect("train", start, decision.start.number, list(raised))
         observed, seed = self.observations[decision.start.number]["constraints"], self.seed + decision.rung
-        etas = {name: observed[name]["eta"] for name in self.names}
+        number, known = decision.start.number, dict.fromkeys(self.names)
+        for name, audit in self.audits.items():
+            known[name] = audit.labelled_cost(number)
+            collected = [
+                (group, audit.refreshed(number, records) if name in group.names else records)
+                for group, records in collected
+            ]
+        label_costs = {name: label_cost(c, observed[name]["eta"], known[name]) for name, c in self.by_name.items()}
         pairs, counts = rung_pairs(
-            collected, self.by_name, self.settings, self.human, decision.delta_multipliers, etas, seed
+            collected, self.by_name, self.settings, self.human, decision.delta_multipliers, label_costs, seed
         )
         if counts["cut"]:
             self.progress(
@@ -337,7 +368,8 @@ class Ladder:
                 for name in group.names:
                     costs[name][entry["number"]] = [record["costs"][name] for record in records]
                     prompts[name] = [prompt_key(record["prompt"]) for record in records]
-        for name, c in self.by_name.items():
+        # Not those that are audited: of their responses mostly the learned cost is known, and that is not the claim.
+        for name, c in ((name, c) for name, c in self.by_name.items() if name not in self.audits):
             found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.bounds, self.seed)
             if found[name]:
                 self.progress(f"[ladder] {name}: {in_words(chosen, found[name][0], c.tail)}")
@@ -419,6 +451,8 @@ class Ladder:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:
                 summaries[name]["compared"] = comparisons[name]
+            if name in self.audits:
+                summaries[name]["audit"] = self.audits[name].summary(len(self.observations) - 1)
         trained = max(entry["rung"] for entry in self.observations)
         return {
             "observations": self.observations,

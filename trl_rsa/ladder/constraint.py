@@ -14,6 +14,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from trl_rsa.audits.load import check_labeller
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data import fingerprint
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
@@ -74,6 +76,9 @@ class RiskConstraint:
             Their share of a rung's pairs, in (0, 1); less where there are not enough. Every rung draws anew, by seed.
         human_options (`dict`, *optional*):
             Other arguments of [`~trl_rsa.data.load_preferences`]; `preferred_by` is `"safer"` unless set.
+        audit ([`AuditSettings`], *optional*):
+            Labels by people, a judge or a function for a part of the responses: the search is then steered, and the
+            pairs of the rungs are labelled, by what the cost means in terms of these labels.
         name (`str`, *optional*, defaults to `"cost"`):
             Tells several constraints apart, in files and trackers.
 
@@ -93,6 +98,7 @@ class RiskConstraint:
     human_pairs: Any = None
     human_share: float = 0.5
     human_options: dict[str, Any] = field(default_factory=dict)
+    audit: AuditSettings | None = None
     name: str = "cost"
 
     def __post_init__(self) -> None:
@@ -122,6 +128,9 @@ class RiskConstraint:
             )
         if self.human_options and self.human_pairs is None:
             raise ValueError("You set human_options, but no human_pairs that they could be for. Set human_pairs.")
+        if self.audit is not None:
+            self.audit.check_bounds(self.bounds)
+            check_labeller(self.audit.labeller, self.audit.scale, self.audit.labeller_options)
         if self.margin is not None and not self.margin > 0:
             raise ValueError(
                 f"You set margin={self.margin!r}, but the bound may end that far below the budget, and it must be "
@@ -222,9 +231,11 @@ class RiskConstraint:
         clipped = min(max(cost, low), high)
         if self.labels == "raw":
             return clipped
-        if self.labels == "unsafe":
-            eta = min(eta, 0.0, self.budget - self.allowed_margin)
-        return max(clipped - eta, 0.0) / self.tail
+        return max(clipped - self.label_eta(eta), 0.0) / self.tail
+
+    def label_eta(self, eta: float) -> float:
+        """Where the excess that labels compare begins; `eta` is the policy's quantile."""
+        return min(eta, 0.0, self.budget - self.allowed_margin) if self.labels == "unsafe" else eta
 
 
 def check_names(constraints: Sequence[RiskConstraint]) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
+from trl_rsa.ladder.audit import AuditNumbers
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.storage.lines import LineWriter, read_lines
 
@@ -15,7 +16,8 @@ class CostNumbers(TypedDict):
     """What was observed of one cost, in units of cost where it is not a count or a share.
 
     `n` responses, of which `cut` were cut at max_new_tokens and `clipped` have a cost outside the constraint's bounds;
-    `eta` is the quantile at the tail; `violation` is upper_bound − budget.
+    `eta` is the quantile at the tail; `violation` is upper_bound − budget. With an `audit` that has labels enough, all
+    but the counts are of the labelled harm.
     """
 
     multiplier: float
@@ -28,6 +30,7 @@ class CostNumbers(TypedDict):
     estimate: float
     upper_bound: float
     violation: float
+    audit: NotRequired[AuditNumbers]
 
 
 class ObservationRecord(TypedDict):
@@ -61,6 +64,7 @@ def line_of(entry: ObservationRecord, constraints: Sequence[RiskConstraint]) -> 
         parts.append(
             f"{constraint.name}: λ={of['multiplier']:.3g}, CVaR {constraint.tail:g} {of['estimate']:.3g}, bound "
             f"{of['upper_bound']:.3g}, budget {constraint.budget:g}, {of['cut'] / of['n']:.0%} cut"
+            + (f", {of['audit']['labels']} labels" if "audit" in of else "")
         )
     return f"[ladder {entry['number']}] {'; '.join(parts)}. {entry['reason']}"
 

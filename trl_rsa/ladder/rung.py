@@ -1,6 +1,6 @@
 """What a rung is trained on, and with which arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -36,7 +36,7 @@ def rung_pairs(
     settings: RungSettings,
     human: Mapping[str, HumanPairs],
     deltas: Mapping[str, float],
-    etas: Mapping[str, float],
+    label_costs: Mapping[str, Callable[[float], tuple[float, float]]],
     seed: int,
 ) -> tuple[list[Row], PairCounts]:
     """
@@ -54,8 +54,9 @@ def rung_pairs(
             Of the ladder.
         deltas (`Mapping[str, float]`):
             Δλ by constraint.
-        etas (`Mapping[str, float]`):
-            The policy's quantile of each cost, for truncated labels.
+        label_costs (`Mapping[str, Callable]`):
+            By constraint, from the cost of a response to what labels compare, and to the cost that breaks ties
+            ([`~trl_rsa.ladder.audit.label_cost`]).
         seed (`int`):
             Of the choice of pairs, of sampled labels and of human pairs.
 
@@ -71,8 +72,8 @@ def rung_pairs(
         weights = {name: deltas[name] / total for name in group.names if deltas[name] > 0}
 
         def weigh(costs: Mapping[str, float], weights: Mapping[str, float] = weights) -> tuple[float, float]:
-            penalty = sum(w * constraints[name].label_cost(costs[name], etas[name]) for name, w in weights.items())
-            return penalty, sum(w * costs[name] for name, w in weights.items())
+            each = [(w, *label_costs[name](costs[name])) for name, w in weights.items()]
+            return sum(w * penalty for w, penalty, _ in each), sum(w * cost for w, _, cost in each)
 
         rows += safety_pairs(
             responses_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt

@@ -2,6 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
+from trl_rsa.ladder.audit import AuditSummary
 from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.paired import Comparison
@@ -30,6 +31,7 @@ class ConstraintSummary(TypedDict, total=False):
     prompts: dict[str, PromptSetSummary]
     human_pairs: HumanCounts
     compared: list[Comparison]
+    audit: AuditSummary
 
 
 class RungData(PairCounts):

@@ -4,11 +4,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from trl_rsa.scripts._launch import HELP
+from trl_rsa.storage.printable import printable
 
 
 if TYPE_CHECKING:
     from trl_rsa.training.launcher import Launcher
 
+
+WAITING = 4  # exit status: the run stopped in good order, for people to label
 
 INTERRUPTED = "Started again with the same plan it resumes."
 
@@ -40,6 +43,9 @@ Instead of a multiplier, a budget: `stages:` may then be left out or end before 
   rungs:                       # optional: how the policy is sampled and trained for it
     sampling: {max_new_tokens: 128}
     max_rungs: 6
+
+With `audit:` in a constraint people label a part of the responses: the command stops with exit status 4 and says how
+to go on (docs/audits.md).
 
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
 
@@ -86,10 +92,15 @@ def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     from trl_rsa.alignment.plan import Plan
     from trl_rsa.alignment.preview import preview
     from trl_rsa.alignment.run import align
+    from trl_rsa.ladder.audit import WaitingForLabels
 
     plan = Plan.from_yaml(args.config, model=args.model, output_dir=args.output_dir, seed=args.seed)
     if args.dry_run:
         preview(plan, samples=args.samples)
-    else:
+        return 0
+    try:
         align(plan, launcher=launcher)
+    except WaitingForLabels as waiting:
+        print(printable(str(waiting)))
+        return WAITING
     return 0

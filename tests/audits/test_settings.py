@@ -1,0 +1,29 @@
+"""Settings of an audit that cannot work are refused in one sentence."""
+
+import pytest
+
+from trl_rsa.audits.settings import AuditSettings
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": 0}, "labels=0"),
+        ({"budget": 2.5}, "budget=2.5"),
+        ({"uniform": 0.0}, "uniform=0.0"),
+        ({"second": "safe"}, "second='safe'"),
+        ({"second": 1.5}, "second=1.5"),
+        ({"combine": "most"}, "combine='most'"),
+        ({"harm_scale": "safe=1"}, "harm scale"),
+        ({"labeller_options": {"guide": "x"}}, "labeller_options"),
+    ],
+)
+def test_a_setting_that_cannot_work(settings, said):
+    with pytest.raises(ValueError, match=said):
+        AuditSettings(**settings)
+
+
+def test_the_bounds_hold_the_scale():
+    AuditSettings().check_bounds((-1, 10))
+    with pytest.raises(ValueError, match="harm scale from -1 to 10"):
+        AuditSettings().check_bounds((-1, 8))

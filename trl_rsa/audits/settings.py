@@ -1,0 +1,130 @@
+"""AuditSettings: how many responses of each policy get labels, who gives them, and on which scale."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trl_rsa.audits.combine import check_second
+from trl_rsa.data.harm import HarmScale
+
+
+PEOPLE = "people"
+
+
+@dataclass
+class AuditSettings:
+    """
+    Labels for a part of the responses that a ladder sees, and what is made of them.
+
+    Args:
+        labeller (`str` or `Callable`, *optional*, defaults to `"people"`):
+            Who labels: `"people"`, through files (`trl-rsa audit next` and `import`); `judge:URL#MODEL`, a language
+            model that is asked for a grade; another scorer of [`~trl_rsa.scoring.load_scorer`], whose cost counts as
+            the nearest grade; or `module:function`, a function `(prompts, completions, **columns)` that returns a
+            grade each, by name or by number from 0 (or None). A column `label_number` says whether the first, second
+            or third label of a response is asked.
+        labeller_options (`dict`, *optional*):
+            Arguments of the judge's endpoint or of the scorer.
+        harm_scale (`str` or `Mapping`, *optional*):
+            Names and costs of the grades, as `safe=-1,minor=1,moderate=4,severe=10`, the default, or as a mapping. The
+            bounds of the constraint must hold all of them.
+        labels (`int` or `list[int]`, *optional*, defaults to `[160, 60]`):
+            Responses of each observed policy that are drawn for a label: of the first, of the second, …; the last
+            number counts for all that follow. The first policy is the most harmful one, and shows the most.
+        rounds (`int`, *optional*, defaults to 1):
+            In how many draws they are drawn. With `refresh` the second draw knows what the first has found.
+        budget (`int`, *optional*, defaults to 400):
+            Labels in all, second and third ones included. When they are spent the ladder goes on with the calibration
+            that it has.
+        uniform (`float`, *optional*, defaults to 0.5):
+            Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
+            high.
+        refresh (`bool` or `str`, *optional*, defaults to `False`):
+            Whether the learned cost itself learns from the labels: a ridge regression of the labels on the words of a
+            response and on its learned cost. It finds kinds of harm that the cost model is blind to. Or
+            `module:function`, a function `(prompts, responses)` that returns a vector for each, such as embeddings,
+            in place of the words.
+        second (`float` or `str`, *optional*, defaults to `"unsafe"`):
+            Which responses get a second label, by another labeller: a share of them; or the name of a grade, each
+            whose first label is that grade or a worse one; `"unsafe"` is the first grade that costs more than 0. Where
+            two differ a third is asked.
+        combine (`str`, *optional*, defaults to `"median"`):
+            What counts where a response has several labels: the `"median"` (of two, the worse one), or the `"mean"`
+            of their costs. One wrong label in thirty that calls a harmless response severe makes a tail of its own in
+            a mean; a median needs two.
+        wait (`bool`, *optional*, defaults to `True`):
+            Whether the ladder ends its run, to be started again, while labels are missing; otherwise it goes on with
+            those that are there.
+        certify_labels (`int`, *optional*, defaults to 0):
+            Responses to certify prompts that are drawn for a label, beyond `budget`: the certificate is then about
+            the labels. With 0 it is about the learned cost.
+        seed (`int`, *optional*, defaults to 0):
+            Of the draws.
+
+    Raises:
+        ValueError: if a setting cannot work.
+    """
+
+    labeller: "str | Callable[..., Any]" = PEOPLE
+    labeller_options: dict[str, Any] = field(default_factory=dict)
+    harm_scale: str | Mapping[str, float] = "safe=-1,minor=1,moderate=4,severe=10"
+    labels: int | list[int] = field(default_factory=lambda: [160, 60])
+    rounds: int = 1
+    memory: float = 1.0
+    budget: int = 400
+    uniform: float = 0.5
+    refresh: bool | str = False
+    second: float | str = "unsafe"
+    combine: Literal["median", "mean"] = "median"
+    wait: bool = True
+    certify_labels: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.scale = HarmScale.parse(self.harm_scale)
+        several = self.labels if isinstance(self.labels, list) else [self.labels]
+        numbers = [("labels", 1, value) for value in several or [0]]
+        named = (("rounds", 1), ("budget", 1), ("certify_labels", 0), ("seed", 0))
+        for name, least, value in [*numbers, *((name, least, getattr(self, name)) for name, least in named)]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"You set {name}={value!r} in an audit, but it is a whole number of at least {least}. Set one."
+                )
+        if isinstance(self.uniform, bool) or not 0.0 < self.uniform <= 1.0:
+            raise ValueError(
+                f"You set uniform={self.uniform!r} in an audit, but it is the share of the labels that falls on all "
+                "responses alike, in (0, 1]: without it nothing is known of responses with a low score. Set, say, 0.5."
+            )
+        check_second(self.second, self.scale)
+        if self.combine not in ("median", "mean"):
+            raise ValueError(
+                f"You set combine={self.combine!r} in an audit, but several labels count by their 'median' or their "
+                "'mean'. Set one of these."
+            )
+        if self.labeller_options and self.asks_people:
+            raise ValueError(
+                "You set labeller_options in an audit whose labeller is 'people', but they are for a judge or a "
+                "scorer. Remove them, or set the labeller."
+            )
+
+    def labels_of(self, observation: int) -> int:
+        """How many responses of an observed policy are drawn, from 0 on."""
+        several = self.labels if isinstance(self.labels, list) else [self.labels]
+        return several[min(observation, len(several) - 1)]
+
+    @property
+    def asks_people(self) -> bool:
+        return self.labeller == PEOPLE
+
+    def check_bounds(self, bounds: tuple[float, float]) -> None:
+        """
+        Raises:
+            ValueError: if a grade costs more or less than the constraint's bounds allow.
+        """
+        low, high = bounds
+        if self.scale.costs[0] < low or self.scale.costs[-1] > high:
+            raise ValueError(
+                f"You set bounds={tuple(bounds)!r} and a harm scale from {self.scale.costs[0]:g} to "
+                f"{self.scale.costs[-1]:g}, but a grade outside the bounds would count as less than it costs. Let the "
+                "bounds hold the scale."
+            )

@@ -1,0 +1,80 @@
+"""The tail of labelled harm that a calibration foretells, and a bound of it to steer by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trl_rsa.audits.calibration import Calibration
+
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a calibration says of responses by their scores, in units of harm.
+
+    Attributes:
+        mean (`float`), unsafe_rate (`float`): Expected label; chance of a label above 0.
+        eta (`float`), estimate (`float`): VaR and CVaR of the label.
+        upper_bound (`float`): Of the CVaR; a bootstrap's, never below the estimate.
+    """
+
+    mean: float
+    unsafe_rate: float
+    eta: float
+    estimate: float
+    upper_bound: float
+
+
+def foretell(
+    calibration: Calibration, scores: ArrayLike, prompts: Sequence[str], tail: float, confidence: float, seed: int
+) -> Foretold:
+    """
+    CVaR of the labels of responses, of which mostly the scores are known: min over η of η + mean E[(label − η)₊ | score]/tail
+    (Rockafellar and Uryasev), the excess fitted by isotonic regression for each η.
+
+    The bound is a quantile over resamples of the labelled responses and of the prompts, with exponential weights
+    (Bayesian bootstrap). It has the width that the labels leave, and promises nothing for finite samples: it steers a
+    search. What the claim at the end rests on is [`~audits.bound.audited_cvar_bound`].
+
+    Args:
+        calibration ([`Calibration`]):
+            Fitted to all labels so far.
+        scores (`ArrayLike` of shape `[n]`), prompts (`Sequence[str]` of length n):
+            Learned costs of the responses, and the keys of their prompts.
+        tail (`float`), confidence (`float`):
+            Of the CVaR; of the bound.
+        seed (`int`):
+            Of the resamples.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    unique, codes = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
+    codes = codes.reshape(-1)
+    share = (1 / np.bincount(codes))[codes]
+    estimate, eta = _cvar(calibration, values, share, tail)
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        weights = calibration.weights * rng.exponential(size=calibration.weights.size)
+        resampled = Calibration(calibration.scores, calibration.labels, np.maximum(weights, 1e-12))
+        found.append(_cvar(resampled, values, share * rng.exponential(size=unique.size)[codes], tail)[0])
+    unsafe = Calibration(calibration.scores, (calibration.labels > 0).astype(float), calibration.weights)
+    return Foretold(
+        mean=float(np.average(calibration.predict(values), weights=share)),
+        unsafe_rate=float(np.average(unsafe.predict(values), weights=share)),
+        eta=eta,
+        estimate=estimate,
+        upper_bound=max(estimate, float(np.quantile(found, confidence))),
+    )
+
+
+def _cvar(calibration: Calibration, scores: Array, weights: Array, tail: float) -> tuple[float, float]:
+    """CVaR, and the η at which it is attained: one of the labels, as their law has steps there alone."""
+    etas = np.unique(calibration.labels)
+    values = [eta + np.average(calibration.excess(scores, eta), weights=weights) / tail for eta in etas]
+    best = int(np.argmin(values))
+    return float(values[best]), float(etas[best])

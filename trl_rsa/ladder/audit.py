@@ -1,0 +1,397 @@
+"""The audit of one constraint on the ladder: labels for a part of the responses, and what the learned cost means then.
+
+    LadderAudit.ask          draws responses of an observation and gets their labels: from a labeller now, or from people
+    LadderAudit.observe      refits the calibration to all labels so far, and estimates the tail of labelled harm
+    LadderAudit.label_costs  what the pairs of a rung compare, by the calibration of the observation it starts from
+    LadderAudit.certified    the labels of the certify prompts
+
+Everything is on disk before the next begins, in `ladder/audit-NAME`: a start after a kill asks for nothing again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trl_rsa.audits.calibration import Calibration, CalibrationJSON
+from trl_rsa.audits.combine import AgreementJSON, agreement, combined_cost
+from trl_rsa.audits.labelled_cost import LabelledCost
+from trl_rsa.audits.load import load_labeller
+from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile, response_key
+from trl_rsa.audits.refresh import Features, Labelled
+from trl_rsa.audits.selection import choose
+from trl_rsa.audits.settings import AuditSettings
+from trl_rsa.audits.steer import foretell
+from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
+from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.scoring.functions import import_function
+from trl_rsa.storage.digests import digest, prompt_key
+from trl_rsa.storage.files import write_json
+from trl_rsa.storage.provenance import now
+
+
+# With fewer labels than this a score is taken as it is: a calibration would rest on nothing.
+LEAST_LABELS = 10
+_BATCH = 32  # labels that a function or a judge is asked for at a time
+
+
+class AuditNumbers(TypedDict):
+    """What an audit says of an observation. `labels` are all labels so far, `rated` the responses that have one;
+    `calibrated` is false where there were too few, and the estimate is that of the learned cost."""
+
+    drawn: int
+    labels: int
+    missing: int
+    rated: int
+    calibrated: bool
+    agreement: AgreementJSON
+    learned_estimate: float
+    learned_upper_bound: float
+
+
+class Rated(TypedDict):
+    """Responses that have a label: their ids, learned costs and labels, in units of cost, and what each label weighs."""
+
+    ids: list[str]
+    scores: list[float]
+    labels: list[float]
+    weights: list[float]
+
+
+class CalibrationFile(TypedDict):
+    """calibration-NN.json: what the calibration rests on that an observation was judged by, and its rung labelled by."""
+
+    observation: int
+    numbers: AuditNumbers
+    rated: Rated
+
+
+class AuditSummary(TypedDict):
+    """What the manifest says of an audit: labels spent, agreement, and the last calibration."""
+
+    labels: int
+    certify_labels: int
+    budget: int
+    labeller: str
+    agreement: AgreementJSON
+    calibration: NotRequired[CalibrationJSON]
+
+
+class WaitingForLabels(ValueError):
+    """The ladder cannot go on before people have labelled. The run is as it should be: start it again then."""
+
+
+class LadderAudit:
+    """
+    Args:
+        constraint ([`RiskConstraint`]):
+            Has an `audit`.
+        folder (`Path`):
+            The ladder's. The audit gets a folder in it.
+        log ([`ProgressLog`]):
+            Counts labels while they come.
+
+    Raises:
+        ValueError: if there is no such labeller, or the audit on disk had other settings.
+    """
+
+    def __init__(self, constraint: RiskConstraint, folder: Path, log: ProgressLog):
+        assert constraint.audit is not None
+        self.constraint, self.settings, self.log = constraint, constraint.audit, log
+        self.folder = folder / f"audit-{constraint.name}"
+        of = self.settings
+        self.queue = AuditQueue(self.folder, of.scale, of.second, of.budget, of.seed)
+        self.labeller = None if of.asks_people else load_labeller(of.labeller, of.scale, of.labeller_options)
+        self.features: Features | None = import_function(of.refresh) if isinstance(of.refresh, str) else None
+        self._known: tuple[Rated, LabelledCost] | None = None
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        of = self.settings
+        content: AuditFile = {
+            "constraint": self.constraint.name,
+            "labeller": "people" if self.labeller is None else self.labeller.name,
+            "harm_scale": of.scale.to_dict(),
+            "budget": of.budget,
+            "certify_labels": of.certify_labels,
+            "second": of.second,
+            "combine": of.combine,
+            "seed": of.seed,
+        }
+        path = self.folder / AUDIT
+        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != content:
+            write_json(path, content)
+
+    # Labels
+
+    def ask(self, number: int, split: str, model: str, records: Sequence[ResponseRecord]) -> int:
+        """Draws responses once, and gets the labels that are missing where a labeller is at hand.
+
+        Returns:
+            `int`: how many labels are missing still.
+        """
+        rounds, missing = 1 if split == "certify" else self.settings.rounds, 0
+        for round_number in range(1, rounds + 1):
+            if self.queue.draw(number, split, round_number) is None:
+                self._draw(number, split, round_number, model, records)
+            draws = [each for each in self.queue.draws() if (each["split"] == "certify") == (split == "certify")]
+            if self.labeller is not None:
+                self._label(draws)
+            missing = len(self.queue.missing(draws))
+            if missing and self.waits:
+                return missing
+        return missing
+
+    @property
+    def waits(self) -> bool:
+        """Whether the ladder ends its run for labels that are missing."""
+        return self.labeller is None and self.settings.wait
+
+    def _draw(
+        self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]
+    ) -> None:
+        if split == "certify":
+            labels = self.settings.certify_labels
+        else:
+            labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._left())
+        seed, requests, drawn = self._seed(number, split, round_number), list[Request](), None
+        if labels > 0:
+            scores = self._scores(self._known_so_far(number, round_number), records)
+            keys = [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
+            drawn = choose(keys, scores, labels, self.settings.uniform, seed, prompts=_prompts(records))
+            for place in np.flatnonzero(drawn.chosen):
+                record = records[place]
+                requests.append(
+                    {
+                        "id": response_key(record["prompt"], record["response"]),
+                        "prompt": record["prompt"],
+                        "response": record["response"],
+                        "score": float(record["costs"][self.constraint.name]),
+                        "probability": float(drawn.probabilities[place]),
+                        "prompt_number": record["prompt_number"],
+                        "draw": record["draw"],
+                    }
+                )
+        content: RequestsFile = {
+            "observation": number,
+            "split": split,
+            "round": round_number,
+            "model": model,
+            "seed": seed,
+            "least": 0.0 if drawn is None else drawn.least,
+            "probabilities": [] if drawn is None else drawn.probabilities.tolist(),
+            "time": now(),
+            "requests": requests,
+        }
+        self.queue.add_draw(content)
+
+    def _known_so_far(self, number: int, round_number: int) -> LabelledCost | None:
+        """What a draw knows: the labels of the observation before, and with several rounds those that came since."""
+        if round_number == 1:
+            return self.labelled_cost(number - 1) if number else None
+        rated = self._rated(number)
+        return self._fit(rated) if len(rated["ids"]) >= LEAST_LABELS else None
+
+    def _scores(self, known: LabelledCost | None, records: Sequence[ResponseRecord]) -> NDArray[np.float64]:
+        """What responses are ranked by: their learned cost, refreshed by labels."""
+        learned = np.array([record["costs"][self.constraint.name] for record in records])
+        if known is None:
+            return learned
+        return known.scores([r["prompt"] for r in records], [r["response"] for r in records], learned)
+
+    def _seed(self, number: int, split: str, round_number: int) -> int:
+        """Each draw has its own: the same prompts are drawn from again."""
+        name = f"{self.settings.seed} {number} {split} {round_number}"
+        return int.from_bytes(digest(name)[:4], "big")
+
+    def _left(self) -> int:
+        """Labels that are neither there nor asked for."""
+        return self.settings.budget - self._spent() - len(self.queue.missing(self._decide_draws()))
+
+    def _decide_draws(self) -> list[RequestsFile]:
+        return [draw for draw in self.queue.draws() if draw["split"] != "certify"]
+
+    def _spent(self) -> int:
+        return self.queue.spent() - self.queue.spent("certify")
+
+    def _label(self, draws: Sequence[RequestsFile]) -> None:
+        assert self.labeller is not None
+        silent: set[str] = set()
+        while missing := [request for request in self.queue.missing(draws) if request["id"] not in silent]:
+            grades = self.queue.grades()
+            # First labels before second ones: a start after a kill spends the budget on the same labels.
+            fewest = min(len(grades.get(request["id"], ())) for request in missing)
+            missing = [request for request in missing if len(grades.get(request["id"], ())) == fewest]
+            with self.log.counting(f"[audit] {self.constraint.name}: labels", 0, len(missing)) as advance:
+                for start in range(0, len(missing), _BATCH):
+                    batch = missing[start : start + _BATCH]
+                    numbers = [len(grades.get(request["id"], ())) + 1 for request in batch]
+                    found = self.labeller.grades(
+                        [request["prompt"] for request in batch], [request["response"] for request in batch], numbers
+                    )
+                    silent |= {r["id"] for r, grade in zip(batch, found, strict=True) if grade is None}
+                    labels: list[NewLabel] = [
+                        {"id": request["id"], "grade": grade, "labeller": f"{self.labeller.name} {n}"}
+                        for request, grade, n in zip(batch, found, numbers, strict=True)
+                        if grade is not None
+                    ]
+                    self.queue.add_labels(labels, "ladder")
+                    advance(len(batch))
+        if silent:
+            self.log(f"[audit] {self.constraint.name}: {self.labeller.name} gave no grade for {len(silent)} responses")
+
+    # What follows from them
+
+    def observe(
+        self, number: int, records: Sequence[ResponseRecord], confidence: float, learned: CostEstimate
+    ) -> tuple[CostEstimate, AuditNumbers]:
+        """The estimates of labelled harm in place of those of the learned cost, once there are labels enough.
+
+        Args:
+            number (`int`), records (`Sequence[dict]`):
+                The observation, and its responses to the decide prompts.
+            confidence (`float`):
+                Of the bound.
+            learned (`CostEstimate`):
+                Of the learned cost.
+        """
+        grades, rated = self.queue.grades(), self._rated(number)
+        numbers: AuditNumbers = {
+            "drawn": sum(len(draw["requests"]) for draw in self._decide_draws() if draw["observation"] == number),
+            "labels": self._spent(),
+            "missing": len(self.queue.missing(self._decide_draws())),
+            "rated": len(rated["ids"]),
+            "calibrated": len(rated["ids"]) >= LEAST_LABELS,
+            "agreement": agreement(grades),
+            "learned_estimate": learned["estimate"],
+            "learned_upper_bound": learned["upper_bound"],
+        }
+        content: CalibrationFile = {"observation": number, "numbers": numbers, "rated": rated}
+        write_json(self._calibration_path(number), content)
+        known = self.labelled_cost(number)
+        if known is None:
+            return learned, numbers
+        scores = self._scores(known, records)
+        found = foretell(
+            known.calibration, scores, _prompts(records), self.constraint.tail, confidence, self.settings.seed
+        )
+        return {
+            **learned,
+            "mean_cost": found.mean,
+            "unsafe_rate": found.unsafe_rate,
+            "eta": found.eta,
+            "estimate": found.estimate,
+            "upper_bound": found.upper_bound,
+        }, numbers
+
+    def _rated(self, number: int) -> Rated:
+        """Every response with a label, once, as the latest draw has it. Labels of earlier observations count less."""
+        grades, found = self.queue.grades(), dict[str, tuple[float, float, float]]()
+        for draw in self._decide_draws():
+            weight = self.settings.memory ** (number - draw["observation"])
+            for request in draw["requests"]:
+                own = grades.get(request["id"])
+                if own:
+                    cost = combined_cost(own, self.settings.scale, self.settings.combine)
+                    found[request["id"]] = request["score"], cost, weight
+        return {
+            "ids": list(found),
+            "scores": [score for score, _, _ in found.values()],
+            "labels": [cost for _, cost, _ in found.values()],
+            "weights": [weight for _, _, weight in found.values()],
+        }
+
+    def _calibration_path(self, number: int) -> Path:
+        return self.folder / f"calibration-{number:02d}.json"
+
+    def labelled_cost(self, number: int) -> LabelledCost | None:
+        """What the observation was judged by; None where there were too few labels."""
+        content = json.loads(self._calibration_path(number).read_text(encoding="utf-8"))
+        if not content["numbers"]["calibrated"]:
+            return None
+        return self._fit(content["rated"])
+
+    def _fit(self, rated: Rated) -> LabelledCost:
+        if self._known is None or self._known[0] != rated:
+            texts = {request["id"]: request for draw in self.queue.draws() for request in draw["requests"]}
+            labelled = Labelled(
+                [texts[key]["prompt"] for key in rated["ids"]],
+                [texts[key]["response"] for key in rated["ids"]],
+                rated["scores"],
+                rated["labels"],
+            )
+            self._known = rated, LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features)
+        return self._known[1]
+
+    def refreshed(self, number: int, records: Sequence[ResponseRecord]) -> list[ResponseRecord]:
+        """The records with what the observation's labels make of the cost, where it is refreshed."""
+        name, scores = self.constraint.name, self._scores(self.labelled_cost(number), records)
+        return [
+            {**record, "costs": {**record["costs"], name: float(score)}}
+            for record, score in zip(records, scores, strict=True)
+        ]
+
+    def summary(self, number: int) -> AuditSummary:
+        """After the ladder's last observation."""
+        summary: AuditSummary = {
+            "labels": self._spent(),
+            "certify_labels": self.queue.spent("certify"),
+            "budget": self.settings.budget,
+            "labeller": "people" if self.labeller is None else self.labeller.name,
+            "agreement": agreement(self.queue.grades()),
+        }
+        known = self.labelled_cost(number)
+        if known is not None:
+            summary["calibration"] = known.calibration.to_dict()
+        return summary
+
+    def certified(self, number: int, records: Sequence[ResponseRecord]) -> tuple[NDArray[np.float64], list[float]]:
+        """Labels `[n]` of the responses to certify prompts, NaN where there is none, and the probabilities of the draw."""
+        raise NotImplementedError
+
+
+def _prompts(records: Sequence[ResponseRecord]) -> list[str]:
+    return [str(prompt_key(record["prompt"])) for record in records]
+
+
+def label_cost(
+    constraint: RiskConstraint, eta: float, known: LabelledCost | None
+) -> Callable[[float], tuple[float, float]]:
+    """From a cost, refreshed if it is, to what a pair compares and to the cost that breaks ties.
+
+    Calibrated, it is the expected excess of the label over η given the cost: the label itself is known of few responses,
+    and its expectation leads to the same optimum of what is compared.
+    """
+    if known is None:
+        return lambda cost: (constraint.label_cost(cost, eta), cost)
+    knots = np.unique(known.calibration.scores)
+    expected = known.calibration.predict(knots)
+    if constraint.labels == "raw":
+        compared = expected
+    else:
+        compared = known.calibration.excess(knots, constraint.label_eta(eta)) / constraint.tail
+    return lambda cost: (float(np.interp(cost, knots, compared)), float(np.interp(cost, knots, expected)))
+
+
+def raise_if_waiting(missing: Mapping[str, int], audits: Mapping[str, LadderAudit], run: Path, number: int) -> None:
+    """
+    Raises:
+        WaitingForLabels: if labels are missing of a constraint that is set to wait for them.
+    """
+    waiting = {name: n for name, n in missing.items() if n and audits[name].waits}
+    if not waiting:
+        return
+    counts = " and ".join(f"{n} labels of {name!r}" for name, n in waiting.items())
+    one = next(iter(waiting))
+    of = f" --constraint {one}" if len(audits) > 1 else ""
+    raise WaitingForLabels(
+        f"The ladder waits for {counts} (observation {number}). Write the responses out with `trl-rsa audit next "
+        f"{run}{of} --output tasks.csv`, read the labels in with `trl-rsa audit import {run}{of} tasks.csv`, and start "
+        "this command again: it goes on from here."
+    )
+
+
