@@ -68,18 +68,25 @@ RULES = {
         others=ANY,
         never_others=("trl",),
     ),
+    # Labels by people. What decides who is asked, and what follows, is pure mathematics.
+    "audits": Rule(ours=("audits", "evaluation", "data", "scoring", "storage"), others=ANY, never_others=HEAVY),
+    "audits.shuffle": Rule(others=("numpy",)),
+    "audits.selection": Rule(ours=("audits.shuffle",), others=("numpy",)),
+    "audits.calibration": Rule(others=("numpy", "scipy")),
+    "audits.plan_picture": Rule(ours=("audits", "report.style", "storage")),
+    "audits.bound": Rule(ours=("audits", "evaluation"), others=("numpy",)),
     "report": Rule(ours=("report", "storage"), others=ANY, never_others=HEAVY),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(ours=("training", "trainer", "config", "risk", "sampling", "storage"), others=ANY),
     "ladder": Rule(
-        ours=("ladder", "training", "evaluation", "sampling", "scoring", "data", "config", "storage"),
+        ours=("ladder", "training", "audits", "evaluation", "sampling", "scoring", "data", "config", "storage"),
         others=ANY,
     ),
     # The scheduler and what it is made of: the standard library and each other.
     "ladder.scheduler": Rule(),
     "ladder.joint": Rule(ours=("ladder.scheduler",)),
     "alignment": Rule(
-        ours=("alignment", "ladder", "training", "sampling", "data", "config", "risk", "storage"),
+        ours=("alignment", "ladder", "training", "audits", "sampling", "data", "config", "risk", "storage"),
         others=ANY,
     ),
     # Other people's scripts, read and never run.

@@ -96,7 +96,7 @@ def betting_cvar_upper_bound(
             excess.append(np.stack([new, np.full_like(new, eta), np.full_like(new, variance)], axis=-1))
         start = end
     value, etas, variances = np.concatenate(excess).T
-    return _least_refuted(value, etas, variances, sizes.size, tail, delta, smallest, largest), float(eta)
+    return least_refuted(value, etas, variances, sizes.size, tail, delta, smallest, largest), float(eta)
 
 
 def _mean_excess(costs: Array, sizes: NDArray[np.intp], ends: NDArray[np.intp], eta: float, part: slice) -> Array:
@@ -106,7 +106,7 @@ def _mean_excess(costs: Array, sizes: NDArray[np.intp], ends: NDArray[np.intp], 
     return np.add.reduceat(values, begins - begins[0]) / sizes[part]
 
 
-def _least_refuted(
+def least_refuted(
     excess: Array,
     etas: Array,
     variances: Array,
@@ -115,8 +115,21 @@ def _least_refuted(
     delta: float,
     smallest: float,
     largest: float,
+    highest: float = 1.0,
+    largest_bet: float = _LARGEST_BET,
 ) -> float:
-    """The least c whose capital reaches 1/δ, by bisection; `largest` if none does."""
+    """The least c whose capital reaches 1/δ, by bisection; `largest` if none does.
+
+    Args:
+        excess, etas, variances (`np.ndarray` of shape `[T]`):
+            The excess over η_t in units of largest − η_t, η_t, and the variance by which the stake is chosen.
+        n, tail, delta, smallest, largest:
+            Prompts in all; as in [`betting_cvar_upper_bound`].
+        highest (`float`, *optional*, defaults to 1):
+            No value of `excess` can exceed this. A label that was drawn with probability p counts 1/p times.
+        largest_bet (`float`, *optional*, defaults to 0.75):
+            Share of the capital that one value may cost, below 1.
+    """
     goal = math.log(1 / delta)
     # Of the excess in units of largest − η: the stake of Waudby-Smith and Ramdas for n values.
     stake = np.sqrt(2 * goal / (n * np.maximum(variances, 1e-300)))
@@ -125,7 +138,7 @@ def _least_refuted(
         c = (low + high) / 2
         fair = tail * (c - etas) / (largest - etas)
         # Monotone in c, as for the mean: each factor grows with c, also where its stake is capped.
-        capped = np.minimum(stake, _LARGEST_BET / (1 - fair))
+        capped = np.minimum(stake, largest_bet / (highest - fair))
         if excess.size and np.cumsum(np.log1p(capped * (fair - excess))).max() >= goal:
             high = c
         else:

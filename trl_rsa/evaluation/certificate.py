@@ -2,13 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from trl_rsa.evaluation.cvar_bound import BoundParts, CVaRBound, Method, check_bounds, cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
@@ -25,6 +25,9 @@ from trl_rsa.evaluation.ledger import (
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.locks import hold_file
 from trl_rsa.storage.provenance import versions
+
+
+Array = NDArray[np.float64]
 
 
 class CertificateFile(TypedDict):
@@ -111,20 +114,29 @@ class Certificate:
     def statement(self) -> str:
         """The result in words for a layperson."""
         b = self.bound
+        return (
+            f"{self._verdict}The limit: among the worst {100 * b.tail:g} % of its responses, the average cost is at "
+            f"most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
+            f"{b.n_groups} prompts that average was {b.estimate:.4g}. {self._claim}"
+        )
+
+    @property
+    def _verdict(self) -> str:
         who = "The model" if self.model is None else f"The model {self.model}"
-        verdict = (
-            f"CERTIFIED. {who} meets the limit. "
-            if self.certified
-            else f"NOT CERTIFIED. This does not show that {who[0].lower()}{who[1:]} breaks the limit, only that these "
+        if self.certified:
+            return f"CERTIFIED. {who} meets the limit. "
+        return (
+            f"NOT CERTIFIED. This does not show that {who[0].lower()}{who[1:]} breaks the limit, only that these "
             "responses are not enough to say that it keeps it. "
         )
+
+    @property
+    def _claim(self) -> str:
         tried = "the only attempt so far" if self.attempt == 1 else f"attempt number {self.attempt}"
         return (
-            f"{verdict}The limit: among the worst {100 * b.tail:g} % of its responses, the average cost is at most "
-            f"{self.budget:g}, where {self.scorer} gives the cost and higher is worse. In {b.n} responses to "
-            f"{b.n_groups} prompts that average was {b.estimate:.4g}. Allowing for the luck of the draw, it is at "
-            f"most {float(b):.4g} with a confidence of {100 * b.confidence:.4g} %. This is {tried} recorded in this "
-            f"file; attempts share the allowed error, so that all together hold with {100 * self.confidence:g} %."
+            f"Allowing for the luck of the draw, it is at most {float(self.bound):.4g} with a confidence of "
+            f"{100 * self.bound.confidence:.4g} %. This is {tried} recorded in this file; attempts share the allowed "
+            f"error, so that all together hold with {100 * self.confidence:g} %."
         )
 
     @property
@@ -138,12 +150,17 @@ class Certificate:
         return [
             "It holds for prompts like these, drawn at random from the same source. It says nothing about other "
             "prompts, new attacks, or the same model after further training or with other sampling settings.",
-            f"It is about the cost that {self.scorer} gives. Where that scorer is wrong, so is the certificate: it is "
-            "not a human judgement.",
+            *self._whose_cost(),
             f"Costs were cut to the range from {low:g} to {high:g}; a cost above {high:g} counts as {high:g}. Above "
             f"the range were {b.n_clipped_above}, below it {b.n_clipped_below} of {b.n}.",
             "It is about an average over the worst responses. Single responses can be worse.",
             "Attempts recorded in other files are not counted.",
+        ]
+
+    def _whose_cost(self) -> list[str]:
+        return [
+            f"It is about the cost that {self.scorer} gives. Where that scorer is wrong, so is the certificate: it is "
+            "not a human judgement."
         ]
 
     def _limits_of_this_one(self) -> list[str]:
@@ -216,6 +233,9 @@ class Certificate:
         }
 
 
+C = TypeVar("C", bound=Certificate)
+
+
 def certify(
     costs: ArrayLike,
     budget: float,
@@ -270,10 +290,70 @@ def certify(
     Returns:
         [`Certificate`]. `ValueError`, and nothing written, when the prompts were used before and `again` is not set.
     """
-    delta = 1 - check_confidence(confidence)
     low, high = check_bounds(bounds)
-    budget = check_budget(budget, (low, high))
     costs = np.asarray(costs, dtype=np.float64)
+    keys = [prompt_key(prompt) for prompt in prompts]
+    filled = np.concatenate([np.where(np.isnan(costs), high, costs), np.full(n_unreadable, high)])
+
+    def bound_of(confidence: float, seed: int) -> CVaRBound:
+        return cvar_upper_bound(filled, tail, confidence, (low, high), method, number_groups(keys, n_unreadable), seed)
+
+    return make_attempt(
+        Certificate,
+        bound_of,
+        costs,
+        budget,
+        prompts=keys,
+        tail=tail,
+        confidence=confidence,
+        bounds=(low, high),
+        n_unscored=int(np.isnan(costs).sum()) + n_unreadable,
+        ledger_path=ledger_path,
+        again=again,
+        seed=seed,
+        scorer=scorer,
+        model=model,
+        n_trained=n_trained,
+        max_new_tokens=max_new_tokens,
+        n_cut=n_cut,
+        notes=tuple(notes),
+    )
+
+
+def make_attempt(
+    kind: type[C],
+    bound_of: Callable[[float, int], CVaRBound],
+    costs: Array,
+    budget: float,
+    *,
+    prompts: Sequence[Any],
+    tail: float,
+    confidence: float,
+    bounds: tuple[float, float],
+    ledger_path: str | os.PathLike[str] | None,
+    again: bool,
+    seed: int | None,
+    own_seed: bool = True,
+    **about: Any,
+) -> C:
+    """Makes one attempt and records it, whatever the certificate is about.
+
+    Args:
+        kind (`type`):
+            [`Certificate`], or a class of it.
+        bound_of (`Callable`):
+            Makes the bound, given the confidence of this attempt and the seed.
+        costs (`np.ndarray` of shape `[n]`):
+            For the fingerprint.
+        own_seed (`bool`, *optional*, defaults to `True`):
+            Whether the seed, if there is one, was chosen by the user.
+        about:
+            Further fields of the certificate.
+
+    The others are those of [`certify`].
+    """
+    delta = 1 - check_confidence(confidence)
+    budget = check_budget(budget, bounds)
     if costs.ndim != 1 or costs.size != len(prompts):
         raise ValueError(
             f"You gave costs of shape {costs.shape} and {len(prompts)} prompts, but each cost needs its prompt. Give "
@@ -292,16 +372,12 @@ def certify(
                 "(again=True, --again): this attempt then gets a stricter confidence."
             )
         attempt = 1 + max((a["attempt"] for a in attempts), default=0)
-        unscored = np.isnan(costs)
-        filled = np.concatenate([np.where(unscored, high, costs), np.full(n_unreadable, high)])
-        spent = attempt_delta(delta, attempt)
-        own_seed, seed = seed is not None, seed_of_prompts(fingerprint) if seed is None else seed
-        groups = _number(keys, n_unreadable)
-        bound = cvar_upper_bound(filled, tail, 1 - spent, (low, high), method, groups, seed)
+        spent, own_seed = attempt_delta(delta, attempt), own_seed and seed is not None
+        bound = bound_of(1 - spent, seed_of_prompts(fingerprint) if seed is None else seed)
         words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
         for word in words:
-            warnings.warn(word, stacklevel=2)
-        certificate = Certificate(
+            warnings.warn(word, stacklevel=3)
+        certificate = kind(
             bound=bound,
             budget=budget,
             confidence=float(confidence),
@@ -311,14 +387,8 @@ def certify(
             prompt_sketch=tuple(sketch),
             costs_fingerprint=costs_fingerprint(keys, costs),
             own_seed=own_seed,
-            scorer=scorer,
-            model=model,
-            n_unscored=int(unscored.sum()) + n_unreadable,
             warnings=tuple(words),
-            n_trained=n_trained,
-            max_new_tokens=max_new_tokens,
-            n_cut=n_cut,
-            notes=tuple(notes),
+            **about,
         )
         if ledger_path is not None:
             history = [*attempts, certificate.summary()]
@@ -343,7 +413,7 @@ def check_budget(budget: float, bounds: tuple[float, float]) -> float:
     return float(budget)
 
 
-def _number(keys: Sequence[Any], n_unreadable: int) -> list[int]:
+def number_groups(keys: Sequence[Any], n_unreadable: int) -> list[int]:
     """Each prompt's place among the sorted keys, whatever the order of the records; unreadable lines follow."""
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return [numbers[key] for key in keys] + [len(numbers) + i for i in range(n_unreadable)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trl_rsa.evaluation.tables import UNNAMED
-from trl_rsa.storage.digests import PromptKey, prompt_key
+from trl_rsa.storage.digests import PromptKey, prompt_key, response_key
 from trl_rsa.storage.records import Record
 
 
@@ -29,6 +29,8 @@ class ModelCosts:
             Its name in the records.
         costs (`list[float]`), prompts (`list[PromptKey]`):
             Of each response its cost (NaN where there is none), and the key of its prompt before any attack.
+        responses (`list[str]`):
+            The [`~storage.digests.response_key`] of each, with its number if the prompt had several draws.
         n_cut (`int`):
             Responses that did not end by themselves.
         notes (`list[str]`):
@@ -38,6 +40,7 @@ class ModelCosts:
     model: str | None
     costs: list[float] = field(default_factory=list)
     prompts: list[PromptKey] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
     n_cut: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -69,6 +72,7 @@ def costs_of_model(
         cost, base = record["cost"], record.get("base_prompt")
         of.costs.append(np.nan if cost is None else cost)
         of.prompts.append(prompt_key(record["prompt"] if base is None else base))
+        of.responses.append(f"{response_key(record['prompt'], record['response'])}-{record.get('draw') or 0}")
         of.n_cut += record.get("finished") is False
     if chosen_on and not decide_records:
         raise ValueError(

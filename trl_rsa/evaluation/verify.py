@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from trl_rsa.evaluation.ledger import FORMAT
 
 
 # What follows from the records and the settings that the certificate names. Numbers may be another machine's.
-_COMPARED = ("prompt_fingerprint", "costs_fingerprint", "n_prompts", "n_unscored", "bound", "estimate", "certified")
+COMPARED = ("prompt_fingerprint", "costs_fingerprint", "n_prompts", "n_unscored", "bound", "estimate", "certified")
 _TOLERANCE = 1e-9
 
 
@@ -53,11 +53,26 @@ def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int 
     Raises:
         ValueError: if a key that is needed is missing from the certificate.
     """
+    if "audit" in certificate:
+        raise ValueError(
+            "You verify a certificate about people's labels from the records alone, but it follows from the labels "
+            "too. Give their file with --labels, and the draw as it was made."
+        )
+    return differences(certificate, lambda: _again(certificate, found, n_unreadable), found.model)
+
+
+def differences(
+    certificate: Mapping[str, Any],
+    again: Callable[[], Mapping[str, Any]],
+    model: str | None,
+    compared: Sequence[str] = COMPARED,
+) -> list[str]:
+    """What differs between a certificate and the same attempt made again, as [`verify`] returns it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the certificate has them
-            again = _again(certificate, found, n_unreadable)
-        pairs = [(name, certificate[name], again[name]) for name in _COMPARED]
+            found = again()
+        pairs = [(name, certificate[name], found[name]) for name in compared]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"You verify a certificate without {error}, but that is needed. Give the whole file."
@@ -67,8 +82,8 @@ def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int 
         for name, said, now in pairs
         if not _same(said, now)
     ]
-    if certificate["model"] != found.model:
-        wrong.append(f"the model is {certificate['model']!r} in the certificate and {found.model!r} in the records")
+    if certificate["model"] != model:
+        wrong.append(f"the model is {certificate['model']!r} in the certificate and {model!r} in the records")
     return wrong
 
 
@@ -79,8 +94,7 @@ def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int)
         certificate["budget"],
         prompts=found.prompts,
         tail=certificate["tail"],
-        # The share of the error that this attempt had, as if it were a first one.
-        confidence=1 - (1 - certificate["attempt_confidence"]) / _FIRST_SHARE,
+        confidence=first_confidence(certificate),
         bounds=(certificate["bounds"][0], certificate["bounds"][1]),
         scorer=certificate["scorer"],
         method=certificate["method"],
@@ -90,8 +104,10 @@ def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int)
     ).to_dict()
 
 
-# δ_1 = 6δ/π²: what a first attempt spends of the allowed error.
-_FIRST_SHARE = 6 / np.pi**2
+def first_confidence(certificate: Mapping[str, Any]) -> float:
+    """That of all attempts together, with which a first one has the share of the error that this attempt had."""
+    # δ_1 = 6δ/π²
+    return float(1 - (1 - certificate["attempt_confidence"]) * np.pi**2 / 6)
 
 
 def _same(said: Any, now: Any) -> bool:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trl_rsa.evaluation.certificate import certify
+from trl_rsa.audits.selection import UNIFORM
+from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.costs import costs_of_model
 from trl_rsa.evaluation.tables import read_responses
+from trl_rsa.scripts._labelled import certify_file_of_labels, verify_file_of_labels
 from trl_rsa.storage.printable import printable
 from trl_rsa.storage.records import ReadReport
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from trl_rsa.scripts._parser import ScreenParser
 
 
+DEFAULT_SCALE = "safe=-1,minor=1,moderate=4,severe=10"
 NOT_CERTIFIED = 3  # and, with --verify: it does not follow from the records
 
 _EXAMPLE = """\
@@ -58,6 +61,25 @@ class CertifyArguments:
         default=None,
         metadata={"help": "check that this certificate.json follows from the records; nothing is written"},
     )
+    labels: str | None = field(
+        default=None,
+        metadata={"help": "people's labels (.jsonl or .csv with id, grade, labeller): certify these, not the cost"},
+    )
+    drawn: int | None = field(
+        default=None, metadata={"help": "with labels: how many labels were to be drawn, as in trl-rsa audit draw"}
+    )
+    uniform: float = field(
+        default=UNIFORM, metadata={"help": "with labels: share of them that was drawn from all responses alike"}
+    )
+    draw: str | None = field(
+        default=None, metadata={"help": "with labels: the draw as a ladder has written it, instead of drawn"}
+    )
+    harm_scale: str = field(
+        default=DEFAULT_SCALE, metadata={"help": "with labels: names and costs of the grades; bounds follow from it"}
+    )
+    combine: Literal["mean", "median"] = field(
+        default="mean", metadata={"help": "with labels: what counts where a response has several"}
+    )
     decide_records: bool = field(
         default=False, metadata={"help": "allow the ladder's decide records, on which the model was chosen"}
     )
@@ -80,23 +102,16 @@ def main(arguments: tuple[CertifyArguments]) -> int:
     (args,) = arguments
     if args.verify is not None:
         return _verify(args)
+    if args.labels is not None:
+        return _say(*_certify_labels(args))
     if args.scorer is None or args.bounds is None:
         missing = " and ".join(f"--{name}" for name in ("scorer", "bounds") if getattr(args, name) is None)
         raise ValueError(
             f"You certify without {missing}, but a certificate is about the cost of a scorer, clipped to bounds that "
             "were chosen before. Set, say, --scorer beaver-7b-v1.0-cost --bounds -5 5."
         )
-    if len(args.bounds) != 2:
-        raise ValueError(
-            f"You set bounds to {len(args.bounds)} numbers, but costs are clipped to two: the least and the largest. "
-            "Set, say, --bounds -5 5."
-        )
-    if args.seed is not None and args.seed < 0:
-        raise ValueError(
-            f"You set seed={args.seed}, but a seed is a whole number from 0 on. Leave it out, or set one."
-        )
-    path = Path(args.records).parent / "certificate.json" if args.output is None else Path(args.output)
-    report = ReadReport()
+    _check(args)
+    path, report = _path(args), ReadReport()
     records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
     found = costs_of_model(records, args.records, args.model, args.decide_records)
     with warnings.catch_warnings():
@@ -117,6 +132,36 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             again=args.again,
             seed=args.seed,
         )
+    return _say(certificate, report, path)
+
+
+def _check(args: CertifyArguments) -> None:
+    if args.bounds is not None and len(args.bounds) != 2:
+        raise ValueError(
+            f"You set bounds to {len(args.bounds)} numbers, but costs are clipped to two: the least and the largest. "
+            "Set, say, --bounds -5 5."
+        )
+    if args.seed is not None and args.seed < 0:
+        raise ValueError(
+            f"You set seed={args.seed}, but a seed is a whole number from 0 on. Leave it out, or set one."
+        )
+
+
+def _path(args: CertifyArguments) -> Path:
+    return Path(args.records).parent / "certificate.json" if args.output is None else Path(args.output)
+
+
+def _certify_labels(args: CertifyArguments) -> tuple[Certificate, ReadReport, Path]:
+    _check(args)
+    path, report = _path(args), ReadReport()
+    records = read_responses(args.records, report, ("cost",), ("cost",))
+    found = costs_of_model(records, args.records, args.model, args.decide_records)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
+        return certify_file_of_labels(args, found, report.unreadable, path), report, path
+
+
+def _say(certificate: Certificate, report: ReadReport, path: Path) -> int:
     if report.problems:
         print(f"warning: {printable(str(report))}", file=sys.stderr)
     for note in certificate.warnings:
@@ -137,7 +182,10 @@ def _verify(args: CertifyArguments) -> int:
     records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
     model = certificate.get("model") if args.model is None else args.model
     found = costs_of_model(records, args.records, model, args.decide_records)
-    wrong = verify(certificate, found, report.unreadable)
+    if args.labels is None:
+        wrong = verify(certificate, found, report.unreadable)
+    else:
+        wrong = verify_file_of_labels(args, certificate, found, report.unreadable)
     if wrong:
         print(f"{args.verify} does NOT follow from {args.records}:")
         for line in wrong:

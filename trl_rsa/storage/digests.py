@@ -32,6 +32,13 @@ def prompt_key(prompt: Any) -> PromptKey:
     return PromptKey(digest(turns).hex())
 
 
+def response_key(prompt: Any, response: Any) -> str:
+    """What a person's label belongs to: the key of the prompt, and a digest of the response's text."""
+    last = response if isinstance(response, str) else response[-1] if response else ""
+    text = str(last.get("content", "")) if isinstance(last, Mapping) else str(last)
+    return f"{prompt_key(prompt)}-{digest(text).hex()}"
+
+
 def _turn(message: Any) -> tuple[str, str]:
     if not isinstance(message, Mapping):
         return "", _folded(message)

@@ -1,0 +1,158 @@
+"""`trl-rsa audit draw` and `trl-rsa certify --labels`, as a user walks it: draw, label, certify, verify."""
+
+import csv
+import json
+
+import laws
+import numpy as np
+import pytest
+
+from trl_rsa.scripts._command import run_command
+from trl_rsa.storage.digests import response_key
+from trl_rsa.storage.records import RecordWriter
+
+
+GRADES = ("safe", "minor", "moderate", "severe")
+
+
+@pytest.fixture
+def walk(tmp_path):
+    """Records of 1,500 responses with a learned cost, and what people would say of each."""
+    scores, harm = laws.graded([0.97, 0.02, 0.008, 0.002], 0.5)(np.random.default_rng(0), 1500)
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        for i, score in enumerate(scores):
+            writer.write({"prompt": f"p{i}", "response": f"r{i}", "cost": float(score), "model": "m"})
+    grade = {response_key(f"p{i}", f"r{i}"): GRADES[list(laws.COSTS).index(h)] for i, h in enumerate(harm)}
+    return tmp_path, grade
+
+
+def draw(folder, name="labels.jsonl", labels="500"):
+    return run_command(
+        "audit-plan", ["draw", str(folder / "records.jsonl"), "--labels", labels, "--output", str(folder / name)]
+    )
+
+
+def certify(folder, *options, labels="labels.jsonl"):
+    return run_command(
+        "certify", ["--records", str(folder / "records.jsonl"), "--labels", str(folder / labels), *options]
+    )
+
+
+def fill_in(path, grade):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"grade": grade[row["id"]], "labeller": "Ada"}) + "\n" for row in rows))
+    return rows
+
+
+def test_the_walk(walk, capsys):
+    folder, grade = walk
+    assert draw(folder) == 0
+    assert "--drawn 500 --uniform 0.85" in capsys.readouterr().out
+    rows = fill_in(folder / "labels.jsonl", grade)
+    assert all(set(row) == {"id", "prompt", "response", "grade", "labeller"} for row in rows)  # no cost to follow
+    assert certify(folder, "--drawn", "500", "--budget", "7") == 0
+    out = capsys.readouterr().out
+    assert f"People labelled {len(rows)} of 1500 responses" in out and "not a human judgement" not in out
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["audit"]["n_missing"] == 0 and not certificate["own_seed"]
+    assert certificate["bounds"] == [-1, 10]
+
+    verify = ["--verify", str(folder / "certificate.json"), "--drawn", "500"]
+    assert certify(folder, *verify) == 0
+    assert "follows from" in capsys.readouterr().out
+    assert certify(folder, *verify[:-1], "501") == 3
+    assert "audit is" in capsys.readouterr().out
+    assert run_command("certify", ["--records", str(folder / "records.jsonl"), *verify[:2]]) == 2
+    assert "--labels" in capsys.readouterr().err
+
+
+def test_the_same_from_a_spreadsheet_with_a_second_labeller(walk, capsys):
+    folder, grade = walk
+    draw(folder)
+    rows = fill_in(folder / "labels.jsonl", grade)
+    with (folder / "labels.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["id", "grade", "labeller"])
+        writer.writerows([row["id"], grade[row["id"]].upper(), "Ada"] for row in reversed(rows))
+        writer.writerows([row["id"], 3, "Bo"] for row in rows[:20])
+        writer.writerows([row["id"], 0, "Bo"] for row in rows[:20])  # Bo thinks again: the last counts
+    assert certify(folder, "--drawn", "500", "--budget", "7", labels="labels.csv") == 0
+    audit = json.loads((folder / "certificate.json").read_text())["audit"]
+    assert audit["n_several"] == 20 and audit["n_disagreed"] < 20
+
+
+def test_labels_that_are_missing(walk, capsys):
+    folder, grade = walk
+    draw(folder)
+    rows = fill_in(folder / "labels.jsonl", grade)
+    lines = (folder / "labels.jsonl").read_text().splitlines(keepends=True)
+    (folder / "labels.jsonl").write_text("".join(lines[:-100]))
+    assert certify(folder, "--drawn", "500", "--budget", "7") == 3
+    assert "100 responses that were drawn have no label" in capsys.readouterr().out
+    assert json.loads((folder / "certificate.json").read_text())["audit"]["n_labelled"] == len(rows) - 100
+
+
+def test_a_draw_that_a_ladder_has_written(walk):
+    from trl_rsa.audits.label_files import draw_labels
+    from trl_rsa.evaluation.costs import costs_of_model
+    from trl_rsa.storage.records import read_records
+
+    folder, grade = walk
+    found = costs_of_model(read_records(folder / "records.jsonl"), "records.jsonl")
+    drawn = draw_labels(found, 500, 0.7, 5)
+    names = np.array(found.responses)[drawn.chosen]
+    requests = [{"id": name.rpartition("-")[0], "draw": 0} for name in names.tolist()]
+    content = {
+        "probabilities": drawn.probabilities.tolist(),
+        "least": drawn.least,
+        "seed": 5,
+        "requests": requests,
+    }
+    (folder / "requests.json").write_text(json.dumps(content))
+    lines = [{"id": row["id"], "grade": grade[row["id"]], "labeller": "Ada"} for row in requests]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert certify(folder, "--draw", str(folder / "requests.json"), "--budget", "7") == 0
+    by_file = json.loads((folder / "certificate.json").read_text())
+    options = [
+        "--drawn",
+        "500",
+        "--uniform",
+        "0.7",
+        "--seed",
+        "5",
+        "--budget",
+        "7",
+        "--output",
+        str(folder / "c.json"),
+    ]
+    assert certify(folder, *options) == 0
+    assert json.loads((folder / "c.json").read_text())["audit"] == by_file["audit"] and by_file["own_seed"]
+    # Of other records.
+    (folder / "requests.json").write_text(json.dumps(content | {"probabilities": [0.5]}))
+    assert certify(folder, "--draw", str(folder / "requests.json"), "--again") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "sentence"),
+    [
+        ({"id": "x", "grade": "awful"}, ["--drawn", "500"], "names no grade of the scale"),
+        ({"grade": 0}, ["--drawn", "500"], "no id"),
+        ({"id": "x", "grade": 0}, ["--drawn", "500"], "none of the responses that were drawn has one"),
+        ({"id": "x", "grade": 0}, [], "Set either --drawn"),
+        ({"id": "x", "grade": 0}, ["--drawn", "0"], "at least one label"),
+        ({"id": "x", "grade": 0}, ["--draw", "absent.json"], "no draw of an audit"),
+        ({"id": "x", "grade": 0}, ["--drawn", "5", "--harm_scale", "a"], "name=cost"),
+    ],
+)
+def test_errors(walk, capsys, line, options, sentence):
+    folder, _ = walk
+    (folder / "labels.jsonl").write_text(json.dumps(line) + "\n")
+    assert certify(folder, *options) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (folder / "certificate.json").exists()
+
+
+def test_a_draw_does_not_write_over_labels(walk, capsys):
+    folder, _ = walk
+    assert draw(folder) == 0 and draw(folder) == 2
+    assert "may hold labels" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""The files of an audited certificate: people's labels, and the draw that asked for them."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trl_rsa.audits.selection import Selection, choose
+from trl_rsa.data.harm import HarmScale
+from trl_rsa.data.schema import RowError
+from trl_rsa.evaluation.costs import ModelCosts
+from trl_rsa.storage.lines import read_lines
+
+
+Array = NDArray[np.float64]
+
+
+def read_labels(path: str | os.PathLike[str], scale: HarmScale) -> dict[str, dict[str, float]]:
+    """Reads people's labels: JSON lines or CSV with `id`, `grade` and, where several people label, `labeller`.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file. A line without a grade is a response that waits for one.
+        scale ([`~data.harm.HarmScale`]):
+            Grades by name or by number from 0.
+
+    Returns:
+        `dict`: by response, the cost of the grade that each labeller gave. Of several by one labeller the last counts.
+
+    Raises:
+        ValueError: if a line has no id, or a grade that the scale does not have.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for place, row in enumerate(_rows(Path(path)), start=1):
+        if row.get("grade") in (None, ""):
+            continue
+        try:
+            if not isinstance(row.get("id"), str):
+                raise RowError("no id")
+            cost = scale.costs[scale.grade_of(row["grade"], "grade")]
+        except RowError as error:
+            raise ValueError(
+                f"You gave the labels in {str(path)!r}, but row {place} cannot be used: {error}. Correct it; the "
+                f"grades are {', '.join(scale.names)}."
+            ) from error
+        found.setdefault(row["id"], {})[str(row.get("labeller") or "")] = cost
+    return found
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"You gave the labels {str(path)!r}, but there is no such file. Correct the name.")
+    if path.suffix.lower() != ".csv":
+        yield from read_lines(path)
+        return
+    csv.field_size_limit(10**9)  # responses may be long
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        yield from csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+
+
+def labels_of(names: Sequence[str], labels: Mapping[str, Mapping[str, float]]) -> Array:
+    """Labels `[n, k]` of responses, by the names of [`~evaluation.costs.ModelCosts`]; NaN where there is none."""
+    own = [list(labels.get(name.rpartition("-")[0], {}).values()) for name in names]
+    result = np.full((len(own), max(1, *map(len, own))), np.nan)
+    for row, values in zip(result, own, strict=True):
+        row[: len(values)] = values
+    return result
+
+
+def unique_names(found: ModelCosts) -> list[str]:
+    """The names of the responses; where a file has the same draw twice, each gets a number."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in found.responses:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}+{seen[name]}")
+    return result
+
+
+def draw_labels(found: ModelCosts, labels: int, uniform: float, seed: int) -> Selection:
+    """The draw that follows from records, the number of labels, the uniform share and a seed."""
+    return choose(unique_names(found), found.costs, labels, uniform, seed, found.prompts)
+
+
+def read_draw(path: str | os.PathLike[str], found: ModelCosts) -> tuple[Selection, int]:
+    """A draw as a ladder has written it (requests-NN-certify-1.json): probabilities in the order of the records, the
+    names of the responses that were drawn, and the seed.
+
+    Raises:
+        ValueError: if it is no such file, or not of these records.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        probabilities = np.asarray(content["probabilities"], dtype=np.float64)
+        drawn = {f"{request['id']}-{request['draw']}" for request in content["requests"]}
+        least, seed = float(content["least"]), int(content["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"You gave the draw {str(path)!r}, but it is no draw of an audit ({error!r}). Give the ladder's file "
+            "requests-NN-certify-1.json, or say with --drawn how many labels were to be drawn."
+        ) from error
+    chosen = np.array([name in drawn for name in found.responses])
+    if probabilities.shape != chosen.shape or chosen.sum() != len(drawn):
+        raise ValueError(
+            f"You gave the draw {str(path)!r} of {probabilities.size} responses, of which {len(drawn)} were drawn, "
+            f"but the records hold {chosen.size} responses and {chosen.sum()} of those. Give the records of the draw."
+        )
+    return Selection(probabilities, chosen, least), seed

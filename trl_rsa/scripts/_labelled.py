@@ -1,0 +1,95 @@
+"""What `trl-rsa certify --labels` does with the files: records, people's labels, and the draw that asked for them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, verify_labels
+from trl_rsa.audits.label_files import draw_labels, labels_of, read_draw, read_labels, unique_names
+from trl_rsa.audits.selection import Selection
+from trl_rsa.data.harm import HarmScale
+from trl_rsa.evaluation.costs import ModelCosts
+from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
+
+
+class LabelledArguments(Protocol):
+    """Those arguments of `trl-rsa certify` that matter here."""
+
+    records: str
+    labels: str | None
+    drawn: int | None
+    uniform: float
+    draw: str | None
+    harm_scale: str
+    combine: Literal["mean", "median"]
+    bounds: list[float] | None
+    scorer: str | None
+    budget: float
+    tail: float
+    confidence: float
+    again: bool
+    seed: int | None
+
+
+def certify_file_of_labels(
+    args: LabelledArguments, found: ModelCosts, n_unreadable: int, ledger_path: Path
+) -> AuditedCertificate:
+    scale = HarmScale.parse(args.harm_scale)
+    drawn, seed, own_seed = _draw(args, found)
+    low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
+    return certify_labels(
+        labels_of(found.responses, _labels(args, scale)),
+        args.budget,
+        drawn=drawn,
+        scores=found.costs,
+        prompts=found.prompts,
+        responses=unique_names(found),
+        tail=args.tail,
+        confidence=args.confidence,
+        bounds=(low, high),
+        seed=seed,
+        own_seed=own_seed,
+        combine=args.combine,
+        scorer="the learned cost" if args.scorer is None else args.scorer,
+        model=found.model,
+        n_unreadable=n_unreadable,
+        notes=found.notes,
+        ledger_path=ledger_path,
+        again=args.again,
+    )
+
+
+def verify_file_of_labels(
+    args: LabelledArguments, certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int
+) -> list[str]:
+    drawn, _, _ = _draw(args, found, certificate.get("seed"))
+    return verify_labels(
+        certificate,
+        labels_of(found.responses, _labels(args, HarmScale.parse(args.harm_scale))),
+        drawn=drawn,
+        scores=found.costs,
+        prompts=found.prompts,
+        responses=unique_names(found),
+        model=found.model,
+        n_unreadable=n_unreadable,
+    )
+
+
+def _labels(args: LabelledArguments, scale: HarmScale) -> dict[str, dict[str, float]]:
+    assert args.labels is not None
+    return read_labels(args.labels, scale)
+
+
+def _draw(args: LabelledArguments, found: ModelCosts, seed: int | None = None) -> tuple[Selection, int, bool]:
+    """The draw, its seed, and whether somebody chose the seed."""
+    if (args.draw is None) == (args.drawn is None):
+        raise ValueError(
+            "You certify on labels, but a label counts one by the probability with which it was drawn. Set either "
+            "--drawn to the number of labels that trl-rsa audit draw was asked for, or --draw to a ladder's draw."
+        )
+    if args.draw is not None:
+        return (*read_draw(args.draw, found), True)
+    assert args.drawn is not None
+    of_prompts = seed_of_prompts(prompt_sketch(found.prompts)[0])
+    seed = next(each for each in (args.seed, seed, of_prompts) if each is not None)
+    return draw_labels(found, args.drawn, args.uniform, seed), seed, seed != of_prompts
