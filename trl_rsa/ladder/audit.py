@@ -157,7 +157,7 @@ class LadderAudit:
         if split == "certify":
             labels = self.settings.certify_labels
         else:
-            labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._left())
+            labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._affordable())
         seed, requests, drawn = self._seed(number, split, round_number), list[Request](), None
         if labels > 0:
             scores = self._scores(self._known_so_far(number, round_number), records)
@@ -207,6 +207,12 @@ class LadderAudit:
         """Each draw has its own: the same prompts are drawn from again."""
         name = f"{self.settings.seed} {number} {split} {round_number}"
         return int.from_bytes(digest(name)[:4], "big")
+
+    def _affordable(self) -> int:
+        """Responses whose labels the budget pays for, second and third ones included, at the rate so far."""
+        rated = sum(request["id"] in self.queue.grades() for draw in self._decide_draws() for request in draw["requests"])
+        rate = max(1.0, self._spent() / rated) if rated else 1.0
+        return int(self._left() / rate)
 
     def _left(self) -> int:
         """Labels that are neither there nor asked for."""
