@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.alignment.constraint_labeller import audit_settings
 from benchmarks.alignment.constraint_lab import Answers, Lab, grouped
+from benchmarks.alignment.constraint_labeller import audit_settings
 from benchmarks.alignment.constraint_methods import (
     BETA,
     CLIP,
@@ -184,9 +184,7 @@ class Search:
             numbers["upper_bound"] = max(numbers["estimate"], bootstrap_bound(costs.clip(*self.constraint.bounds)))
         return numbers
 
-    def pairs(
-        self, policy: str, eta: float, rungs: float, number: int, observation: int = 0
-    ) -> list[dict[str, Any]]:
+    def pairs(self, policy: str, eta: float, rungs: float, number: int, observation: int = 0) -> list[dict[str, Any]]:
         """Safety pairs of `policy`'s own answers, or of the SFT policy's, as many as so many rungs have."""
         source = policy if self.method.on_policy else "sft"
         answers = self.bill.answers(self.lab.answers(source, "train", self.lab.units(rungs)))

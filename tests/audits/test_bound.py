@@ -2,11 +2,11 @@
 
 import json
 
-import laws
 import numpy as np
 import pytest
 from scipy import stats
 
+from tests.audits import laws
 from trl_rsa.audits.bound import audited_cvar_bound
 from trl_rsa.audits.calibration import Calibration
 from trl_rsa.audits.selection import choose

@@ -2,10 +2,10 @@
 
 import json
 
-import laws
 import numpy as np
 import pytest
 
+from tests.audits import laws
 from trl_rsa.audits.certificate import AuditedCertificateFile, AuditJSON, certify_labels, combined, verify_labels
 from trl_rsa.audits.selection import choose
 

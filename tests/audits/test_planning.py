@@ -2,10 +2,10 @@
 
 import json
 
-import laws
 import numpy as np
 import pytest
 
+from tests.audits import laws
 from trl_rsa.audits.bound import audited_cvar_bound
 from trl_rsa.audits.planning import PlanFile, PlannedAudit, plan_labels
 from trl_rsa.audits.selection import choose

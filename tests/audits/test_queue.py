@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from trl_rsa.audits.queue import AUDIT, LABELS, AuditQueue, folders_of, response_key
+from trl_rsa.audits.queue import AUDIT, LABELS, AuditQueue, folders_of
 from trl_rsa.data.harm import HarmScale
+from trl_rsa.storage.digests import response_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.lines import LineWriter
 

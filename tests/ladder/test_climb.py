@@ -106,6 +106,9 @@ def test_a_budget_is_met_on_the_model_s_own_behaviour(tiny_model_path, tmp_path,
     assert Path(alignment.model).is_dir() and (Path(alignment.model) / "tokenizer.json").exists()
     certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert certificate["certified"] == result["certified"]
+    slack = result["constraints"]["cost"]["slack"]
+    assert slack["certify_bound"] == -0.5 - certificate["bound"]
+    assert (slack["decide_bound"] >= 0) == result["met"] and slack["decide_bound"] == -0.5 - best
     # The certificate lies beside the model, and is in its card.
     assert json.loads((Path(alignment.model) / "certificate-cost.json").read_text()) == certificate
     assert certificate["statement"] in (Path(alignment.model) / "README.md").read_text()

@@ -3,10 +3,10 @@
 import csv
 import json
 
-import laws
 import numpy as np
 import pytest
 
+from tests.audits import laws
 from trl_rsa.scripts._command import run_command
 from trl_rsa.storage.digests import response_key
 from trl_rsa.storage.records import RecordWriter

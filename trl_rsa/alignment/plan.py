@@ -246,7 +246,8 @@ def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskCon
 def _read_audit(content: Any, where: str) -> AuditSettings:
     if not isinstance(content, dict):
         raise ValueError(
-            f"You set 'audit' in {where} to {shown(content)}, but it is a mapping. Give the arguments of AuditSettings."
+            f"You set 'audit' in {where} to {shown(content)}, but it is a mapping. Give the arguments of "
+            "AuditSettings."
         )
     where = f"the audit of {where}"
     labeller = {"labeller": read_value(str, content["labeller"], "labeller", where)} if "labeller" in content else {}

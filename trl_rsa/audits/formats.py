@@ -60,8 +60,8 @@ def format_of(path: Path, given: str | None) -> str:
     if path.suffix in (".jsonl", ".csv"):
         return path.suffix[1:]
     raise ValueError(
-        f"You named the file {path}, but its form does not show from that. Set --format to one of {', '.join(FORMATS)}, "
-        "or end the name in .jsonl or .csv."
+        f"You named the file {path}, but its form does not show from that. Set --format to one of "
+        f"{', '.join(FORMATS)}, or end the name in .jsonl or .csv."
     )
 
 
@@ -86,7 +86,9 @@ def write_tasks(path: Path, form: str, requests: Sequence[Request], scale: HarmS
             content = "".join(f"{row}\n" for row in rows)
         elif form == "label-studio":
             # Label Studio numbers its tasks itself and calls that `id`.
-            tasks = [{"data": {"response_id": row["id"], **{k: row[k] for k in ("prompt", "response")}}} for row in texts]
+            tasks = [
+                {"data": {"response_id": row["id"], **{k: row[k] for k in ("prompt", "response")}}} for row in texts
+            ]
             content = json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
         else:
             records = [
@@ -226,7 +228,9 @@ def _list_of(path: Path, text: str, what: str) -> list[Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"You named the labels {path}, but the file is not JSON ({error}). Export it again.") from error
+        raise ValueError(
+            f"You named the labels {path}, but the file is not JSON ({error}). Export it again."
+        ) from error
     if not isinstance(content, list):
         raise ValueError(f"You named the labels {path}, but the file is no list of {what}. Export it as JSON.")
     return content
@@ -297,8 +301,8 @@ def wrong_in_words(path: Path, wrong: dict[str, list[str]], kept: int) -> str:
     total = sum(map(len, wrong.values()))
     reasons = "; ".join(f"{reason}: {_listed(places)}" for reason, places in wrong.items())
     return (
-        f"Of {path} {total} rows cannot be used ({reasons}); the {kept} others were read. Correct these rows and import "
-        "the file again: what was read already is passed over."
+        f"Of {path} {total} rows cannot be used ({reasons}); the {kept} others were read. Correct these rows and "
+        "import the file again: what was read already is passed over."
     )
 
 

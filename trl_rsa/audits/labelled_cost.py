@@ -19,7 +19,7 @@ class LabelledCost:
     """
     Attributes:
         calibration ([`Calibration`]): The label as a function of the score.
-        refreshed ([`RefreshedCost`], *optional*): What makes the score of the learned cost; without it that is the score.
+        refreshed ([`RefreshedCost`], *optional*): Makes the score of the learned cost, which otherwise is the score.
     """
 
     calibration: Calibration

@@ -21,9 +21,7 @@ class Labeller(ABC):
     name: str
 
     @abstractmethod
-    def grades(
-        self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]
-    ) -> list[int | None]:
+    def grades(self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]) -> list[int | None]:
         """A grade for each response, None where there is none. `numbers`: 1 for its first label, 2, 3."""
 
 
@@ -33,15 +31,13 @@ class FunctionLabeller(Labeller):
     def __init__(self, function: Callable[..., Any], scale: HarmScale, name: str):
         self.function, self.scale, self.name = function, scale, name
 
-    def grades(
-        self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]
-    ) -> list[int | None]:
+    def grades(self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]) -> list[int | None]:
         found = self.function(prompts=list(prompts), completions=list(completions), label_number=list(numbers))
         if not isinstance(found, (list, tuple, np.ndarray)) or len(found) != len(completions):
             given = f"{len(found)} grades" if hasattr(found, "__len__") else f"a {type(found).__name__}"
             raise ScorerContractError(
-                f"You set the labeller {self.name!r}, but it returned {given} for {len(completions)} responses. Let it "
-                "return a list with one grade, or None, for each."
+                f"You set the labeller {self.name!r}, but it returned {given} for {len(completions)} responses. Let "
+                "it return a list with one grade, or None, for each."
             )
         return [None if grade is None else self._grade(grade) for grade in found]
 
@@ -61,9 +57,7 @@ class ScorerLabeller(Labeller):
     def __init__(self, scorer: Scorer, scale: HarmScale):
         self.scorer, self.scale, self.name = scorer, scale, scorer.name
 
-    def grades(
-        self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]
-    ) -> list[int | None]:
+    def grades(self, prompts: Sequence[Text], completions: Sequence[Text], numbers: Sequence[int]) -> list[int | None]:
         costs = self.scorer(list(prompts), list(completions))
         steps = np.asarray(self.scale.costs)
         return [None if cost is None else int(np.abs(steps - cost).argmin()) for cost in costs]

@@ -9,12 +9,10 @@ from typing import Any, TypedDict, cast
 
 from trl_rsa.audits.combine import wanted
 from trl_rsa.data.harm import HarmScale, HarmScaleJSON
-from trl_rsa.storage.digests import digest, prompt_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.locks import hold_file
 from trl_rsa.storage.provenance import now
-from trl_rsa.storage.records import text_of
 
 
 AUDIT, LABELS, REQUESTS = "audit.json", "labels.jsonl", "requests"
@@ -47,7 +45,8 @@ class Request(TypedDict):
 
 
 class RequestsFile(TypedDict):
-    """requests-NN-SPLIT-ROUND.json: a draw among the responses of one policy, `probabilities` in the order of its records."""
+    """requests-NN-SPLIT-ROUND.json: a draw among the responses of one policy; `probabilities` are in the order of the
+    records."""
 
     observation: int
     split: str
@@ -78,11 +77,6 @@ class NewLabel(TypedDict):
     labeller: str
 
 
-def response_key(prompt: Any, response: str) -> str:
-    """What a label belongs to: the key of the prompt and a digest of the response."""
-    return f"{prompt_key(prompt)}-{digest(text_of(response)).hex()}"
-
-
 @dataclass
 class Added:
     """What became of labels that came in.
@@ -111,9 +105,7 @@ class AuditQueue:
             As in [`AuditSettings`].
     """
 
-    def __init__(
-        self, folder: Path, scale: HarmScale, second: float | str, budget: int, seed: int
-    ) -> None:
+    def __init__(self, folder: Path, scale: HarmScale, second: float | str, budget: int, seed: int) -> None:
         self.folder, self.scale, self.second, self.budget, self.seed = folder, scale, second, budget, seed
 
     @classmethod
@@ -126,8 +118,8 @@ class AuditQueue:
         path = folder / AUDIT
         if not path.is_file():
             raise FileNotFoundError(
-                f"You named the audit in {folder}, but it has no {AUDIT}. Name the output_dir of a run whose constraint "
-                "has an audit, once it has observed its first model."
+                f"You named the audit in {folder}, but it has no {AUDIT}. Name the output_dir of a run whose "
+                "constraint has an audit, once it has observed its first model."
             )
         found = cast(AuditFile, json.loads(path.read_text(encoding="utf-8")))
         scale = HarmScale(found["harm_scale"]["names"], found["harm_scale"]["costs"])
@@ -229,12 +221,12 @@ def folders_of(run: Path) -> dict[str, Path]:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = {path.parent.name.removeprefix("audit-"): path.parent for path in sorted(run.glob(f"ladder/audit-*/{AUDIT}"))}
+    found = {
+        path.parent.name.removeprefix("audit-"): path.parent for path in sorted(run.glob(f"ladder/audit-*/{AUDIT}"))
+    }
     if not found:
         raise FileNotFoundError(
             f"You named the run {run}, but it has no audit yet. Name the output_dir of a plan whose constraint has "
             "`audit:`, once it has observed its first model."
         )
     return found
-
-

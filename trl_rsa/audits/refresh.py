@@ -1,13 +1,14 @@
 """A learned cost that learns from the labels of an audit: what it says, corrected by the words of a response.
 
-A cost model may be blind: whole kinds of harm have the score of harmless responses, and no calibration of that score can
-part them. A ridge regression of the labels on the words and on the score can, as soon as one or two of a kind are
+A cost model may be blind: whole kinds of harm have the score of harmless responses, and no calibration of that score
+can part them. A ridge regression of the labels on the words and on the score can, as soon as one or two of a kind are
 labelled. It asks nothing of the cost model, which may be a judge or a guard behind a server.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class RefreshedCost:
 def _words(text: str) -> list[str]:
     """The words and the pairs of words that follow each other, each once."""
     words = _TOKEN.findall(text.casefold())
-    return list(dict.fromkeys([*words, *(f"{one} {other}" for one, other in zip(words, words[1:], strict=False))]))
+    return list(dict.fromkeys([*words, *(f"{one} {other}" for one, other in pairwise(words))]))
 
 
 def _counted(several: Sequence[Sequence[str]], vocabulary: dict[str, int], grow: bool) -> "sparse.csr_matrix":

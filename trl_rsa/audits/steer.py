@@ -35,8 +35,8 @@ def foretell(
     calibration: Calibration, scores: ArrayLike, prompts: Sequence[str], tail: float, confidence: float, seed: int
 ) -> Foretold:
     """
-    CVaR of the labels of responses, of which mostly the scores are known: min over η of η + mean E[(label − η)₊ | score]/tail
-    (Rockafellar and Uryasev), the excess fitted by isotonic regression for each η.
+    CVaR of the labels of responses, of which mostly the scores are known: the least, over η, of
+    η + mean E[(label − η)₊ | score]/tail (Rockafellar and Uryasev), the excess fitted for each η.
 
     The bound is a quantile over resamples of the labelled responses and of the prompts, with exponential weights
     (Bayesian bootstrap). It has the width that the labels leave, and promises nothing for finite samples: it steers a

@@ -1,9 +1,10 @@
-"""The audit of one constraint on the ladder: labels for a part of the responses, and what the learned cost means then.
+"""The audit of one constraint on the ladder: labels for a part of the responses, and what the cost means then.
 
-    LadderAudit.ask          draws responses of an observation and gets their labels: from a labeller now, or from people
-    LadderAudit.observe      refits the calibration to all labels so far, and estimates the tail of labelled harm
-    LadderAudit.label_costs  what the pairs of a rung compare, by the calibration of the observation it starts from
-    LadderAudit.certified    the labels of the certify prompts
+    LadderAudit.ask        draws responses of an observation and gets their labels: from a labeller, or from people
+    LadderAudit.observe    refits the calibration to all labels so far, and estimates the tail of labelled harm
+    LadderAudit.refreshed  the cost of responses to train prompts, as the labels have made it
+    label_cost             what the pairs of a rung compare, by the calibration of the observation that it starts from
+    LadderAudit.certify    one attempt at a certificate about the labels of certify prompts
 
 Everything is on disk before the next begins, in `ladder/audit-NAME`: a start after a kill asks for nothing again.
 """
@@ -16,20 +17,21 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_rsa.audits.calibration import Calibration, CalibrationJSON
+from trl_rsa.audits.calibration import CalibrationJSON
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels
 from trl_rsa.audits.combine import AgreementJSON, agreement, combined_cost
 from trl_rsa.audits.labelled_cost import LabelledCost
 from trl_rsa.audits.load import load_labeller
-from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile, response_key
+from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
 from trl_rsa.audits.refresh import Features, Labelled
-from trl_rsa.audits.selection import choose
-from trl_rsa.audits.settings import AuditSettings
+from trl_rsa.audits.selection import UNIFORM, Selection, choose
 from trl_rsa.audits.steer import foretell
+from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
 from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.scoring.functions import import_function
-from trl_rsa.storage.digests import digest, prompt_key
+from trl_rsa.storage.digests import digest, prompt_key, response_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 
@@ -54,7 +56,7 @@ class AuditNumbers(TypedDict):
 
 
 class Rated(TypedDict):
-    """Responses that have a label: their ids, learned costs and labels, in units of cost, and what each label weighs."""
+    """Responses that have a label: ids, learned costs and labels, in units of cost, and what each label weighs."""
 
     ids: list[str]
     scores: list[float]
@@ -63,7 +65,7 @@ class Rated(TypedDict):
 
 
 class CalibrationFile(TypedDict):
-    """calibration-NN.json: what the calibration rests on that an observation was judged by, and its rung labelled by."""
+    """calibration-NN.json: the labels that an observation was judged by, and its rung labelled by."""
 
     observation: int
     numbers: AuditNumbers
@@ -142,27 +144,31 @@ class LadderAudit:
             if self.labeller is not None:
                 self._label(draws)
             missing = len(self.queue.missing(draws))
-            if missing and self.waits:
+            if missing and self.waits(split):
                 return missing
         return missing
 
     @property
-    def waits(self) -> bool:
-        """Whether the ladder ends its run for labels that are missing."""
-        return self.labeller is None and self.settings.wait
+    def certifies(self) -> bool:
+        """Whether the certificate is about labels."""
+        return self.settings.certify_labels > 0
 
-    def _draw(
-        self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]
-    ) -> None:
+    def waits(self, split: str) -> bool:
+        """Whether the ladder ends its run for labels that are missing. A certificate without them would be lost."""
+        return self.labeller is None and (self.settings.wait or split == "certify")
+
+    def _draw(self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]) -> None:
         if split == "certify":
-            labels = self.settings.certify_labels
+            labels, uniform = self.settings.certify_labels, UNIFORM
         else:
             labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._affordable())
-        seed, requests, drawn = self._seed(number, split, round_number), list[Request](), None
+            uniform = self.settings.uniform
+        seed = self._seed(number, round_number) if split == "decide" else seed_of_prompts(_sketch(records))
+        requests, drawn = list[Request](), None
         if labels > 0:
             scores = self._scores(self._known_so_far(number, round_number), records)
             keys = [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
-            drawn = choose(keys, scores, labels, self.settings.uniform, seed, prompts=_prompts(records))
+            drawn = choose(keys, scores, labels, uniform, seed, _prompts(records))
             for place in np.flatnonzero(drawn.chosen):
                 record = records[place]
                 requests.append(
@@ -203,14 +209,15 @@ class LadderAudit:
             return learned
         return known.scores([r["prompt"] for r in records], [r["response"] for r in records], learned)
 
-    def _seed(self, number: int, split: str, round_number: int) -> int:
+    def _seed(self, number: int, round_number: int) -> int:
         """Each draw has its own: the same prompts are drawn from again."""
-        name = f"{self.settings.seed} {number} {split} {round_number}"
-        return int.from_bytes(digest(name)[:4], "big")
+        return int.from_bytes(digest(f"{self.settings.seed} {number} {round_number}")[:4], "big")
 
     def _affordable(self) -> int:
         """Responses whose labels the budget pays for, second and third ones included, at the rate so far."""
-        rated = sum(request["id"] in self.queue.grades() for draw in self._decide_draws() for request in draw["requests"])
+        rated = sum(
+            request["id"] in self.queue.grades() for draw in self._decide_draws() for request in draw["requests"]
+        )
         rate = max(1.0, self._spent() / rated) if rated else 1.0
         return int(self._left() / rate)
 
@@ -330,7 +337,10 @@ class LadderAudit:
                 rated["scores"],
                 rated["labels"],
             )
-            self._known = rated, LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features)
+            self._known = (
+                rated,
+                LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features),
+            )
         return self._known[1]
 
     def refreshed(self, number: int, records: Sequence[ResponseRecord]) -> list[ResponseRecord]:
@@ -355,9 +365,42 @@ class LadderAudit:
             summary["calibration"] = known.calibration.to_dict()
         return summary
 
-    def certified(self, number: int, records: Sequence[ResponseRecord]) -> tuple[NDArray[np.float64], list[float]]:
-        """Labels `[n]` of the responses to certify prompts, NaN where there is none, and the probabilities of the draw."""
-        raise NotImplementedError
+    def certify(self, number: int, records: Sequence[ResponseRecord], **about: Any) -> AuditedCertificate:
+        """One attempt at a certificate about the labels of the certify prompts.
+
+        The learned cost as it is predicts labels: with the labels and the draw the certificate can be checked from the
+        records (`trl-rsa certify --verify`).
+
+        Args:
+            number (`int`), records (`Sequence[dict]`):
+                As they were asked about, under "certify".
+            about:
+                Further arguments of [`~audits.certificate.certify_labels`].
+        """
+        draw, grades, costs = self.queue.draw(number, "certify", 1), self.queue.grades(), self.settings.scale.costs
+        assert draw is not None
+        names = [f"{response_key(r['prompt'], r['response'])}-{r['draw']}" for r in records]
+        drawn = {f"{request['id']}-{request['draw']}" for request in draw["requests"]}
+        own = [grades.get(name.rpartition("-")[0], []) for name in names]
+        labels = np.full((len(records), max(1, *map(len, own))), np.nan)
+        for row, several in zip(labels, own, strict=True):
+            row[: len(several)] = [costs[grade] for grade in several]
+        chosen = np.array([name in drawn for name in names])
+        return certify_labels(
+            labels,
+            self.constraint.budget,
+            drawn=Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]),
+            scores=[record["costs"][self.constraint.name] for record in records],
+            prompts=[record["prompt"] for record in records],
+            responses=names,
+            seed=draw["seed"],
+            combine=self.settings.combine,
+            **about,
+        )
+
+
+def _sketch(records: Sequence[ResponseRecord]) -> str:
+    return prompt_sketch([prompt_key(record["prompt"]) for record in records])[0]
 
 
 def _prompts(records: Sequence[ResponseRecord]) -> list[str]:
@@ -369,8 +412,8 @@ def label_cost(
 ) -> Callable[[float], tuple[float, float]]:
     """From a cost, refreshed if it is, to what a pair compares and to the cost that breaks ties.
 
-    Calibrated, it is the expected excess of the label over η given the cost: the label itself is known of few responses,
-    and its expectation leads to the same optimum of what is compared.
+    Calibrated, it is the expected excess of the label over η given the cost: the label itself is known of few
+    responses, and its expectation leads to the same optimum of what is compared.
     """
     if known is None:
         return lambda cost: (constraint.label_cost(cost, eta), cost)
@@ -383,21 +426,21 @@ def label_cost(
     return lambda cost: (float(np.interp(cost, knots, compared)), float(np.interp(cost, knots, expected)))
 
 
-def raise_if_waiting(missing: Mapping[str, int], audits: Mapping[str, LadderAudit], run: Path, number: int) -> None:
+def raise_if_waiting(
+    missing: Mapping[str, int], audits: Mapping[str, LadderAudit], split: str, run: Path, number: int
+) -> None:
     """
     Raises:
         WaitingForLabels: if labels are missing of a constraint that is set to wait for them.
     """
-    waiting = {name: n for name, n in missing.items() if n and audits[name].waits}
+    waiting = {name: n for name, n in missing.items() if n and audits[name].waits(split)}
     if not waiting:
         return
     counts = " and ".join(f"{n} labels of {name!r}" for name, n in waiting.items())
-    one = next(iter(waiting))
-    of = f" --constraint {one}" if len(audits) > 1 else ""
+    of = f" --constraint {next(iter(waiting))}" if len(audits) > 1 else ""
+    what = "for the certificate" if split == "certify" else f"of observation {number}"
     raise WaitingForLabels(
-        f"The ladder waits for {counts} (observation {number}). Write the responses out with `trl-rsa audit next "
-        f"{run}{of} --output tasks.csv`, read the labels in with `trl-rsa audit import {run}{of} tasks.csv`, and start "
-        "this command again: it goes on from here."
+        f"The ladder waits for {counts}, {what}. Write the responses out with `trl-rsa audit next {run}{of} --output "
+        f"tasks.csv`, read the labels in with `trl-rsa audit import {run}{of} tasks.csv`, and start this command "
+        "again: it goes on from here."
     )
-
-

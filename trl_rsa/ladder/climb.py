@@ -30,7 +30,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.data import fingerprint
-from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
 from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
 from trl_rsa.ladder.card import add_certificates, start_card
@@ -54,6 +54,8 @@ from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import PromptGroup, prompt_groups
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import SPLITS, RungSettings
+from trl_rsa.ladder.slack import in_words as slack_in_words
+from trl_rsa.ladder.slack import slack_of
 from trl_rsa.ladder.summary import (
     ConstraintSummary,
     LadderSummary,
@@ -248,9 +250,9 @@ class Ladder:
             name: self.audits[name].ask(number, split, model, records)
             for group, records in collected
             for name in group.names
-            if name in self.audits
+            if name in self.audits and (split == "decide" or self.audits[name].certifies)
         }
-        raise_if_waiting(missing, self.audits, self.output_dir, number)
+        raise_if_waiting(missing, self.audits, split, self.output_dir, number)
 
     def _decide(self, numbers: Mapping[str, CostNumbers]) -> JointDecision:
         return self.scheduler.observe(
@@ -378,29 +380,33 @@ class Ladder:
     def _certify(self, model: str) -> dict[str, Path]:
         """One bound per constraint on prompts that nothing has seen; together they spend the allowed error."""
         paths = {name: self.output_dir / f"certificate-{name}.json" for name in self.names}
-        for group, records in self.responses.collect("certify", model, len(self.observations), self.names):
+        number = len(self.observations)
+        collected = self.responses.collect("certify", model, number, self.names)
+        self._ask("certify", model, number, collected)
+        for group, records in collected:
             costs = {name: [record["costs"][name] for record in records] for name in group.names}
             prompts = [record["prompt"] for record in records]
             for name in group.names:
                 constraint = self.by_name[name]
                 if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
                     continue
-                certificate = certify(
-                    costs[name],
-                    constraint.budget,
-                    prompts=prompts,
-                    tail=constraint.tail,
-                    confidence=constraint.confidence_among(len(self.names)),
-                    bounds=constraint.bounds,
-                    scorer=self.responses.scorers[name].name,
-                    model=model,
-                    ledger_path=paths[name],
+                about = {
+                    "tail": constraint.tail,
+                    "confidence": constraint.confidence_among(len(self.names)),
+                    "bounds": constraint.bounds,
+                    "scorer": self.responses.scorers[name].name,
+                    "model": model,
+                    "ledger_path": paths[name],
                     # After more rungs the same prompts are looked at again: at a stricter confidence, and said so.
-                    again=True,
-                    n_trained=self.also_trained[name]["certify"],
-                    max_new_tokens=self.settings.sampling_of("certify", 0).max_new_tokens,
-                    n_cut=sum(not record["finished"] for record in records),
-                )
+                    "again": True,
+                    "n_trained": self.also_trained[name]["certify"],
+                    "max_new_tokens": self.settings.sampling_of("certify", 0).max_new_tokens,
+                    "n_cut": sum(not record["finished"] for record in records),
+                }
+                if self._is_audited(name):
+                    certificate: Certificate = self.audits[name].certify(number, records, **about)
+                else:
+                    certificate = certify(costs[name], constraint.budget, prompts=prompts, **about)
                 self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
 
@@ -419,7 +425,11 @@ class Ladder:
             "prompt_fingerprint": prompt_sketch(prompts)[0],
             "costs_fingerprint": costs_fingerprint(map(prompt_key, prompts), costs),
         }
-        return all(found.get(key) == value for key, value in expected.items())
+        same = all(found.get(key) == value for key, value in expected.items())
+        return same and ("audit" in found) == self._is_audited(name)
+
+    def _is_audited(self, name: str) -> bool:
+        return name in self.audits and self.audits[name].certifies
 
     def _write_card(self, model: str, certificates: dict[str, Path], reason: str) -> None:
         folder = Path(model).resolve()
@@ -447,6 +457,9 @@ class Ladder:
                 "scorer": self.responses.scorers[name].describe(),
                 "prompts": self.describe_prompts(name),
             }
+            numbers = self.observations[decision.start.number]["constraints"][name]
+            summaries[name]["slack"] = slack_of(constraint.budget, numbers, _read(certificates[name]))
+            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"]))
             if name in self.human:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:

@@ -7,6 +7,7 @@ from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.paired import Comparison
 from trl_rsa.ladder.rung import PairCounts
+from trl_rsa.ladder.slack import Slack
 from trl_rsa.scoring.scorer import ScorerDescription
 from trl_rsa.training.stage import StageResult
 
@@ -31,6 +32,7 @@ class ConstraintSummary(TypedDict, total=False):
     prompts: dict[str, PromptSetSummary]
     human_pairs: HumanCounts
     compared: list[Comparison]
+    slack: Slack
     audit: AuditSummary
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trl_rsa.scripts.audit_plan import add_parsers
 from trl_rsa.storage.printable import printable
 
 
@@ -35,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="action", metavar="next|import|status|plan", required=True)
+    commands = parser.add_subparsers(dest="action", metavar="next|import|status|draw|plan", required=True)
     forms = ", ".join(FORMATS)
 
     following = commands.add_parser("next", help="write the responses that need a label", allow_abbrev=False)
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help="who labels; a second label of a response comes from another name than the first",
         )
+    add_parsers(commands)
     return parser
 
 
@@ -124,10 +126,14 @@ def _status(args: argparse.Namespace) -> int:
             continue
         queue = AuditQueue.open(folder)
         grades = queue.grades()
-        print(f"{name}: {queue.spent()} labels, {queue.spent('certify')} of them of certify prompts; budget {queue.budget}")
+        print(
+            f"{name}: {queue.spent()} labels, {queue.spent('certify')} of them of certify prompts; budget {queue.budget}"
+        )
         for draw in queue.draws():
             rated = sum(request["id"] in grades for request in draw["requests"])
-            print(f"  observation {draw['observation']}, {draw['split']}: {rated} of {len(draw['requests'])} drawn have a label")
+            print(
+                f"  observation {draw['observation']}, {draw['split']}: {rated} of {len(draw['requests'])} drawn have a label"
+            )
         counts = [sum(grade in of for of in grades.values()) for grade in range(len(queue.scale.names))]
         print("  " + ", ".join(f"{grade} {n}" for grade, n in zip(queue.scale.names, counts, strict=True)))
         found = agreement(grades)
