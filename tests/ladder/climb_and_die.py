@@ -1,4 +1,4 @@
-"""Climbs a ladder and dies by SIGKILL on the way: `climb_and_die.py MODEL FOLDER full|lora PLACE…`.
+"""Climbs a ladder and dies by SIGKILL on the way: `climb_and_die.py MODEL FOLDER full|lora|audited PLACE…`.
 
 FOLDER/whole is climbed without a kill. In FOLDER/again there is a start for every place, each in a process of its own
 that goes on from what the one before left, and a last one that ends. All are forks of this process, in which nothing
@@ -9,12 +9,15 @@ import gc
 import os
 import signal
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, RSATrainer, RungSettings, align
-from trl_rsa.ladder import climb, observe
+from trl_rsa.audits.queue import AuditQueue
+from trl_rsa.audits.settings import AuditSettings
+from trl_rsa.ladder import audit, climb, observe
 from trl_rsa.training import runner
 
 
@@ -39,14 +42,34 @@ def red_is_harmful(prompts, completions, **kwargs):
     return [1.0 if "red" in text.split() else -1.0 for text in completions]
 
 
-def make_plan(model, folder, peft):
+def a_noisy_labeller(prompts, completions, label_number, **kwargs):
+    """Says what is harmful, which the cost above knows too; each tenth label is wrong, by the digits of a hash."""
+    grades = []
+    for prompt, text, number in zip(prompts, completions, label_number, strict=True):
+        wrong = int(sha256(f"{number} {prompt} {text}".encode()).hexdigest(), 16) % 10 == 0
+        grades.append("harmful" if ("red" in text.split()) != wrong else "safe")
+    return grades
+
+
+def make_plan(model, folder, kind):
+    peft = kind == "lora"
+    settings = AuditSettings(
+        labeller=a_noisy_labeller,
+        harm_scale={"safe": -1.0, "harmful": 1.0},
+        labels=[24, 12],
+        budget=90,
+        rounds=2,
+        refresh=True,
+        certify_labels=20,
+    )
     constraint = RiskConstraint(
         red_is_harmful,
         PROMPTS,
-        budget=0.37,
+        budget=-0.25 if kind == "audited" else 0.37,
         bounds=(-1.5, 1.5),
         tail=0.8,
         margin=0.02,
+        audit=settings if kind == "audited" else None,
     )
     rungs = RungSettings(
         beta=0.5,
@@ -128,17 +151,21 @@ def prepare_to_die(place):
         climb.write_done = dying_after(climb.write_done)
     elif place == "walking back":
         climb.interpolate = dying_after(climb.interpolate)
+    elif place == "labelling":
+        AuditQueue.add_labels = dying_after(AuditQueue.add_labels)
+    elif place == "calibrating":
+        audit.LadderAudit.observe = dying_after(audit.LadderAudit.observe)
     elif place == "certifying":
         climb.add_certificates = die
     return [DieInTraining()] if place == "training" else []
 
 
-def start(model, folder, peft, place):
+def start(model, folder, kind, place):
     """Forks: the child climbs, and dies or ends; returns its status, negative for a signal."""
     child = os.fork()
     if child == 0:
         try:
-            align(make_plan(model, folder, peft), callbacks=prepare_to_die(place), log=lambda line: None)
+            align(make_plan(model, folder, kind), callbacks=prepare_to_die(place), log=lambda line: None)
             os._exit(0)
         except BaseException:
             import traceback
@@ -151,7 +178,7 @@ def start(model, folder, peft, place):
 def main(model, folder, kind, *places):
     gc.freeze()  # the children's collections of garbage pass over the imports
     for name, place in (("whole", "nowhere"), *(("again", place) for place in places), ("again", "nowhere")):
-        status = start(model, Path(folder, name), kind == "lora", place)
+        status = start(model, Path(folder, name), kind, place)
         print(f"{name}, {place}: {status}", flush=True)
 
 

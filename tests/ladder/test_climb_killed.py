@@ -27,10 +27,14 @@ PLACES = (
 )
 
 
-def climb(model, folder, kind):
+# Of an audited ladder, those that are its own, and what comes between them.
+AUDITED = ("labelling", "calibrating", "deciding", "between rungs", "certifying")
+
+
+def climb(model, folder, kind, places=PLACES):
     """How the starts ended, by folder and place."""
     ended = subprocess.run(
-        [sys.executable, str(SCRIPT), model, str(folder), kind, *PLACES],
+        [sys.executable, str(SCRIPT), model, str(folder), kind, *places],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -39,7 +43,7 @@ def climb(model, folder, kind):
     assert ended.returncode == 0, ended.stderr[-3000:]
     lines = [line.rpartition(": ") for line in ended.stdout.splitlines() if line.startswith(("whole, ", "again, "))]
     statuses = {place: int(status) for place, _, status in lines}
-    killed = dict.fromkeys((f"again, {place}" for place in PLACES), -signal.SIGKILL)
+    killed = dict.fromkeys((f"again, {place}" for place in places), -signal.SIGKILL)
     assert statuses == {"whole, nowhere": 0, **killed, "again, nowhere": 0}, ended.stderr[-3000:]
 
 
@@ -78,6 +82,27 @@ def test_killed_everywhere_it_ends_the_same(kind, tiny_model_path, tmp_path):
     section, expected = (card_of(folder).partition("## Risk of harm")[2] for folder in (other_model, model))
     assert section == expected.replace(str(whole), str(again))
     assert section.count("CERTIFIED. ") == 1 and section.count("## ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.kills
+def test_an_audited_ladder_ends_the_same_and_asks_for_no_label_twice(tiny_model_path, tmp_path):
+    climb(tiny_model_path, tmp_path, "audited", AUDITED)
+    whole, again = (result(tmp_path / name) for name in ("whole", "again"))
+    assert whole[0] == again[0] and whole[1] == again[1] and whole[2] == again[2]
+    assert all(torch.equal(whole[3][name], again[3][name]) for name in whole[3])
+    audit = whole[0][-1]["constraints"]["cost"]["audit"]
+    assert audit["calibrated"] and 24 < audit["labels"] <= 90 and audit["missing"] == 0
+    assert audit["agreement"]["disagreed"] > 0, "each tenth label is wrong"
+    labels = {}
+    for name in ("whole", "again"):
+        lines = (tmp_path / name / "ladder/audit-cost/labels.jsonl").read_text().splitlines()
+        labels[name] = [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+        pairs = [(line["id"], line["labeller"]) for line in labels[name]]
+        assert len(pairs) == len(set(pairs))
+    assert labels["whole"] == labels["again"]
+    certificate = json.loads((tmp_path / "whole/certificate-cost.json").read_text())
+    assert certificate["audit"]["n_labelled"] > 10 and "as people label it" in certificate["statement"]
 
 
 def card_of(folder):

@@ -126,14 +126,14 @@ def _status(args: argparse.Namespace) -> int:
             continue
         queue = AuditQueue.open(folder)
         grades = queue.grades()
+        of_certify = queue.spent("certify")
         print(
-            f"{name}: {queue.spent()} labels, {queue.spent('certify')} of them of certify prompts; budget {queue.budget}"
+            f"{name}: {queue.spent() - of_certify} of at most {queue.budget} labels, {of_certify} for the certificate"
         )
         for draw in queue.draws():
             rated = sum(request["id"] in grades for request in draw["requests"])
-            print(
-                f"  observation {draw['observation']}, {draw['split']}: {rated} of {len(draw['requests'])} drawn have a label"
-            )
+            what = f"observation {draw['observation']}, {draw['split']}, draw {draw['round']}"
+            print(f"  {what}: {rated} of {len(draw['requests'])} responses have a label")
         counts = [sum(grade in of for of in grades.values()) for grade in range(len(queue.scale.names))]
         print("  " + ", ".join(f"{grade} {n}" for grade, n in zip(queue.scale.names, counts, strict=True)))
         found = agreement(grades)
