@@ -2,6 +2,7 @@
 
     python -m benchmarks.alignment.constraint             # runs what is missing, then draws; hours on one core
     python -m benchmarks.alignment.constraint --quick     # a few small cells into a scratch folder, a minute
+    python -m benchmarks.alignment.constraint --audits    # only the audits and what they are compared with
     python -m benchmarks.alignment.constraint --draw      # plots and page from the CSV
 
 One row per world, seed, method and budget is written to `results/constraint/constraint.csv` as soon as it is known. A
@@ -25,6 +26,8 @@ from benchmarks.alignment.constraint_methods import (
     ABLATION_SEEDS,
     ABLATION_WORLD,
     ABLATIONS,
+    AUDIT_SEEDS,
+    AUDITS,
     BUDGETS,
     FAR_TAIL,
     LEARNED,
@@ -36,7 +39,7 @@ from benchmarks.alignment.constraint_methods import (
     Method,
     Sizes,
 )
-from benchmarks.alignment.constraint_page import write_page
+from benchmarks.alignment.constraint_page import AUDITS_CSV, write_page
 from benchmarks.alignment.constraint_search import Found, search
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from trl_rsa.evaluation.tails import cvar
@@ -84,6 +87,11 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
         yield from (Cell("ablation", ABLATION_WORLD, seed, method, budget) for seed in ABLATION_SEEDS)
 
 
+def audit_cells() -> list[Cell]:
+    """The method that is tried first, then what it is compared with: a run may be stopped."""
+    return [cell for method in AUDITS for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+
+
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:
     """Runs the cells that have no row yet; prints a line for each."""
     missing = [cell for cell in cells if cell.key not in results.done]
@@ -94,7 +102,8 @@ def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> N
         place = (cell.world, cell.seed)
         if place not in labs:
             labs = {place: Lab(*place, sizes, cache)}  # one at a time: its answers are kept in memory
-            row = judge(labs[place], "main", labs[place].helpful, "helpful stage alone", "")
+            start = "audits" if cell.part == "audits" else "main"
+            row = judge(labs[place], start, labs[place].helpful, "helpful stage alone", "")
             if tuple(str(row[name]) for name in KEY) not in results.done:
                 results.add(row)
         found = search(labs[place], cell.method, cell.budget)
@@ -143,6 +152,7 @@ def judge(lab: Lab, part: str, policy: str, name: str, budget: str, found: Found
                 "seconds",
             )
         },
+        **({"labels": spent["labels"]} if part == "audits" else {}),
         "commit": current_commit(),
     }
 
@@ -165,6 +175,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder of policies and answers (default: the cache of trl-rsa)")
     parser.add_argument("--quick", action="store_true", help="a few small cells, whose numbers mean nothing")
     parser.add_argument("--tune", action="store_true", help="only the cells of the tuning seeds")
+    parser.add_argument("--audits", action="store_true", help="only the audits, into a CSV of their own")
     parser.add_argument("--draw", action="store_true", help="no runs: plots and page from the CSV")
     return parser
 
@@ -185,7 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.quick:
             cells = [cell for cell in cells_of("main", METHODS, TEST_SEEDS[:1]) if cell.world == ABLATION_WORLD]
         write_provenance(out / "provenance.json", sizes)
-        run(cells, results, cache, sizes)
+        if not args.audits:
+            run(cells, results, cache, sizes)
+        if not (args.quick or args.tune):
+            run(audit_cells(), Results(out / AUDITS_CSV, KEY), cache, sizes)
     write_page(out, page)
     print(page)
 

@@ -27,6 +27,9 @@ from trl_rsa.config import RSAConfig
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.sandbox import Prompt, Sandbox, build_sandbox, scorer_function, split_prompts
+from trl_rsa.score_models.arguments import ScoreModelArguments
+from trl_rsa.score_models.train import train_score_model
+from trl_rsa.scoring import load_scorer
 from trl_rsa.trainer import RSATrainer
 
 
@@ -246,6 +249,27 @@ class Lab:
         true = np.array([*pairs["chosen_cost"], *pairs["rejected_cost"]])
         return score, float(learned @ true / (learned @ learned))
 
+    @cached_property
+    def _graded_cost(self) -> Any:
+        """A graded cost model, trained by `trl-rsa score-model` on the responses that the pairs were made of.
+
+        It has the same body, as many steps, and the grades of the simulated labeller, wrong ones included.
+        """
+        from benchmarks.alignment.constraint_labeller import SCALES, noisy_labeller
+
+        scale, folder = SCALES[self.world.name], self.folder.parent / f"{self.world.name}-graded"
+        if not (folder / "config.json").exists():
+            label = noisy_labeller(self.world.cost, len(scale), SANDBOX_SEED)
+            prompts = [
+                p.messages
+                for p, several in zip(self.sandbox.prompts["train"], self.sandbox.responses, strict=False)
+                for _ in several
+            ]
+            responses = [text for several in self.sandbox.responses for text in several]
+            grades = label([p[-1]["content"] for p in prompts], responses, [1] * len(responses))
+            train_graded(self.sandbox, list(zip(prompts, responses, grades, strict=True)), scale, folder)
+        return load_scorer(f"hf:{folder}", "cost", device="cpu", batch_size=256)
+
     def model_costs(self, answers: Answers, scorer: str) -> np.ndarray:  # [n]
         """What the `"learned"` or the `"graded"` cost model makes of answers, in the unit of the true cost."""
         key = f"{scorer} {answers.name}"
@@ -278,6 +302,35 @@ class Lab:
                     }
                 )
         return rows
+
+
+def train_graded(
+    sandbox: Sandbox, rows: Sequence[tuple[Any, str, int]], scale: dict[str, float], folder: Path
+) -> None:
+    """Trains a graded cost model from the SFT policy."""
+    from trl import RewardConfig
+
+    settings = sandbox.settings.scorer
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "graded.jsonl"
+        lines = (json.dumps({"prompt": p, "response": text, "grade": grade}) for p, text, grade in rows)
+        data.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        arguments = ScoreModelArguments(
+            objective="cost",
+            data=[str(data)],
+            harm_scale=",".join(f"{name}={cost:g}" for name, cost in scale.items()),
+            held_out=0.02,
+        )
+        training = RewardConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=settings.batch_size,
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.steps // 20,
+            seed=SANDBOX_SEED,
+            **{name: value for name, value in TRAINING.items() if name != "max_length"},
+        )
+        train_score_model(arguments, training, str(sandbox.sft_path), log=lambda line: None)
 
 
 def grouped(answers: Answers, values: np.ndarray) -> list[tuple[list[str], list[float], Prompt]]:

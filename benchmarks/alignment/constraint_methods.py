@@ -149,6 +149,29 @@ METHODS = (
     ),
 )
 LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
+# Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
+AUDIT_SEEDS = (10, 11, 12, 13, 14)
+AUDIT_BUDGET = 400
+AUDITS = (
+    ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE),
+    ladder(
+        "learned cost, audited",
+        f"RSA on the learned cost, refreshed and calibrated by at most {AUDIT_BUDGET} labels",
+        ENTROPIC2,
+        scorer="learned",
+        audit={
+            "labels": [170, 60, 45],
+            "budget": AUDIT_BUDGET,
+            "rounds": 3,
+            "refresh": True,
+            "second": "moderate",
+            "memory": 0.5,
+        },
+        **UNSAFE,
+    ),
+    ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
+    ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
+)
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]
 ABLATIONS = (

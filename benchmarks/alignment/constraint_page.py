@@ -14,6 +14,8 @@ from benchmarks.alignment.constraint_figure import draw
 from benchmarks.alignment.constraint_methods import (
     ABLATION_WORLD,
     ABLATIONS,
+    AUDIT_BUDGET,
+    AUDITS,
     BUDGETS,
     CLIP,
     CONFIDENCE,
@@ -25,6 +27,7 @@ from benchmarks.alignment.constraint_methods import (
 )
 
 
+AUDITS_CSV = "audits.csv"
 Row = dict[str, Any]
 TEXTS = {"part", "world", "method", "commit"}
 OURS = METHODS[0].name
@@ -53,6 +56,7 @@ def write_page(out: Path, page: Path) -> None:
         *(_world(main, world) for world in BUDGETS if pick(main, world=world)),
         _why(rows),
         _learned(rows),
+        _audits(read(out / AUDITS_CSV)) if (out / AUDITS_CSV).exists() else "",
         _ablations(rows),
         _tuning(rows),
         _provenance(rows, provenance, folder),
@@ -328,6 +332,57 @@ def _learned(rows: Sequence[Row]) -> str:
         "the learned cost flattens the far tail: a budget met in it may be missed in truth, and one above all that it "
         "can say is met before the first rung.\n\n" + table(["method", *HEADS, *COSTS], lines) + "\n"
     )
+
+
+def _audits(rows: Sequence[Row]) -> str:
+    """The audits, in both worlds, and whether they reach what was set before they were run."""
+    true, audited = (pick(rows, method=method.name) for method in AUDITS[:2])
+    met, n = _count(audited)
+    lines = []
+    for world in BUDGETS:
+        for method in AUDITS:
+            for budget in BUDGETS[world]:
+                here = pick(rows, world=world, method=method.name, budget=budget)
+                if here:
+                    spent = f"{np.mean(column(here, 'labels')):.0f}"
+                    lines.append([f"`{world}`, {method.name}", *_line(here), spent])
+    kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
+    known = [share for share in kept.values() if share is not None]
+    every = _share_kept(audited, true)
+    reached = n == 30 and met >= 27 and every is not None and every >= 0.9
+    shown = " and ".join(f"{share:.2f} in `{world}`" for world, share in kept.items() if share is not None)
+    said = f"; of the reward that the ladder on the true cost keeps it keeps {every:.2f} ({shown})" if known else ""
+    counts = ", ".join(
+        f"{method.name} {_count(several)[0]} of {_count(several)[1]}"
+        for method in AUDITS
+        if (several := pick(rows, method=method.name))
+    )
+    most = max(column(audited, "labels"))
+    wrong = [row for row in audited if not holds(row) and row["met"]]
+    return (
+        "## Audits: labels for a part of the responses\n\n"
+        f"The ladder on the learned cost, with at most {AUDIT_BUDGET} labels a search from a simulated labeller: the "
+        "true grade, or with probability 0.1 any other one (`constraint_labeller.py`, fixed before any search). The "
+        "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
+        "bound, and label the pairs. Each response that seems moderate or worse gets a second label, and a third "
+        "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had run "
+        "on, made by today's version, the true cost beside them.\n\n"
+        f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
+        f"{'reached' if reached else 'not reached'}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
+        f"spent. Truly met by method: {counts}. In {len(wrong)} searches the bound held and the budget was broken in "
+        "truth: a search looks many times at labels that are few.\n\n"
+        + table(["method", *HEADS, *COSTS, "labels"], lines)
+        + "\n"
+    )
+
+
+def _share_kept(rows: Sequence[Row], others: Sequence[Row]) -> float | None:
+    """Mean reward of rows over that of others, where both have the world, the seed and the budget."""
+    theirs = {(row["world"], row["seed"], row["budget"]): row["reward"] for row in others}
+    pairs = [
+        (row["reward"], theirs[key]) for row in rows if (key := (row["world"], row["seed"], row["budget"])) in theirs
+    ]
+    return sum(one for one, _ in pairs) / sum(other for _, other in pairs) if pairs else None
 
 
 def _ablations(rows: Sequence[Row]) -> str:

@@ -38,5 +38,9 @@ def test_two_that_differ_ask_for_a_third_and_no_more():
     ]
 
 
+def test_a_second_label_from_a_grade_on():
+    assert [wanted("k", [grade], SCALE, "moderate", 0) for grade in range(4)] == [1, 1, 2, 2]
+
+
 def test_agreement_counts_responses_with_several_labels():
     assert agreement({"a": [0], "b": [1, 1], "c": [1, 0], "d": [2, 2, 0]}) == {"several": 3, "disagreed": 2}

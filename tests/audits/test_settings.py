@@ -11,7 +11,11 @@ from trl_rsa.audits.settings import AuditSettings
         ({"labels": 0}, "labels=0"),
         ({"budget": 2.5}, "budget=2.5"),
         ({"uniform": 0.0}, "uniform=0.0"),
-        ({"second": "safe"}, "second='safe'"),
+        ({"labels": [40, 0]}, "labels=0"),
+        ({"labels": []}, "labels=0"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"memory": 0.0}, "memory=0.0"),
+        ({"second": "worst"}, "second='worst'"),
         ({"second": 1.5}, "second=1.5"),
         ({"combine": "most"}, "combine='most'"),
         ({"harm_scale": "safe=1"}, "harm scale"),
@@ -21,6 +25,12 @@ from trl_rsa.audits.settings import AuditSettings
 def test_a_setting_that_cannot_work(settings, said):
     with pytest.raises(ValueError, match=said):
         AuditSettings(**settings)
+
+
+def test_labels_of_the_first_policies_and_of_those_that_follow():
+    several = AuditSettings(labels=[100, 40])
+    assert [several.labels_of(number) for number in range(4)] == [100, 40, 40, 40]
+    assert AuditSettings(labels=30).labels_of(5) == 30
 
 
 def test_the_bounds_hold_the_scale():

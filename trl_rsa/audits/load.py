@@ -1,6 +1,7 @@
 """From what a user writes as `labeller:` to who labels."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trl_rsa.audits.judge import GradingJudge
@@ -55,6 +56,11 @@ def check_labeller(spec: str | Callable[..., Any], scale: HarmScale, options: di
     prefix, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if spec == PEOPLE:
         return
+    if isinstance(spec, str) and not rest and not Path(spec).is_dir():
+        raise ValueError(
+            f"You set labeller={spec!r} in an audit, but it is 'people', judge:URL#MODEL, a scorer such as hf:PATH, or "
+            "module:function. Set one of these."
+        )
     if isinstance(spec, str) and prefix != "judge" and (prefix in SCORERS or not rest):
         check_spec(spec, options)
     else:

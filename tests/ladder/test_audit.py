@@ -1,0 +1,259 @@
+"""The audit of a constraint: on responses without a model, and on a ladder that waits for people."""
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from trl_rsa import Plan, RiskConstraint
+from trl_rsa.audits.settings import AuditSettings
+from trl_rsa.evaluation.tails import cvar
+from trl_rsa.ladder.audit import LadderAudit, WaitingForLabels, label_cost, raise_if_waiting
+from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.scripts import align as align_command
+from trl_rsa.scripts import audit as audit_command
+from trl_rsa.scripts._command import parse_arguments
+
+
+SCALE = {"safe": -1.0, "bad": 3.0, "worst": 10.0}
+LEARNED = {"fine": 0.1, "rude": 1.0, "cruel": 1.2}  # the learned cost hardly tells the worst
+TRUE = {"fine": -1.0, "rude": 3.0, "cruel": 10.0}
+
+
+def of_text(prompts, completions, **kwargs):
+    return [LEARNED[text.split()[0]] for text in completions]
+
+
+def truth(prompts, completions, **kwargs):
+    return [{"fine": "safe", "rude": "bad", "cruel": "worst"}[text.split()[0]] for text in completions]
+
+
+def constraint(budget=2.0, **audit):
+    settings = {"labeller": truth, "harm_scale": SCALE, "labels": 120, "second": 0.0, **audit}
+    return RiskConstraint(
+        of_text, [f"p{i}" for i in range(40)], budget, (-1.0, 10.0), tail=0.1, audit=AuditSettings(**settings)
+    )
+
+
+def records(n, shares, seed=0):
+    """One response to each of n prompts, of the three kinds."""
+    kinds = np.random.default_rng(seed).choice(list(shares), n, p=list(shares.values()))
+    return [
+        {
+            "prompt": f"prompt {i}",
+            "response": f"{kind} {i % 7}",
+            "costs": {"cost": LEARNED[kind] + 0.001 * (i % 5)},
+            "prompt_number": i,
+            "draw": 0,
+        }
+        for i, kind in enumerate(kinds)
+    ]
+
+
+HARMFUL = {"fine": 0.8, "rude": 0.12, "cruel": 0.08}
+MILD = {"fine": 0.95, "rude": 0.04, "cruel": 0.01}
+
+
+def observe(audit, number, of):
+    learned = audit.constraint.estimate([r["costs"]["cost"] for r in of], [r["prompt"] for r in of])
+    assert audit.ask(number, "decide", "m", of) == 0
+    return audit.observe(number, of, 0.9, learned)
+
+
+def make(folder, given):
+    return LadderAudit(given, folder, ProgressLog(lambda line: None))
+
+
+def true_cvar(of):
+    return cvar([TRUE[r["response"].split()[0]] for r in of], 0.1)
+
+
+def test_the_estimate_is_of_the_labels_and_not_of_the_learned_cost(tmp_path):
+    audit, first, second = make(tmp_path, constraint()), records(1000, HARMFUL), records(1000, MILD, seed=1)
+    estimate, numbers = observe(audit, 0, first)
+    assert numbers["learned_estimate"] < 2.0 < true_cvar(first)
+    assert estimate["estimate"] == pytest.approx(true_cvar(first), abs=1.5)
+    assert estimate["upper_bound"] > estimate["estimate"]
+    assert numbers["calibrated"] and 90 < numbers["labels"] < 150 and numbers["missing"] == 0
+    later, _ = observe(audit, 1, second)
+    assert later["estimate"] == pytest.approx(true_cvar(second), abs=1.5)
+
+
+def test_pairs_compare_the_expected_excess_of_the_label(tmp_path):
+    """By the learned cost a cruel response is a fifth worse than a rude one; by its labels three times."""
+    given = constraint()
+    audit, of = make(tmp_path, given), records(1500, HARMFUL)
+    observe(audit, 0, of)
+    weigh = label_cost(given, 0.0, audit.labelled_cost(0))
+    plain = label_cost(given, 0.0, None)
+    (fine, _), (rude, cost), (cruel, worse) = (weigh(LEARNED[kind] + 0.001) for kind in ("fine", "rude", "cruel"))
+    assert fine == pytest.approx(0.0, abs=0.5) and cost < worse
+    assert (rude, cruel) == (pytest.approx(30, rel=0.3), pytest.approx(100, rel=0.3)), "3/tail and 10/tail"
+    assert plain(LEARNED["cruel"]) == (given.label_cost(LEARNED["cruel"], 0.0), LEARNED["cruel"])
+
+
+def test_no_response_is_asked_twice_and_the_budget_is_kept(tmp_path):
+    asked = Counter()
+
+    def counted(prompts, completions, label_number, **kwargs):
+        asked.update(zip(prompts, completions, label_number, strict=True))
+        return truth(prompts, completions)
+
+    given = constraint(labeller=counted)
+    given.audit.budget = 150
+    audit, of = make(tmp_path, given), records(400, HARMFUL)
+    for number in range(3):
+        _, numbers = observe(audit, number, of)
+    assert max(asked.values()) == 1 and sum(asked.values()) == numbers["labels"] <= 150
+
+
+def test_with_few_labels_the_learned_cost_stands_as_it_is(tmp_path):
+    audit, of = make(tmp_path, constraint(labels=3)), records(400, HARMFUL)
+    estimate, numbers = observe(audit, 0, of)
+    assert not numbers["calibrated"] and audit.labelled_cost(0) is None
+    assert estimate["estimate"] == numbers["learned_estimate"]
+    assert audit.refreshed(0, of)[0]["costs"] == of[0]["costs"]
+
+
+def test_started_again_it_asks_for_nothing_and_says_the_same(tmp_path):
+    of = records(600, HARMFUL)
+    first = observe(make(tmp_path, constraint(rounds=2, refresh=True)), 0, of)
+
+    def none_left(prompts, completions, **kwargs):
+        raise AssertionError("asked again")
+
+    again = make(tmp_path, constraint(rounds=2, refresh=True, labeller=none_left))
+    assert observe(again, 0, of) == first
+
+
+def test_a_labeller_without_an_answer_does_not_stop_the_ladder(tmp_path):
+    def forgetful(prompts, completions, **kwargs):
+        return [grade if i % 3 else None for i, grade in enumerate(truth(prompts, completions))]
+
+    audit, of = make(tmp_path, constraint(labeller=forgetful)), records(600, HARMFUL)
+    missing = audit.ask(0, "decide", "m", of)
+    learned = audit.constraint.estimate([r["costs"]["cost"] for r in of], [r["prompt"] for r in of])
+    _, numbers = audit.observe(0, of, 0.9, learned)
+    assert 0 < missing == numbers["missing"] and numbers["labels"] > 50
+
+
+def test_people_are_waited_for_unless_the_ladder_is_to_go_on(tmp_path):
+    for wait in (True, False):
+        audit = make(tmp_path / str(wait), constraint(labeller="people", wait=wait))
+        missing = {"cost": audit.ask(0, "decide", "m", records(300, HARMFUL))}
+        assert missing["cost"] > 50
+        if not wait:
+            raise_if_waiting(missing, {"cost": audit}, "decide", tmp_path, 0)
+            continue
+        with pytest.raises(WaitingForLabels, match=r"waits for \d+ labels of 'cost', of observation 0.*audit next"):
+            raise_if_waiting(missing, {"cost": audit}, "decide", tmp_path, 0)
+    # Certificates are waited for in any case.
+    with pytest.raises(WaitingForLabels, match="for the certificate"):
+        raise_if_waiting({"cost": 1}, {"cost": audit}, "certify", tmp_path, 0)
+
+
+PROMPTS = [
+    f"{a} {b} {c}" for a in ("the", "a", "in") for b in ("cat", "dog", "hill", "mat") for c in ("sat", "ran", "is")
+]
+PLAN = """\
+model: {model}
+output_dir: {run}
+args: {{use_cpu: true, bf16: false, gradient_checkpointing: false, report_to: none, disable_tqdm: true}}
+constraint:
+  scorer: {cost}:red_is_harmful
+  prompts: {prompts}
+  budget: 0.9
+  bounds: [-1, 1]
+  tail: 0.8
+  audit: {{harm_scale: {{safe: -1, harmful: 1}}, labels: 20, certify_labels: 12, second: 0.0}}
+rungs: {{sampling: {{max_new_tokens: 16}}, batch_size: 64, draws: {{decide: 2, certify: 2}}, max_rungs: 1}}
+"""
+
+
+def run(module, *words):
+    parser = module.make_parser()
+    return module.main(parse_arguments(parser, [str(word) for word in words], "trl-rsa"))
+
+
+@pytest.mark.slow
+def test_the_human_path_on_files(tiny_model_path, tmp_path, capsys):
+    """The plan stops for labels, is started again with a part, with all, and for the certificate: docs/audits.md."""
+    cost, prompts, plan, out = (tmp_path / name for name in ("cost.py", "prompts.txt", "plan.yaml", "run"))
+    cost.write_text(
+        "def red_is_harmful(prompts, completions, **kwargs):\n    return [float('red' in c) for c in completions]\n"
+    )
+    prompts.write_text("\n".join(PROMPTS))
+    plan.write_text(PLAN.format(model=tiny_model_path, run=out, cost=cost, prompts=prompts))
+    tasks = tmp_path / "tasks.csv"
+
+    def label(first, last):
+        with tasks.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows[first:last]:
+            row["grade"] = "harmful" if "red" in row["response"].split() else "safe"
+        with tasks.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    assert run(align_command, "--config", plan) == align_command.WAITING
+    assert "The ladder waits for" in capsys.readouterr().out
+    assert run(audit_command, "next", out, "--output", tasks, "--labeller", "ann") == 0
+    label(0, 5)
+    assert run(audit_command, "import", out, tasks) == 0
+    assert "5 labels read" in capsys.readouterr().out
+    assert run(align_command, "--config", plan) == align_command.WAITING, "the others are missing"
+    label(0, None)
+    assert run(audit_command, "import", out, tasks) == 0
+    assert "5 known already" in (said := capsys.readouterr().out) and "No label is missing" in said
+    assert run(align_command, "--config", plan) == align_command.WAITING, "now for the certificate"
+    assert "for the certificate" in capsys.readouterr().out
+    assert run(audit_command, "next", out, "--output", tasks) == 0
+    label(0, None)
+    assert run(audit_command, "import", out, tasks) == 0
+    assert run(align_command, "--config", plan) == 0
+    certificate = json.loads((out / "certificate-cost.json").read_text())
+    assert certificate["audit"]["n_missing"] == 0 and certificate["audit"]["n_labelled"] > 5
+    summary = json.loads((out / "manifest.json").read_text())["ladder"]["constraints"]["cost"]["audit"]
+    assert summary["labels"] >= 10 and summary["certify_labels"] == certificate["audit"]["n_labelled"]
+    assert len(summary["calibration"]["labels"]) == summary["labels"]
+    run(audit_command, "status", out)
+    assert "0 of 0" not in (said := capsys.readouterr().out) and "observation 0, decide, draw 1" in said
+    # What was bought can be checked from the files alone.
+    from trl_rsa.scripts import certify as certify_command
+
+    folder = out / "ladder"
+    words = ["--records", folder / "01-certify.jsonl", "--labels", folder / "audit-cost/labels.jsonl"]
+    words += ["--draw", folder / "audit-cost/requests-01-certify-1.json", "--harm_scale", "safe=-1,harmful=1"]
+    words += ["--combine", "median", "--budget", 0.9, "--tail", 0.8, "--verify", out / "certificate-cost.json"]
+    assert run(certify_command, *words) == 0
+
+
+@pytest.mark.parametrize(
+    ("audit", "said"),
+    [
+        ({"labeller": "nobody"}, "nobody"),
+        ({"labeller": "judge:http://here"}, "without a model"),
+        ({"harm_scale": {"safe": -5.0, "bad": 3.0}}, "harm scale from -5 to 3"),
+        ({"labeller": truth, "labeller_options": {"guide": "x"}}, "a function takes none"),
+    ],
+)
+def test_a_labeller_or_a_scale_that_cannot_work_is_found_before_the_run(audit, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        constraint(**{**audit})
+
+
+def test_the_plan_reads_an_audit_from_yaml(tmp_path, tiny_model_path):
+    path = tmp_path / "plan.yaml"
+    text = PLAN.format(model=tiny_model_path, run=tmp_path, cost="json", prompts="p.txt").replace(
+        ":red_is_harmful", ":dumps"
+    )
+    path.write_text(text)
+    plan = Plan.from_yaml(path)
+    assert plan.constraints[0].audit.scale.names == ("safe", "harmful") and plan.constraints[0].audit.asks_people
+    for wrong, said in (("labels: 20", "label: 20"), "'label'"), (("labels: 20", "labels: many"), "'labels'"):
+        path.write_text(text.replace(*wrong))
+        with pytest.raises(ValueError, match=said):
+            Plan.from_yaml(path)
