@@ -88,8 +88,9 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
 
 
 def audit_cells() -> list[Cell]:
-    """The method that is tried first, then what it is compared with: a run may be stopped."""
-    return [cell for method in AUDITS for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+    """The audits first, then what they are compared with: a run may be stopped."""
+    true, audited, learned, graded = AUDITS
+    return [cell for method in (audited, true, graded, learned) for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
 
 
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:

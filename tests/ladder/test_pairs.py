@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from trl_rsa import RSAConfig
+from trl_rsa.ladder.audit import label_cost
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import load_human_pairs
 from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
@@ -57,7 +58,8 @@ def pairs_of(constraints, groups, deltas=None, etas=None, human=None, **settings
     named = {constraint.name: constraint for constraint in constraints}
     deltas = deltas or dict.fromkeys(named, 1.0)
     etas = etas or dict.fromkeys(named, 0.0)
-    return rung_pairs(groups, named, RungSettings(**settings), human or {}, deltas, etas, seed=0)
+    label_costs = {name: label_cost(one, etas[name], None) for name, one in named.items()}
+    return rung_pairs(groups, named, RungSettings(**settings), human or {}, deltas, label_costs, seed=0)
 
 
 def test_raw_labels_follow_bradley_terry_on_the_cost():
@@ -200,9 +202,12 @@ def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
     assert not any(row["prompt"] == "d" for row in judged)
     # Another rung, another draw; none for a constraint that is not raised.
     named = {"cost": constraint, "honest": make(name="honest")}
-    etas, deltas = dict.fromkeys(named, 0.0), {"cost": 0.0, "honest": 1.0}
+    label_costs, deltas = (
+        {name: label_cost(one, 0.0, None) for name, one in named.items()},
+        {"cost": 0.0, "honest": 1.0},
+    )
     groups = answered((["cost", "honest"], {"q": [("bad", 0.0, 3.0), ("good", 0.0, 1.0)]}))
-    assert "human_pairs" not in rung_pairs(groups, named, RungSettings(), human, deltas, etas, seed=0)[1]
+    assert "human_pairs" not in rung_pairs(groups, named, RungSettings(), human, deltas, label_costs, seed=0)[1]
 
 
 def test_human_pairs_that_cannot_be_used_are_refused(human_data):
