@@ -141,7 +141,7 @@ def test_a_folder_without_an_audit_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="it has no audit yet"):
         folders_of(tmp_path)
     folder = tmp_path / "ladder" / "audit-cost"
-    content = {"harm_scale": SCALE.to_dict(), "second": 0.5, "budget": 7, "seed": 3}
+    content = {"harm_scale": SCALE.to_dict(), "second": "0.5", "budget": 7, "seed": 3}
     write_json(folder / AUDIT, content)
     assert folders_of(tmp_path) == {"cost": folder}
     opened = AuditQueue.open(folder)

@@ -19,6 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import trl_rsa
 from trl_rsa import Plan, ReanchorCallback, RiskConstraint, RSAConfig, RSATrainer, RungSettings, Stage, align
 from trl_rsa.alignment.manifest import ManifestFile
+from trl_rsa.audits.certificate import AuditedCertificateFile
+from trl_rsa.audits.queue import AuditFile, LabelLine, RequestsFile
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.certificate import CertificateFile
 from trl_rsa.evaluation.localise import DriftLine, TokenLine
@@ -27,8 +30,10 @@ from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evalu
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
+from trl_rsa.ladder.audit import AuditSummary, CalibrationFile, LadderAudit
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import ResponseRecord
+from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
@@ -47,7 +52,7 @@ from trl_rsa.training.worker import ErrorFile, RequestFile, SampleRequest
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(trl_rsa.__file__).parent
 # Types of what is only handed on: a row of Safe RLHF's data sets, and a part of CostNumbers.
-NOT_OF_A_FILE = {"RawSample", "CostEstimate"}
+NOT_OF_A_FILE = {"RawSample", "CostEstimate", "NewLabel"}
 
 
 # The page
@@ -311,12 +316,17 @@ NOT_SEEN = {
     "DataReportJSON": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "HumanCounts": {"left_out_by_rule", "pair_rule", "pairs_swapped"},
     "StageData": {"held_out_pairs"},
-    "ConstraintSummary": {"compared"},
+    "ConstraintSummary": {"compared", "audit"},
+    "CostNumbers": {"audit"},
     "Comparison": {*TABLES["Comparison"].rows},
     "RecordLine": {"reward_problem"},
 }
 # Types of files that have tests of their own below.
 OTHERS = {"LockFile", "ReferenceFile", "ScoreModelField", "HarmScaleJSON", "RequestFile", "ErrorFile"}
+# Of an audit.
+AUDIT = {"AuditFile", "RequestsFile", "Request", "LabelLine", "CalibrationFile", "AuditNumbers", "Rated"}
+AUDIT |= {"AuditSummary", "CurveJSON", "AgreementJSON", "CalibrationJSON", "AuditedCertificateFile", "AuditJSON"}
+OTHERS |= AUDIT | {"PlanFile", "PlannedAudit"}
 OTHERS |= {"Measures", "Calibration", "GradeCalibration", "ScoreCalibration"}
 
 
@@ -371,6 +381,47 @@ def test_a_score_model(tmp_path):
     check(json.loads(json.dumps(measure(held_out, "cost", scale))), Measures, "eval_results.json")
     for shape in (ScoreModelField, Measures):
         assert seen[shape.__name__] == shape.__annotations__.keys()
+
+
+def test_an_audit(tmp_path):
+    """A ladder's, without its models: draws, labels, a calibration, the summary and a certificate."""
+    seen.clear()
+    settings = AuditSettings(
+        labeller=lambda prompts, completions, **columns: [
+            "severe" if "red" in text else "safe" for text in completions
+        ],
+        labels=40,
+        certify_labels=40,
+    )
+    constraint = RiskConstraint(falling_cost(), SETS, budget=2.0, bounds=(-1.0, 10.0), tail=0.5, audit=settings)
+    records: list[Any] = [
+        {
+            "prompt": f"prompt {i}",
+            "response": "red" if i % 9 == 0 else "blue",
+            "costs": {"cost": i / 80},
+            "prompt_number": i,
+            "draw": 0,
+        }
+        for i in range(80)
+    ]
+    audit = LadderAudit(constraint, tmp_path, ProgressLog(lambda line: None))
+    learned = constraint.estimate([r["costs"]["cost"] for r in records], [r["prompt"] for r in records])
+    audit.ask(0, "decide", "m", records)
+    audit.observe(0, records, 0.9, learned)
+    audit.ask(1, "certify", "m", records)
+    about = {"tail": 0.5, "bounds": constraint.bounds, "ledger_path": tmp_path / "certificate.json"}
+    audit.certify(1, records, **about)
+    folder = tmp_path / "audit-cost"
+    check_json(folder / "audit.json", AuditFile)
+    for split in ("00-decide", "01-certify"):
+        check_json(folder / f"requests-{split}-1.json", RequestsFile)
+    check_lines(folder / "labels.jsonl", LabelLine)
+    check_json(folder / "calibration-00.json", CalibrationFile)
+    check(json.loads(json.dumps(audit.summary(0))), AuditSummary, "summary")
+    check_json(tmp_path / "certificate.json", AuditedCertificateFile)
+    assert {name: TABLES[name].type.__annotations__.keys() - seen[name] for name in AUDIT if name in seen} == {
+        name: set() for name in AUDIT
+    }
 
 
 def test_what_launched_processes_are_told_and_answer(tmp_path, monkeypatch, capsys):

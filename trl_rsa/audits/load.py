@@ -58,8 +58,8 @@ def check_labeller(spec: str | Callable[..., Any], scale: HarmScale, options: di
         return
     if isinstance(spec, str) and not rest and not Path(spec).is_dir():
         raise ValueError(
-            f"You set labeller={spec!r} in an audit, but it is 'people', judge:URL#MODEL, a scorer such as hf:PATH, or "
-            "module:function. Set one of these."
+            f"You set labeller={spec!r} in an audit, but it is 'people', judge:URL#MODEL, a scorer such as hf:PATH, "
+            "or module:function. Set one of these."
         )
     if isinstance(spec, str) and prefix != "judge" and (prefix in SCORERS or not rest):
         check_spec(spec, options)

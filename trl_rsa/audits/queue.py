@@ -27,7 +27,7 @@ class AuditFile(TypedDict):
     harm_scale: HarmScaleJSON
     budget: int
     certify_labels: int
-    second: float | str
+    second: str
     combine: str
     seed: int
 
@@ -123,7 +123,7 @@ class AuditQueue:
             )
         found = cast(AuditFile, json.loads(path.read_text(encoding="utf-8")))
         scale = HarmScale(found["harm_scale"]["names"], found["harm_scale"]["costs"])
-        return cls(folder, scale, found["second"], found["budget"], found["seed"])
+        return cls(folder, scale, _share_or_grade(found["second"]), found["budget"], found["seed"])
 
     # Draws
 
@@ -213,6 +213,13 @@ class AuditQueue:
         for several in found.values():
             several.sort(key=lambda request: len(grades.get(request["id"], ())))
         return found["decide"][:left] + found["certify"]
+
+
+def _share_or_grade(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def folders_of(run: Path) -> dict[str, Path]:

@@ -72,6 +72,13 @@ class CalibrationFile(TypedDict):
     rated: Rated
 
 
+class CurveJSON(TypedDict):
+    """The calibration as a line: scores, and the expected label at each."""
+
+    scores: list[float]
+    expected: list[float]
+
+
 class AuditSummary(TypedDict):
     """What the manifest says of an audit: labels spent, agreement, and the last calibration."""
 
@@ -81,6 +88,7 @@ class AuditSummary(TypedDict):
     labeller: str
     agreement: AgreementJSON
     calibration: NotRequired[CalibrationJSON]
+    curve: NotRequired[CurveJSON]
 
 
 class WaitingForLabels(ValueError):
@@ -120,7 +128,7 @@ class LadderAudit:
             "harm_scale": of.scale.to_dict(),
             "budget": of.budget,
             "certify_labels": of.certify_labels,
-            "second": of.second,
+            "second": str(of.second),
             "combine": of.combine,
             "seed": of.seed,
         }
@@ -362,7 +370,9 @@ class LadderAudit:
         }
         known = self.labelled_cost(number)
         if known is not None:
+            knots = np.unique(known.calibration.scores)
             summary["calibration"] = known.calibration.to_dict()
+            summary["curve"] = {"scores": knots.tolist(), "expected": known.calibration.predict(knots).tolist()}
         return summary
 
     def certify(self, number: int, records: Sequence[ResponseRecord], **about: Any) -> AuditedCertificate:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from trl_rsa.report.audits import audit_plot
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.headline import cvar_of
 from trl_rsa.report.inputs import Inputs
@@ -44,6 +45,10 @@ def draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[tu
         ),
         *(
             (f"ladder_{i}" if i else "ladder", True, lambda m=manifest: ladder_plot(m))
+            for i, manifest in enumerate(inputs.manifests.values())
+        ),
+        *(
+            (f"audit_{i}" if i else "audit", True, lambda m=manifest: audit_plot(m))
             for i, manifest in enumerate(inputs.manifests.values())
         ),
     ]

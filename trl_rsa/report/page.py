@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from trl_rsa import __version__
+from trl_rsa.report.audits import audit_sentences
 from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
 from trl_rsa.report.ladder import ladder_table, observations_of
@@ -60,6 +61,8 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
                 "table": ladder_table(m),
                 "rungs": bool(observations_of(m)),
                 "plot": f"ladder_{i}" if i else "ladder",
+                "audits": audit_sentences(m),
+                "audit_plot": f"audit_{i}" if i else "audit",
             }
             for i, (name, m) in enumerate(inputs.manifests.items())
         ],
