@@ -33,6 +33,10 @@ def test_labels_of_the_first_policies_and_of_those_that_follow():
     assert AuditSettings(labels=30).labels_of(5) == 30
 
 
+def test_the_order_of_a_scale_s_keys_says_nothing():
+    assert AuditSettings(harm_scale={"bad": 3.0, "safe": -1.0}).scale.names == ("safe", "bad")
+
+
 def test_the_bounds_hold_the_scale():
     AuditSettings().check_bounds((-1, 10))
     with pytest.raises(ValueError, match="harm scale from -1 to 10"):

@@ -11,6 +11,10 @@ from trl_rsa.data.harm import HarmScale
 PEOPLE = "people"
 
 
+def _cost_of(grade: tuple[str, float]) -> float:
+    return grade[1]
+
+
 @dataclass
 class AuditSettings:
     """
@@ -85,7 +89,9 @@ class AuditSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.scale = HarmScale.parse(self.harm_scale)
+        scale = self.harm_scale
+        # The order of a mapping's keys says nothing: tools that write YAML sort them.
+        self.scale = HarmScale.parse(scale if isinstance(scale, str) else dict(sorted(scale.items(), key=_cost_of)))
         several = self.labels if isinstance(self.labels, list) else [self.labels]
         numbers = [("labels", 1, value) for value in several or [0]]
         named = (("rounds", 1), ("budget", 1), ("certify_labels", 0), ("seed", 0))
