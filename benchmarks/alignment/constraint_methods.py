@@ -160,11 +160,11 @@ AUDITS = (
         ENTROPIC2,
         scorer="learned",
         audit={
-            "labels": [170, 60, 45],
+            "labels": [150, 50, 35],
             "budget": AUDIT_BUDGET,
             "rounds": 3,
             "refresh": True,
-            "second": "moderate",
+            "second": "unsafe",
             "memory": 0.5,
         },
         **UNSAFE,

@@ -364,7 +364,7 @@ def _audits(rows: Sequence[Row]) -> str:
         f"The ladder on the learned cost, with at most {AUDIT_BUDGET} labels a search from a simulated labeller: the "
         "true grade, or with probability 0.1 any other one (`constraint_labeller.py`, fixed before any search). The "
         "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
-        "bound, and label the pairs. Each response that seems moderate or worse gets a second label, and a third "
+        "bound, and label the pairs. Each response whose first label is unsafe gets a second label, and a third "
         "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had "
         "run on, made by today's version, the true cost beside them.\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
