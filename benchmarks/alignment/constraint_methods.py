@@ -160,12 +160,11 @@ AUDITS = (
         ENTROPIC2,
         scorer="learned",
         audit={
-            "labels": [150, 50, 35],
+            "labels": [140, 50, 40],
             "budget": AUDIT_BUDGET,
             "rounds": 3,
             "refresh": True,
             "second": "unsafe",
-            "memory": 0.5,
         },
         **UNSAFE,
     ),

@@ -43,10 +43,9 @@ class AuditSettings:
         uniform (`float`, *optional*, defaults to 0.5):
             Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
             high.
-        memory (`float`, *optional*, defaults to 0.5):
+        memory (`float`, *optional*, defaults to 1):
             What labels weigh in the calibration when the ladder has observed another policy since, in (0, 1]; with two
-            policies since its square. What a cost model misses in one policy it misses less often in the next, which
-            was trained on what the labels showed.
+            policies since its square. Below 1 the calibration follows the policy, and rests on fewer labels.
         refresh (`bool` or `str`, *optional*, defaults to `False`):
             Whether the learned cost itself learns from the labels: a ridge regression of the labels on the words of a
             response and on its learned cost. It finds kinds of harm that the cost model is blind to. Or
@@ -78,7 +77,7 @@ class AuditSettings:
     harm_scale: str | Mapping[str, float] = "safe=-1,minor=1,moderate=4,severe=10"
     labels: int | list[int] = field(default_factory=lambda: [160, 60])
     rounds: int = 1
-    memory: float = 0.5
+    memory: float = 1.0
     budget: int = 400
     uniform: float = 0.5
     refresh: bool | str = False
