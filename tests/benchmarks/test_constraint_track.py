@@ -3,13 +3,23 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.alignment.constraint import KEY, Cell, all_cells, run
 from benchmarks.alignment.constraint_lab import Answers
-from benchmarks.alignment.constraint_methods import BUDGETS, METHODS, SCHEDULER, Sizes
+from benchmarks.alignment.constraint_labeller import noisy_labeller
+from benchmarks.alignment.constraint_methods import (
+    AUDIT_BUDGET,
+    AUDIT_SEEDS,
+    AUDITS,
+    BUDGETS,
+    METHODS,
+    SCHEDULER,
+    Sizes,
+)
 from benchmarks.alignment.constraint_page import interval, paired, verdict, write_page
 from benchmarks.alignment.constraint_search import search
 from benchmarks.alignment.store import Results
@@ -82,6 +92,75 @@ class TestSearch:
         assert not found.met and found.multiplier == 2.0
 
 
+class BlindLab(KnownLab):
+    """As that, with a learned cost that is a coin's: it cannot tell the catastrophe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = SimpleNamespace(name="tail", cost=self.cost)
+
+    def cost(self, prompts, completions, **kwargs):
+        return [9.0 if text.startswith("bad") else -1.0 for text in completions]
+
+    def model_costs(self, answers, scorer):
+        return np.random.default_rng(1).normal(size=len(answers.texts))
+
+
+class TestAudits:
+    def test_the_labeller_is_wrong_in_a_tenth_and_says_any_other_grade_then(self):
+        costs = np.repeat([-1.0, 1.0, 2.0, 4.0, 9.0], 800)
+        label = noisy_labeller(lambda prompts, texts: costs.tolist(), 5, seed=3)
+        names = [f"p{i}" for i in range(costs.size)]
+        first, again, second = (np.array(label(names, names, [n] * costs.size)) for n in (1, 1, 2))
+        true = np.repeat(range(5), 800)
+        assert (first == again).all() and 0.085 < (first != true).mean() < 0.115
+        assert (first != second).sum() > 600, "each label errs by itself"
+        wrong = np.bincount(first[(first != true) & (true == 0)], minlength=5)
+        assert wrong[0] == 0 and wrong[1:].min() > 8
+
+    def test_labels_find_what_the_learned_cost_is_blind_to(self):
+        """Budget 3 is met from P(bad) = 0.02 on. The learned cost says nothing, so that a rung by it moves nothing."""
+        method = AUDITS[1]
+        found = search(BlindLab(), method, 3.0)
+        probability = 0.1 * np.exp(-float(found.policy))
+        assert method.scorer == "learned" and 100 < found.labels <= AUDIT_BUDGET
+        assert found.met and -1 + 10 * probability / 0.05 <= 3.0
+
+    def test_the_page_says_whether_what_was_set_before_is_reached(self, tmp_path):
+        page, out = tmp_path / "CONSTRAINT.md", tmp_path / "results"
+        out.mkdir()
+        for name in ("constraint.csv", "provenance.json"):
+            (out / name).write_bytes((TRACK / "results" / "constraint" / name).read_bytes())
+        for share, said in (0.95, "It is reached"), (0.85, "It is not reached"):
+            results = Results(out / "audits.csv", KEY)
+            for method, reward in (AUDITS[0], 1.0), (AUDITS[1], share):
+                for seed in AUDIT_SEEDS:
+                    for world, budgets in BUDGETS.items():
+                        for budget in budgets:
+                            results.add(made_up(method.name, world, seed, budget, reward))
+            write_page(out, page)
+            text = page.read_text()
+            assert said in text and "truly met 30 of 30" in text and f"keeps {share:.2f}" in text
+            (out / "audits.csv").unlink()
+
+
+def made_up(method, world, seed, budget, reward):
+    numbers = dict.fromkeys(
+        ("mean_cost", "cvar_01", "over_refusal", "unsafe_rate", "multiplier", "bound", "estimate", "rungs"), 0.0
+    )
+    counts = dict.fromkeys(("observed", "scored", "pairs", "steps", "seconds", "finished", "tests"), 1)
+    place = {"part": "audits", "world": world, "seed": seed, "method": method, "budget": budget}
+    return place | {
+        "met": 1,
+        "reward": reward,
+        "cvar_05": budget - 0.1,
+        **numbers,
+        **counts,
+        "labels": 300,
+        "commit": "x",
+    }
+
+
 class TestRestart:
     def test_rows_on_disk_are_not_made_again_and_a_cut_line_is(self, tmp_path, monkeypatch, capsys):
         import benchmarks.alignment.constraint as track
@@ -128,8 +207,8 @@ class TestPage:
         page = tmp_path / "CONSTRAINT.md"
         out = tmp_path / "results" / "constraint"
         out.mkdir(parents=True)
-        for name in ("constraint.csv", "provenance.json"):
-            (out / name).write_bytes((TRACK / "results" / "constraint" / name).read_bytes())
+        for path in (TRACK / "results" / "constraint").glob("*.*"):
+            (out / path.name).write_bytes(path.read_bytes())
         write_page(out, page)
         assert page.read_text() == (TRACK / "CONSTRAINT.md").read_text()
 
