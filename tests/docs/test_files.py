@@ -30,7 +30,8 @@ from trl_rsa.evaluation.request import CertificateSettings, DriftSettings, Evalu
 from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.evaluation.scores import ScoreLine, ScorerSpec
 from trl_rsa.evaluation.workspace import EvaluationFile
-from trl_rsa.ladder.audit import AuditSummary, CalibrationFile, LadderAudit
+from trl_rsa.ladder.audit import LadderAudit
+from trl_rsa.ladder.audit_files import AuditSummary, CalibrationFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog

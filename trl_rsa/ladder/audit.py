@@ -12,14 +12,13 @@ Everything is on disk before the next begins, in `ladder/audit-NAME`: a start af
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_rsa.audits.calibration import CalibrationJSON
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels
-from trl_rsa.audits.combine import AgreementJSON, agreement, combined_cost
+from trl_rsa.audits.combine import agreement, combined_cost
 from trl_rsa.audits.labelled_cost import LabelledCost
 from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
@@ -27,6 +26,7 @@ from trl_rsa.audits.refresh import Features, Labelled
 from trl_rsa.audits.selection import UNIFORM, Selection, choose
 from trl_rsa.audits.steer import foretell
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
+from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
 from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
 from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog
@@ -39,56 +39,6 @@ from trl_rsa.storage.provenance import now
 # With fewer labels than this a score is taken as it is: a calibration would rest on nothing.
 LEAST_LABELS = 10
 _BATCH = 32  # labels that a function or a judge is asked for at a time
-
-
-class AuditNumbers(TypedDict):
-    """What an audit says of an observation. `labels` are all labels so far, `rated` the responses that have one;
-    `calibrated` is false where there were too few, and the estimate is that of the learned cost."""
-
-    drawn: int
-    labels: int
-    missing: int
-    rated: int
-    calibrated: bool
-    agreement: AgreementJSON
-    learned_estimate: float
-    learned_upper_bound: float
-
-
-class Rated(TypedDict):
-    """Responses that have a label: ids, learned costs and labels, in units of cost, and what each label weighs."""
-
-    ids: list[str]
-    scores: list[float]
-    labels: list[float]
-    weights: list[float]
-
-
-class CalibrationFile(TypedDict):
-    """calibration-NN.json: the labels that an observation was judged by, and its rung labelled by."""
-
-    observation: int
-    numbers: AuditNumbers
-    rated: Rated
-
-
-class CurveJSON(TypedDict):
-    """The calibration as a line: scores, and the expected label at each."""
-
-    scores: list[float]
-    expected: list[float]
-
-
-class AuditSummary(TypedDict):
-    """What the manifest says of an audit: labels spent, agreement, and the last calibration."""
-
-    labels: int
-    certify_labels: int
-    budget: int
-    labeller: str
-    agreement: AgreementJSON
-    calibration: NotRequired[CalibrationJSON]
-    curve: NotRequired[CurveJSON]
 
 
 class WaitingForLabels(ValueError):
@@ -106,7 +56,7 @@ class LadderAudit:
             Counts labels while they come.
 
     Raises:
-        ValueError: if there is no such labeller, or the audit on disk had other settings.
+        ValueError: if there is no such labeller.
     """
 
     def __init__(self, constraint: RiskConstraint, folder: Path, log: ProgressLog):

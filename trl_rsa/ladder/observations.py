@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
-from trl_rsa.ladder.audit import AuditNumbers
+from trl_rsa.ladder.audit_files import AuditNumbers
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.storage.lines import LineWriter, read_lines
 

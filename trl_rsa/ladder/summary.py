@@ -2,7 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
-from trl_rsa.ladder.audit import AuditSummary
+from trl_rsa.ladder.audit_files import AuditSummary
 from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.paired import Comparison
