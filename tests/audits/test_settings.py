@@ -17,6 +17,8 @@ from trl_rsa.audits.settings import AuditSettings
         ({"memory": 0.0}, "memory=0.0"),
         ({"second": "worst"}, "second='worst'"),
         ({"second": 1.5}, "second=1.5"),
+        ({"bound": "normal"}, "bound='normal'"),
+        ({"bound": "betting", "rounds": 2}, "rounds=2"),
         ({"combine": "most"}, "combine='most'"),
         ({"harm_scale": "safe=1"}, "harm scale"),
         ({"labeller_options": {"guide": "x"}}, "labeller_options"),

@@ -30,10 +30,10 @@ def truth(prompts, completions, **kwargs):
     return [{"fine": "safe", "rude": "bad", "cruel": "worst"}[text.split()[0]] for text in completions]
 
 
-def constraint(budget=2.0, **audit):
+def constraint(**audit):
     settings = {"labeller": truth, "harm_scale": SCALE, "labels": 120, "second": 0.0, **audit}
     return RiskConstraint(
-        of_text, [f"p{i}" for i in range(40)], budget, (-1.0, 10.0), tail=0.1, audit=AuditSettings(**settings)
+        of_text, [f"p{i}" for i in range(40)], 2.0, (-1.0, 10.0), tail=0.1, audit=AuditSettings(**settings)
     )
 
 
@@ -92,6 +92,21 @@ def test_pairs_compare_the_expected_excess_of_the_label(tmp_path):
     assert fine == pytest.approx(0.0, abs=0.5) and cost < worse
     assert (rude, cruel) == (pytest.approx(30, rel=0.3), pytest.approx(100, rel=0.3)), "3/tail and 10/tail"
     assert plain(LEARNED["cruel"]) == (given.label_cost(LEARNED["cruel"], 0.0), LEARNED["cruel"])
+
+
+def test_by_betting_the_bound_rests_on_one_policy_s_labels(tmp_path):
+    """With every response labelled it is close; with few labels it allows for what they may have missed."""
+    of = records(600, MILD)
+    bounds = []
+    for labels in (600, 60):
+        given = constraint(labels=labels, budget=2000, bound="betting")
+        audit = make(tmp_path / str(labels), given)
+        estimate, _ = observe(audit, 0, of)
+        bounds.append(estimate["upper_bound"])
+        assert estimate["estimate"] == pytest.approx(true_cvar(of), abs=0.01 if labels == 600 else 4)
+    assert true_cvar(of) < bounds[0] < true_cvar(of) + 2.5 < bounds[1]
+    audit.settings.budget = audit.queue.budget = audit.queue.spent()
+    assert observe(audit, 1, records(600, MILD, seed=1))[0]["upper_bound"] == 10.0, "no label of this policy"
 
 
 def test_no_response_is_asked_twice_and_the_budget_is_kept(tmp_path):

@@ -59,6 +59,10 @@ class AuditSettings:
             What counts where a response has several labels: the `"median"` (of two, the worse one), or the `"mean"`
             of their costs. One wrong label in thirty that calls a harmless response severe makes a tail of its own in
             a mean; a median needs two.
+        bound (`str`, *optional*, defaults to `"bootstrap"`):
+            What steers the search: a `"bootstrap"` over all labels so far, which promises nothing for finite samples;
+            or `"betting"`, which holds with the constraint's confidence whatever the cost model is blind to, rests on
+            the labels of one policy alone, and needs hundreds of them: for judges whose labels are cheap.
         wait (`bool`, *optional*, defaults to `True`):
             Whether the ladder ends its run, to be started again, while labels are missing; otherwise it goes on with
             those that are there.
@@ -83,6 +87,7 @@ class AuditSettings:
     refresh: bool | str = False
     second: float | str = "unsafe"
     combine: Literal["median", "mean"] = "median"
+    bound: Literal["bootstrap", "betting"] = "bootstrap"
     wait: bool = True
     certify_labels: int = 0
     seed: int = 0
@@ -110,6 +115,16 @@ class AuditSettings:
                 "(0, 1]. Set, say, 0.5."
             )
         check_second(self.second, self.scale)
+        if self.bound not in ("bootstrap", "betting"):
+            raise ValueError(
+                f"You set bound={self.bound!r} in an audit, but a search is steered by a 'bootstrap' or by 'betting'. "
+                "Set one of these."
+            )
+        if self.bound == "betting" and self.rounds > 1:
+            raise ValueError(
+                f"You set bound='betting' and rounds={self.rounds} in an audit, but a draw that knows labels of "
+                "the same policy has no fixed probabilities. Set rounds to 1."
+            )
         if self.combine not in ("median", "mean"):
             raise ValueError(
                 f"You set combine={self.combine!r} in an audit, but several labels count by their 'median' or their "

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_rsa.audits.certificate import AuditedCertificate, certify_labels
+from trl_rsa.audits.bound import audited_cvar_bound
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined
 from trl_rsa.audits.combine import agreement, combined_cost
 from trl_rsa.audits.labelled_cost import LabelledCost
 from trl_rsa.audits.load import load_labeller
@@ -125,8 +126,7 @@ class LadderAudit:
         requests, drawn = list[Request](), None
         if labels > 0:
             scores = self._scores(self._known_so_far(number, round_number), records)
-            keys = [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
-            drawn = choose(keys, scores, labels, uniform, seed, _prompts(records))
+            drawn = choose(_names(records), scores, labels, uniform, seed, _prompts(records))
             for place in np.flatnonzero(drawn.chosen):
                 record = records[place]
                 requests.append(
@@ -250,14 +250,52 @@ class LadderAudit:
         found = foretell(
             known.calibration, scores, _prompts(records), self.constraint.tail, confidence, self.settings.seed
         )
+        estimate, bound = found.estimate, found.upper_bound
+        if self.settings.bound == "betting":
+            estimate, bound = self._bet(number, records, confidence)
         return {
             **learned,
             "mean_cost": found.mean,
             "unsafe_rate": found.unsafe_rate,
             "eta": found.eta,
-            "estimate": found.estimate,
-            "upper_bound": found.upper_bound,
+            "estimate": estimate,
+            "upper_bound": bound,
         }, numbers
+
+    def _bet(self, number: int, records: Sequence[ResponseRecord], confidence: float) -> tuple[float, float]:
+        """Estimate and bound from the labels of this observation alone. Labels of earlier ones only help to predict:
+        what predicts must not have seen the labels that the bound rests on."""
+        draw, high = self.queue.draw(number, "decide", 1), self.constraint.bounds[1]
+        if draw is None or not draw["requests"]:  # the budget of labels is spent
+            return high, high
+        before = self.labelled_cost(number - 1) if number else None
+        drawn, labels = self._drawn(draw, records)
+        labels[drawn.chosen & np.isnan(labels).all(axis=1), 0] = high  # asked for, and not there
+        harm, _ = combined(labels, self.settings.combine)
+        found = audited_cvar_bound(
+            self._scores(before, records),
+            np.where(drawn.chosen, harm, np.nan),
+            drawn.probabilities,
+            tail=self.constraint.tail,
+            bounds=self.constraint.bounds,
+            confidence=confidence,
+            keys=_prompts(records),
+            seed=draw["seed"],
+            least=drawn.least,
+            pilot=None if before is None else before.calibration,
+        )
+        return found.estimate, found.upper_bound
+
+    def _drawn(self, draw: RequestsFile, records: Sequence[ResponseRecord]) -> tuple[Selection, NDArray[np.float64]]:
+        """A draw as it was made, and the labels `[n, k]` of all responses, NaN where there is none."""
+        grades, costs, names = self.queue.grades(), self.settings.scale.costs, _names(records)
+        drawn = {f"{request['id']}-{request['draw']}" for request in draw["requests"]}
+        own = [grades.get(name.rpartition("-")[0], []) for name in names]
+        labels = np.full((len(records), max(1, *map(len, own))), np.nan)
+        for row, several in zip(labels, own, strict=True):
+            row[: len(several)] = [costs[grade] for grade in several]
+        chosen = np.array([name in drawn for name in names])
+        return Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]), labels
 
     def _rated(self, number: int) -> Rated:
         """Every response with a label, once, as the latest draw has it. Labels of earlier observations count less."""
@@ -337,26 +375,24 @@ class LadderAudit:
             about:
                 Further arguments of [`~audits.certificate.certify_labels`].
         """
-        draw, grades, costs = self.queue.draw(number, "certify", 1), self.queue.grades(), self.settings.scale.costs
+        draw = self.queue.draw(number, "certify", 1)
         assert draw is not None
-        names = [f"{response_key(r['prompt'], r['response'])}-{r['draw']}" for r in records]
-        drawn = {f"{request['id']}-{request['draw']}" for request in draw["requests"]}
-        own = [grades.get(name.rpartition("-")[0], []) for name in names]
-        labels = np.full((len(records), max(1, *map(len, own))), np.nan)
-        for row, several in zip(labels, own, strict=True):
-            row[: len(several)] = [costs[grade] for grade in several]
-        chosen = np.array([name in drawn for name in names])
+        drawn, labels = self._drawn(draw, records)
         return certify_labels(
             labels,
             self.constraint.budget,
-            drawn=Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]),
+            drawn=drawn,
             scores=[record["costs"][self.constraint.name] for record in records],
             prompts=[record["prompt"] for record in records],
-            responses=names,
+            responses=_names(records),
             seed=draw["seed"],
             combine=self.settings.combine,
             **about,
         )
+
+
+def _names(records: Sequence[ResponseRecord]) -> list[str]:
+    return [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
 
 
 def _sketch(records: Sequence[ResponseRecord]) -> str:
