@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "AuditSettings": "audits.settings",
     "ConstraintScheduler": "ladder.scheduler",
     "Launcher": "training.launcher",
     "Plan": "alignment.plan",
@@ -25,6 +26,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "AuditSettings",
     "ConstraintScheduler",
     "Launcher",
     "Plan",
