@@ -1,6 +1,6 @@
 """Audited bounds in simulation: do they cover, and what do labels buy? And what do decide draws buy a ladder?
 
-    python -m benchmarks.audits               # all three parts, about four minutes on one core
+    python -m benchmarks.audits               # all four parts, about six minutes on one core; rows that are there stay
     python -m benchmarks.audits --only gaps
     python -m benchmarks.audits --write       # the tables of docs/certificates.md and docs/scheduler.md, from the CSVs
 
@@ -9,6 +9,8 @@
   from all responses alike with the plain betting bound on them, which is the best that uses no score.
 * `draws`: upper bound less true CVaR on the decide prompts of a ladder with one, two or three responses per prompt.
   Costs are drawn from the exact laws of sandbox worlds, tilted to the safe side as a ladder tilts a policy.
+* `ladders`: whole searches on policies that are tilted exactly, with the defaults and one setting changed at a time.
+  How far below the budget does the true CVaR end, and what reward does this cost?
 
 Laws are in tests/audits/laws.py. Seeds are those below; no number was chosen on them.
 """
@@ -31,6 +33,7 @@ from trl_rsa.audits.selection import choose
 from trl_rsa.evaluation.bounds import betting_cvar_upper_bound
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.tails import cvar
+from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.sandbox import get_world
 from trl_rsa.sandbox.prompts import split_prompts
 
@@ -55,6 +58,17 @@ GAP_LAWS: dict[str, laws.Draw] = {
 DRAWS = {"data_sets": 100, "tail": 0.05, "confidence": 0.95, "seed": 2028}
 DECIDE = (200, 400, 800)
 TILTS = {"tail": (0.0, 1.0), "aligned": (0.0, 1.0)}  # λ of the policy π ∝ π₀ exp(−λ cost)
+# Whole searches with the defaults of RungSettings, one setting changed at a time.
+LADDERS = {"searches": 60, "prompts": 400, "tail": 0.05, "confidence": 0.95, "seed": 2029}
+BUDGETS = {"tail": 2.0, "aligned": 1.0}
+LADDER_SETTINGS = {
+    "1 draw": {"draws": 1, "margin": 1 / 20},
+    "2 draws": {"draws": 2, "margin": 1 / 20},
+    "3 draws": {"draws": 3, "margin": 1 / 20},
+    "half the margin": {"draws": 1, "margin": 1 / 40},
+    "twice the margin": {"draws": 1, "margin": 1 / 10},
+    "2 draws, half the margin": {"draws": 2, "margin": 1 / 40},
+}
 BOUNDS = {"tail": (-2.0, 12.0), "aligned": (-2.0, 4.0)}  # as in the constraint track
 
 
@@ -103,7 +117,7 @@ def audit(
     return found.upper_bound
 
 
-def coverage() -> Iterator[dict[str, Any]]:
+def coverage(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     n, labels, tail = (COVERAGE[name] for name in ("n", "labels", "tail"))
     cases: dict[str, tuple[laws.Draw, Callable[..., float], float]] = {}
     for name, law in laws.LAWS.items():
@@ -139,6 +153,8 @@ def coverage() -> Iterator[dict[str, Any]]:
         true_cvar("graded", tail),
     )
     for name, (law, bound, truth) in cases.items():
+        if (name,) in done:
+            continue
         found = [bound(*law(np.random.default_rng([COVERAGE["seed"], i]), n), i) for i in range(COVERAGE["data_sets"])]
         yield {
             "law": name,
@@ -159,11 +175,13 @@ def true_cvar(name: str, tail: float) -> float:
 # Gaps
 
 
-def gaps() -> Iterator[dict[str, Any]]:
+def gaps(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     n, tail = GAPS["n"], GAPS["tail"]
     for name, law in GAP_LAWS.items():
         truth = true_cvar(name, tail)
         for labels in NUMBERS:
+            if (name, str(labels)) in done:
+                continue
             found: dict[str, list[float]] = {"uniform": [], "predicted": [], "audit": [], "half": []}
             for i in range(GAPS["data_sets"]):
                 scores, harm = law(np.random.default_rng([GAPS["seed"], i]), n)
@@ -193,36 +211,63 @@ def gaps() -> Iterator[dict[str, Any]]:
 # Draws
 
 
-def tilted(world: str, tilt: float) -> list[tuple[Array, Array]]:
-    """Costs and probabilities of the responses to each prompt of a population of 2,000."""
-    kinds: dict[str, tuple[Array, Array]] = {}
-    result = []
-    for prompt in split_prompts(0, {"train": 2000})["train"]:
-        if prompt.kind not in kinds:
+@cache
+def kinds_of(world: str) -> tuple[tuple[str, ...], dict[str, tuple[Array, Array, Array]]]:
+    """The kinds of 2,000 prompts, and of each kind the clipped costs, the rewards and the law of the responses."""
+    prompts = split_prompts(0, {"train": 2000})["train"]
+    found = {}
+    for prompt in prompts:
+        if prompt.kind not in found:
             law = get_world(world).law(prompt)
             costs = np.clip(np.asarray(law.costs), *BOUNDS[world])
-            p = np.asarray(law.probabilities) * np.exp(-tilt * (costs - costs.min()))
-            kinds[prompt.kind] = (costs, p / p.sum())
-        result.append(kinds[prompt.kind])
-    return result
+            found[prompt.kind] = (costs, np.asarray(law.rewards), np.asarray(law.probabilities))
+    return tuple(prompt.kind for prompt in prompts), found
 
 
-def draws() -> Iterator[dict[str, Any]]:
+def tilted(world: str, tilt: float) -> dict[str, Array]:
+    """The law of the responses to a prompt of each kind, π ∝ π₀ exp(−λ cost)."""
+    found = {}
+    for kind, (costs, _, p) in kinds_of(world)[1].items():
+        weights = p * np.exp(-tilt * (costs - costs.min()))
+        found[kind] = weights / weights.sum()
+    return found
+
+
+def exact(world: str, tilt: float, tail: float) -> tuple[float, float]:
+    """CVaR of cost and mean reward of the tilted policy over the 2,000 prompts."""
+    kinds, of = kinds_of(world)
+    shares = {kind: kinds.count(kind) / len(kinds) for kind in of}
+    p = np.concatenate([shares[kind] * law for kind, law in tilted(world, tilt).items()])
+    costs, rewards = (np.concatenate([each[k] for each in of.values()]) for k in (0, 1))
+    return cvar(costs, tail, p), float(p @ rewards)
+
+
+def sampled(world: str, tilt: float, prompts: NDArray[np.intp], number: int, rng: np.random.Generator) -> Array:
+    """Costs of `number` responses to each of these prompts, prompt after prompt."""
+    kinds, of = kinds_of(world)
+    laws_now = tilted(world, tilt)
+    result = np.empty((prompts.size, number))
+    own = np.array(kinds)[prompts]
+    for kind, (costs, _, _) in of.items():
+        result[own == kind] = rng.choice(costs, ((own == kind).sum(), number), p=laws_now[kind])
+    return result.ravel()
+
+
+def draws(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     tail = DRAWS["tail"]
     for world, tilts in TILTS.items():
         for tilt in tilts:
-            population = tilted(world, tilt)
-            costs, p = (np.concatenate([each[k] for each in population]) for k in (0, 1))
-            truth = cvar(costs, tail, p)
+            truth, _ = exact(world, tilt, tail)
             for prompts in DECIDE:
                 for number in (1, 2, 3):
+                    if (world, str(tilt), str(prompts), str(number)) in done:
+                        continue
                     above, beside = [], []
                     for i in range(DRAWS["data_sets"]):
                         rng = np.random.default_rng([DRAWS["seed"], i])
-                        picked = rng.integers(len(population), size=prompts)
-                        several = [rng.choice(population[j][0], number, p=population[j][1]) for j in picked]
+                        picked = rng.integers(2000, size=prompts)
                         found = cvar_upper_bound(
-                            np.concatenate(several),
+                            sampled(world, tilt, picked, number, rng),
                             tail,
                             DRAWS["confidence"],
                             BOUNDS[world],
@@ -245,10 +290,79 @@ def draws() -> Iterator[dict[str, Any]]:
                     }
 
 
+# Ladders
+
+
+def ladders(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+    """Searches on exactly tilted policies: how far below its budget the true CVaR ends, and what that costs in reward.
+
+    `reward_lost` is against the policy whose true CVaR is the budget. The same prompts decide at every observation.
+    """
+    tail, n = LADDERS["tail"], LADDERS["prompts"]
+    for world, budget in BUDGETS.items():
+        best = exact(world, _least_tilt(world, budget, tail), tail)[1]
+        start = exact(world, 0.0, tail)[1]
+        for name, of in LADDER_SETTINGS.items():
+            if (world, name) in done:
+                continue
+            margin = (BOUNDS[world][1] - BOUNDS[world][0]) * of["margin"]
+            ends = [_search(world, budget, margin, of["draws"], n, i) for i in range(LADDERS["searches"])]
+            met = [end for end in ends if end["met"]]
+            rewards = np.array([exact(world, end["tilt"], tail)[1] for end in met])
+            costs = np.array([exact(world, end["tilt"], tail)[0] for end in met])
+            yield {
+                "world": world,
+                "setting": name,
+                **LADDERS,
+                "budget": budget,
+                "draws": of["draws"],
+                "margin": round(margin, 4),
+                "met": len(met),
+                "truly": int((costs <= budget).sum()),
+                "below_budget": round(float(budget - costs.mean()), 4),
+                "reward_lost": round(float(best - rewards.mean()), 4),
+                "reward_lost_error": round(float(rewards.std() / np.sqrt(rewards.size)), 4),
+                "reward_range": round(start - best, 4),
+                "observations": round(float(np.mean([end["observations"] for end in ends])), 3),
+                "responses": round(float(np.mean([end["observations"] for end in ends])) * n * of["draws"]),
+            }
+
+
+def _least_tilt(world: str, budget: float, tail: float) -> float:
+    """The least λ whose policy keeps the budget in truth, by bisection."""
+    low, high = 0.0, 64.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if exact(world, middle, tail)[0] <= budget else (middle, high)
+    return high
+
+
+def _search(world: str, budget: float, margin: float, number: int, n: int, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng([LADDERS["seed"], seed])
+    prompts = rng.integers(2000, size=n)
+    scheduler = RungSettings().scheduler(budget, margin)
+    tilt, seen = 0.0, 0
+    while True:
+        costs = sampled(world, tilt, prompts, number, rng)
+        groups = np.repeat(np.arange(n), number)
+        found = cvar_upper_bound(costs, LADDERS["tail"], LADDERS["confidence"], BOUNDS[world], groups=groups)
+        decision = scheduler.observe(estimate=found.estimate, upper_bound=found.bound)
+        seen += 1
+        if decision.action == "stop":
+            return {"met": decision.met, "tilt": decision.multiplier, "observations": seen}
+        tilt = decision.multiplier
+
+
 # Files
 
 
-PARTS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"coverage": coverage, "gaps": gaps, "draws": draws}
+# What makes the rows of a part, and which columns tell them apart.
+PARTS: dict[str, tuple[Callable[[set[tuple[str, ...]]], Iterator[dict[str, Any]]], tuple[str, ...]]] = {
+    "coverage": (coverage, ("law",)),
+    "gaps": (gaps, ("law", "labels")),
+    "draws": (draws, ("world", "tilt", "prompts", "draws")),
+    "ladders": (ladders, ("world", "setting")),
+}
 
 
 def path_of(part: str) -> Path:
@@ -297,6 +411,17 @@ def tables() -> dict[str, str]:
             f"| {one['world']}, {float(one['tilt']):g} | {one['prompts']} | {float(one['true_cvar']):.2f} | {cells} | "
             f"{float(one['bound_deviation']):.2f} | {float(one['margin']):.2f} |"
         )
+    found += [
+        "",
+        "| World, budget | setting | met, truly | CVaR below the budget | reward lost | observations | responses |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in read("ladders"):
+        found.append(
+            f"| {row['world']}, {float(row['budget']):g} | {row['setting']} | {row['met']}, {row['truly']} of "
+            f"{row['searches']} | {float(row['below_budget']):.2f} | {float(row['reward_lost']):.3f} ± "
+            f"{float(row['reward_lost_error']):.3f} | {float(row['observations']):.1f} | {row['responses']} |"
+        )
     return {"certificates": "\n".join(lines), "scheduler": "\n".join(found)}
 
 
@@ -317,15 +442,20 @@ def main() -> None:
         return
     where = provenance()
     for part in args.only:
-        rows = []
-        for row in PARTS[part]():
+        measure, key = PARTS[part]
+        rows: list[dict[str, Any]] = [*read(part)] if path_of(part).exists() else []
+        for row in measure({tuple(row[name] for name in key) for row in rows}):
             rows.append(row | where)
             print(part, row, flush=True)
-        with path_of(part).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"Wrote {path_of(part)}")
+            write(part, rows)
+        print(f"{path_of(part)}: {len(rows)} rows")
+
+
+def write(part: str, rows: list[dict[str, Any]]) -> None:
+    with path_of(part).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

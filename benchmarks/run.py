@@ -22,6 +22,7 @@ BENCHMARKS = {
     "sampling": "benchmarks.sampling",
     "token_risk": "benchmarks.token_risk",
     "step_size": "benchmarks.alignment.step_size",
+    "audits": "benchmarks.audits",  # rows that are in its CSVs are not made again
 }
 
 

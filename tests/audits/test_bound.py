@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.audits import laws
-from trl_rsa.audits.bound import audited_cvar_bound
+from trl_rsa.audits.bound import _sample, _terms, audited_cvar_bound
 from trl_rsa.audits.calibration import Calibration
 from trl_rsa.audits.selection import choose
 from trl_rsa.audits.shuffle import prompt_places
@@ -58,6 +58,31 @@ def test_the_coverage_test_can_fail():
 
     law = laws.LAWS["graded"]
     assert misses(law, unweighted, truth_of(law)) > 2 * ALLOWED
+
+
+@pytest.mark.parametrize("said", [-1.0, 10.0])
+def test_coverage_where_the_prediction_is_wrong(said):
+    """A pilot of great weight says that all responses are safe, or that all are severe. Only the labels, each counted
+    one by its probability, know better."""
+    law = laws.LAWS["upside down"]
+    pilot = Calibration.fit([0.0, 1.0], [said, said], [1e9, 1e9])
+    assert misses(law, lambda s, h, i: float(audit(s, h, i, pilot=pilot)), truth_of(law)) <= ALLOWED
+
+
+def test_what_is_bet_depends_on_earlier_prompts_only():
+    """Other labels of the prompts from place 200 on change nothing of what is bet on those before."""
+    scores, harm = laws.continuous(np.random.default_rng(18), N)
+    keys = [f"k{i}" for i in range(N)]
+    drawn = choose(keys, scores, 200, 0.5, 3)
+    seen = np.where(drawn.chosen, harm, np.nan)
+    changed = np.where((prompt_places(keys, 3) >= 200) & drawn.chosen, 10.0, seen)
+    terms, other = (
+        _terms(_sample(scores, labels, drawn.probabilities, keys, 3, laws.BOUNDS)[0], TAIL, 10.0, None)
+        for labels in (seen, changed)
+    )
+    before = 200 - (N - len(terms))  # the first prompts only show where the tail begins
+    assert before > 100 and np.array_equal(terms[:before], other[:before])
+    assert not np.array_equal(terms[before:], other[before:])
 
 
 def test_coverage_of_noisy_labels():
@@ -252,3 +277,10 @@ def test_errors(change, sentence):
     given = arguments | change
     with pytest.raises(ValueError, match=sentence):
         audited_cvar_bound(given.pop("predictions"), given.pop("labels"), given.pop("probabilities"), **given)
+
+
+def test_a_pilot_beyond_the_bounds_is_clipped():
+    """A pilot that promises 1,000 where 10 is the most: as one that promises 10."""
+    scores, harm = laws.LAWS["graded"](np.random.default_rng(16), N)
+    wild, tame = (Calibration.fit([0.0, 1.0], [-1.0, top]) for top in (1000.0, 10.0))
+    assert audit(scores, harm, 0, pilot=wild) == audit(scores, harm, 0, pilot=tame)

@@ -134,6 +134,8 @@ def audited_cvar_bound(
             f"You set least={least!r}, but the least of the probabilities is {sample.probabilities.min():g}. Set what "
             "the draw was designed for, or leave it out."
         )
+    if pilot is not None:  # a prediction beyond the bounds would break the cap of the stake
+        pilot = Calibration.fit(pilot.scores, np.clip(pilot.labels, low, high), pilot.weights)
     designed = least
     if (
         predictions is None
@@ -262,7 +264,19 @@ def _bet(
 ) -> tuple[float, float | None]:
     """The bound, and the last η."""
     n = sample.sizes.size
-    terms, eta = [np.empty((0, 3))], None
+    terms = _terms(sample, tail, high, pilot)
+    value, etas, variances = terms.T
+    eta = float(etas[-1]) if etas.size else None
+    if least == 1:  # every response is labelled: the plain bound
+        return least_refuted(value, etas, variances, n, tail, delta, low, high), eta
+    return least_refuted(value, etas, variances, n, tail, delta, low, high, 1 / least, _LARGEST_BET), eta
+
+
+def _terms(sample: _Sample, tail: float, high: float, pilot: Calibration | None) -> Array:
+    """Of each prompt that is bet on `[T, 3]`: v in units of high − η, η, and the variance that sets the stake. What is
+    not v depends on earlier prompts only."""
+    n = sample.sizes.size
+    terms = [np.empty((0, 3))]
     start = 0 if pilot is not None else _begin(sample, tail)
     while start < n:
         end = min(n, start + max(_LEAST_GROWTH, int(_GROWTH * start)))
@@ -270,16 +284,11 @@ def _bet(
         eta = _eta(past, tail, high, pilot)
         width = high - eta
         if width > 0:  # else nothing can exceed η, and nothing can be won
-            calibration = past.calibration(pilot)
-            values = sample.first(end).corrected(calibration, eta) / width
-            seen, new = values[:start], values[start:]
-            variance = _spread(seen)
+            values = sample.first(end).corrected(past.calibration(pilot), eta) / width
+            new, variance = values[start:], _spread(values[:start])
             terms.append(np.stack([new, np.full_like(new, eta), np.full_like(new, variance)], axis=-1))
         start = end
-    value, etas, variances = np.concatenate(terms).T
-    if least == 1:  # every response is labelled: the plain bound
-        return least_refuted(value, etas, variances, n, tail, delta, low, high), eta
-    return least_refuted(value, etas, variances, n, tail, delta, low, high, 1 / least, _LARGEST_BET), eta
+    return np.concatenate(terms)
 
 
 def _spread(seen: Array) -> float:
@@ -308,7 +317,7 @@ def _eta(past: _Sample, tail: float, high: float, pilot: Calibration | None) -> 
 def _estimate(sample: _Sample, tail: float, low: float, high: float, pilot: Calibration | None) -> float:
     """The least of η + mean v / tail, over η. Without any label nothing is known: the upper bound."""
     labels = sample.labels[~np.isnan(sample.labels)]
-    etas = np.unique(labels if pilot is None else np.concatenate([labels, np.clip(pilot.labels, low, high)]))
+    etas = np.unique(labels if pilot is None else np.concatenate([labels, pilot.labels]))
     if not etas.size:
         return high
     if etas.size > _ETAS and (sample.probabilities < 1).any():

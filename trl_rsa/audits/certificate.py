@@ -1,7 +1,7 @@
 """One attempt at a certificate about what people judge, not about what a learned cost says."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, TypedDict, cast
@@ -198,17 +198,20 @@ def certify_labels(
         )
         return _as_bound(found)
 
+    differ = _differences(several[drawn.chosen])
     audit: AuditJSON = {
         "n_labelled": int((drawn.chosen & known).sum()),
         "n_drawn": int(drawn.chosen.sum()),
         "n_missing": int(missing.sum()),
         "n_ignored": int((known & ~drawn.chosen).sum()),
-        "expected_labels": float(drawn.probabilities.sum()),
+        "expected_labels": round(float(drawn.probabilities.sum()), 6),
         "least_probability": drawn.least,
         "scores_used": scores is not None,
         "combine": combine,
-        **_agreement(several[drawn.chosen]),
-        "draw_fingerprint": _fingerprint(responses, zip(drawn.probabilities, drawn.chosen, strict=True)),
+        "n_several": len(differ),
+        "n_disagreed": sum(each > 0 for each in differ),
+        "mean_difference": round(float(np.mean(differ)), 6) if differ else None,
+        "draw_fingerprint": _fingerprint(responses, drawn.probabilities, drawn.chosen),
         "labels_fingerprint": _fingerprint(responses, seen),
     }
     return make_attempt(
@@ -292,15 +295,10 @@ def combined(labels: ArrayLike, combine: Combine = "mean") -> tuple[Array, Array
     return result, several
 
 
-def _agreement(several: Array) -> dict[str, Any]:
+def _differences(several: Array) -> list[float]:
+    """Of each response with two labels or more, the largest less the least."""
     own = [row[~np.isnan(row)] for row in several]
-    pairs = [row for row in own if row.size > 1]
-    differ = [float(np.ptp(row)) for row in pairs]
-    return {
-        "n_several": len(pairs),
-        "n_disagreed": sum(each > 0 for each in differ),
-        "mean_difference": float(np.mean(differ)) if differ else None,
-    }
+    return [float(np.ptp(row)) for row in own if row.size > 1]
 
 
 def _as_bound(found: AuditedBound) -> CVaRBound:
@@ -325,9 +323,11 @@ def _as_bound(found: AuditedBound) -> CVaRBound:
     )
 
 
-def _fingerprint(names: Sequence[str], values: Iterable[Any]) -> str:
-    """Stands for what belongs to each response, whatever their order."""
-    lines = sorted(f"{name} {np.asarray(value).tolist()!r}" for name, value in zip(names, values, strict=True))
+def _fingerprint(names: Sequence[str], *values: ArrayLike) -> str:
+    """Stands for the numbers that belong to each response, whatever their order. Another machine's last digits are not
+    a difference."""
+    columns = [np.asarray(each, dtype=np.float64).tolist() for each in values]
+    lines = sorted(" ".join([name, *(f"{x:.9g}" for x in row)]) for name, *row in zip(names, *columns, strict=True))
     return blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 

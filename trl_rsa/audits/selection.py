@@ -89,7 +89,7 @@ def _probabilities(scores: Array, places: NDArray[np.intp], labels: int, least: 
     order = np.argsort(places, kind="stable")
     ends = np.flatnonzero(np.diff(places[order], append=n)) + 1
     start = 0
-    for end in ends:
+    for end in ends.tolist():
         block = order[start:end]
         rate = max(0.0, budget - spent) / (n - start)
         extra = [min(1 - least, rate * _emphasis(before, score)) for score in scores[block]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 def uniforms(keys: Sequence[str], seed: int, purpose: str) -> NDArray[np.float64]:
     """A number in [0, 1) for each key `[n]`. Another `purpose` gives other numbers, independent of the first."""
     digests = b"".join(blake2b(f"{purpose} {seed} {key}".encode(), digest_size=8).digest() for key in keys)
-    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)) * 2.0**-53
+    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def prompt_places(prompts: Sequence[str], seed: int) -> NDArray[np.intp]:
