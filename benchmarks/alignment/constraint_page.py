@@ -15,6 +15,7 @@ from benchmarks.alignment.constraint_methods import (
     ABLATION_WORLD,
     ABLATIONS,
     AUDIT_BUDGET,
+    AUDIT_SEEDS,
     AUDITS,
     BUDGETS,
     CLIP,
@@ -349,7 +350,15 @@ def _audits(rows: Sequence[Row]) -> str:
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
     known = [share for share in kept.values() if share is not None]
     every = _share_kept(audited, true)
-    reached = n == 30 and met >= 27 and every is not None and every >= 0.9
+    searches = len(AUDIT_SEEDS) * sum(map(len, BUDGETS.values()))
+    reached = met >= 27 and every is not None and every >= 0.9
+    said_of = (
+        f"not decided: {n} of {searches} searches are done"
+        if n < searches
+        else "reached"
+        if reached
+        else "not reached"
+    )
     shown = " and ".join(f"{share:.2f} in `{world}`" for world, share in kept.items() if share is not None)
     said = f"; of the reward that the ladder on the true cost keeps it keeps {every:.2f} ({shown})" if known else ""
     counts = ", ".join(
@@ -357,7 +366,7 @@ def _audits(rows: Sequence[Row]) -> str:
         for method in AUDITS
         if (several := pick(rows, method=method.name))
     )
-    most = max(column(audited, "labels"))
+    most = max(column(audited, "labels"), default=0)
     wrong = [row for row in audited if not holds(row) and row["met"]]
     return (
         "## Audits: labels for a part of the responses\n\n"
@@ -368,7 +377,7 @@ def _audits(rows: Sequence[Row]) -> str:
         "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had "
         "run on, made by today's version, the true cost beside them.\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
-        f"{'reached' if reached else 'not reached'}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
+        f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {len(wrong)} searches the bound held and the budget was broken in "
         "truth: a search looks many times at labels that are few.\n\n"
         + table(["method", *HEADS, *COSTS, "labels"], lines)
