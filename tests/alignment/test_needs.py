@@ -54,6 +54,14 @@ def test_what_is_not_there(make, changes, what, words):
     assert list(found) == [what] and words in found[what]
 
 
+def test_what_was_downloaded_before_is_found(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    plan = make(stages=[Stage("s", "my-org/pairs")])
+    assert list(missing(plan)) == ["the data of the stage 's'"]
+    (tmp_path / "datasets--my-org--pairs").mkdir()
+    assert missing(plan) == {}
+
+
 def test_a_constraint_s_files_and_keys(make, tmp_path, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     options = {"api_key_env": "MY_KEY"}

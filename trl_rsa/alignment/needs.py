@@ -111,9 +111,9 @@ def _data(what: str, source: Any) -> Need:
         name = str(parse_dataset_spec(name).source)
         if Path(name).exists():
             return Need(what, True, name)
-    from datasets import config
+    from huggingface_hub import constants
 
-    return _from_the_hub(what, name, (Path(config.HF_DATASETS_CACHE) / name.replace("/", "___").lower()).exists())
+    return _from_the_hub(what, name, Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}").is_dir())
 
 
 def _from_the_hub(what: str, name: str, cached: bool) -> Need:
