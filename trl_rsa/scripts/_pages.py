@@ -16,12 +16,17 @@ ABOUT = (
 OF_COMMAND = {
     "train": "cli.md#trl-rsa-train",
     "align": "stages.md",
+    "sweep": "sweeps.md",
+    "presets": "papers.md",
     "score-model": "score_models.md",
     "data": "data.md",
+    "label": "rlaif.md",
     "demo": "sandbox.md",
+    "audit": "audits.md",
     "evaluate": "evaluate.md",
     "certify": "certificates.md",
     "migrate": "migration.md",
+    "merge": "merging.md",
     "report": "report.md",
     "doctor": "cli.md#trl-rsa-doctor",
 }
