@@ -67,10 +67,10 @@ def _method(axes: Axes, method: Mapping[str, Any], index: int, named: bool) -> N
         edge = PAPER if point["on_front"] else colour
         axes.plot(x, y, marker, ms=8 if "budget" in point else 6, mfc=face, mec=edge, color=colour, zorder=3)
         if named:
+            # Arrows come to the later methods' points from below and from the right.
+            at: dict[str, Any] = {"xytext": (-7, 8), "ha": "right"} if index else {"xytext": (6, -10)}
             text = shorten(label_of(point, method["name"]), 18)
-            axes.annotate(
-                text, (x, y), xytext=(6, -10), textcoords="offset points", fontsize=7, color=colour, bbox=HALO
-            )
+            axes.annotate(text, (x, y), textcoords="offset points", fontsize=7, color=colour, bbox=HALO, **at)
 
 
 def _handle(method: Mapping[str, Any], index: int) -> Line2D:
