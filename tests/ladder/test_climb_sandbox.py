@@ -149,10 +149,10 @@ def test_budgets_under_two_conditions_are_met_by_the_true_cost(world, tmp_path):
         RiskConstraint(
             sandbox.world.cost,
             prompts,
-            budget=start[name] - 0.75,
+            budget=start[name] - 0.4,
             bounds=(-2.5, 5.0),
             tail=TAIL,
-            margin=0.3,
+            margin=0.5,
             name=name,
             under={"temperature": 1.3} if name == "hot" else {"prefill": 3},
         )
