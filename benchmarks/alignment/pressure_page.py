@@ -357,13 +357,27 @@ def _hot(hot: Sequence[Row], provenance: dict) -> str:
     return f"""## Hot responses
 
 α = 0 with finitely many pairs and soft labels, five rungs: half of a rung's responses drawn at T = 1.6 against all at
-T = 1 (`pressure_hot.py`), {provenance["seeds"]} worlds a case, at the value at which the cold arm meets the budget.
-{left_out} worlds are left out, because an arm meets the budget or the value nowhere on the grid. Median ratios hot ÷
+T = 1 (`pressure_hot.py`), {provenance["seeds"]} worlds a case or fewer, at the value at which the cold arm meets the
+budget. Left out, because an arm meets the budget or the value nowhere on the grid: {left_out}. Median ratios hot ÷
 cold: **bold** where hot is safer, plain where it is less safe, (in brackets) where undecided, by Wilcoxon's test with
 Holm over all cases and criteria; beside each in how many worlds hot was safer : less safe.
 
 {chr(10).join(lines)}
+
+{_unfinished(hot, provenance) or "All cases are complete."}
 """
+
+
+def _unfinished(hot: Sequence[Row], provenance: dict) -> str:
+    """The cases that have fewer worlds than were asked for."""
+    wanted, left = provenance["seeds"], []
+    for kind, pairs in provenance["hot"]:
+        there = len(pick(hot, kind=kind, pairs=float(pairs), arm=HOT))
+        if there < wanted:
+            left.append(f"{kind} with {pairs:,} pairs ({there} of {wanted} worlds)")
+    if not left:
+        return ""
+    return f"Cut for time, and made by the same command when it is started again: {listed(left)}."
 
 
 def _neural() -> str:
@@ -391,5 +405,5 @@ def _provenance(rows: Sequence[Row], hot: Sequence[Row], provenance: dict, folde
   {seconds / 60:.0f} minutes of one core. A first run began at a multiplier of 10⁻³, which is too large where costs
   are in the hundreds; it was stopped there, and the rows that it had cut were made again from 10⁻⁶.
 * A signed-rank test needs worlds that are independent: they share their law of rewards, but no draw.
-* Nothing was cut: all worlds, measures, rungs and seeds were run.
+* With infinite data nothing was cut. {_unfinished(hot, provenance)}
 """
