@@ -57,8 +57,6 @@ ACCEPTED = {
     ],
     "a function of TRL's shape, whose arguments are the columns of a data set": [
         "AuditSettings.labeller",
-        "CostTerm.scorer",
-        "RewardTerm.scorer",
     ],
     "read by its shape, with a sentence for every shape that does not do": [
         "RiskConstraint.human_pairs",
