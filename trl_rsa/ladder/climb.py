@@ -390,7 +390,7 @@ class Ladder:
                 constraint = self.by_name[name]
                 if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
                     continue
-                about = {
+                about: dict[str, Any] = {
                     "tail": constraint.tail,
                     "confidence": constraint.confidence_among(len(self.names)),
                     "bounds": constraint.bounds,
