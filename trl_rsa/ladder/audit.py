@@ -127,7 +127,7 @@ class LadderAudit:
         if labels > 0:
             scores = self._scores(self._known_so_far(number, round_number), records)
             drawn = choose(_names(records), scores, labels, uniform, seed, _prompts(records))
-            for place in np.flatnonzero(drawn.chosen).tolist():
+            for place in map(int, np.flatnonzero(drawn.chosen)):
                 record = records[place]
                 requests.append(
                     {
