@@ -58,7 +58,8 @@ def find_preset(name: Any) -> Preset:
     """
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(
-            f"You set preset to {shown(name)}, but the presets are {', '.join(PRESETS)}.{suggest(name, PRESETS)}"
+            f"You set preset to {shown(name)}, but the presets are {', '.join(PRESETS)}."
+            f"{suggest(name, PRESETS, otherwise='Set one of these.')}"
         )
     return PRESETS[name]
 

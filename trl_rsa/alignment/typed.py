@@ -139,9 +139,9 @@ def read_arguments(
     return {key: read_value(hints[key], value, key, where) for key, value in content.items() if value is not None}
 
 
-def suggest(key: Any, known: Iterable[str]) -> str:
+def suggest(key: Any, known: Iterable[str], otherwise: str = "Remove it.") -> str:
     close = difflib.get_close_matches(str(key), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else " Remove it."
+    return f" Did you mean {close[0]!r}?" if close else f" {otherwise}"
 
 
 def read_value(hint: Any, value: Any, name: str, where: str) -> Any:
