@@ -392,7 +392,7 @@ class LadderAudit:
 
 
 def _names(records: Sequence[ResponseRecord]) -> list[str]:
-    return [f"{response_key(record['prompt'], record['response'])}-{record['draw']}" for record in records]
+    return [f"{response_key(prompt_of(record), record['response'])}-{record['draw']}" for record in records]
 
 
 def _sketch(records: Sequence[ResponseRecord]) -> str:
