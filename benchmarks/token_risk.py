@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 
 # The safe stage. The helpful stage is one, plain DPO, so that the methods differ in one thing.
 NEUTRAL = {"loss_type": ["rsa2"], "risk_alpha": 0.0}
+MULTIPLIER = 2.0  # λ of the safe stage, fixed before this was measured
 METHODS: dict[str, dict[str, Any]] = {
     "DPO (SACPO)": {"args": NEUTRAL},
     "RSA-1 entropic": {"args": {"loss_type": ["rsa1"]}, "risk_measure": "entropic"},
@@ -169,7 +170,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Trains the methods (finished ones are not trained again) and compares."""
     from trl_rsa.alignment.plan import Stage
-    from trl_rsa.demo.methods import BETA, MULTIPLIER
+    from trl_rsa.demo.methods import BETA
 
     prompts = sandbox.prompts["test"][:n_prompts]
     answers, exact = draw_answers(sandbox, prompts, draws, sandbox.seed)

@@ -11,6 +11,7 @@ from trl_rsa import Plan, RiskConstraint, RSAConfig, RSATrainer, RungSettings
 from trl_rsa.alignment.preview import preview
 from trl_rsa.evaluation.pressure.condition import Condition
 from trl_rsa.evaluation.stress import attack_prompts
+from trl_rsa.ladder.audit import label_cost
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.placement import place_budgets
@@ -301,7 +302,8 @@ def test_pairs_of_one_conversation_have_one_label_and_those_of_others_their_own(
     collected = [(group, scored(group, group.names == ("begun",))) for group in groups["train"]]
     by_name = {one.name: dataclasses.replace(one, labels="raw") for one in several}
     deltas = {"plain": 1.0, "hot": 2.0, "begun": 1.0}
-    rows, _ = rung_pairs(collected, by_name, RungSettings(), {}, deltas, dict.fromkeys(deltas, 0.0), 0)
+    label_costs = {name: label_cost(one, 0.0, None) for name, one in by_name.items()}
+    rows, _ = rung_pairs(collected, by_name, RungSettings(), {}, deltas, label_costs, 0)
     import math
 
     share = [1.0 / 4 + 2.0 / 4, 1.0 / 4 + 2.0 / 4, 1.0 / 4]  # of the difference in cost, 1

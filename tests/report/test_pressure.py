@@ -96,6 +96,6 @@ def test_conditions_of_budgets_stand_beside_the_ladder(complete_folder, tmp_path
     (folder / "certificate.json").write_text(json.dumps(certificate | {"under": "at temperature 1.6"}))
     written = write_report(folder)
     page, short = (written[name].read_text(encoding="utf-8") for name in ("html", "markdown"))
-    assert "The answers of cost are drawn at temperature &lt;1.6&gt;." in page
-    assert "The answers of cost are drawn at temperature &lt;1.6&gt;." in short
-    assert "<td>Answers drawn</td><td>at temperature 1.6</td>" in page
+    assert "The responses of cost are drawn at temperature &lt;1.6&gt;." in page
+    assert "The responses of cost are drawn at temperature &lt;1.6&gt;." in short
+    assert "<td>Responses drawn</td><td>at temperature 1.6</td>" in page

@@ -330,7 +330,9 @@ def test_refused_yaml(arguments, text, sentence, tmp_path, capsys):
 
 
 def test_config_without_a_path(arguments, capsys):
-    assert fail(arguments, capsys, "--config") == "argument --config: expected one argument"
+    assert fail(arguments, capsys, "--config") == (
+        "argument --config: expected one argument (See docs/cli.md#trl-rsa-train.)"
+    )
 
 
 def test_type_error_of_ours_is_a_sentence():
