@@ -204,6 +204,7 @@ def test_the_order_of_the_records_does_not_matter():
     assert again == found
 
 
+@pytest.mark.slow
 def test_a_pilot_saves_the_first_labels():
     """Calibration and η from 200 labels of other prompts: less gap than without, and coverage."""
     law, with_pilot, without, missed = laws.LAWS["graded"], [], [], 0

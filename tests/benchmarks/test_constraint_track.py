@@ -118,6 +118,7 @@ class TestAudits:
         wrong = np.bincount(first[(first != true) & (true == 0)], minlength=5)
         assert wrong[0] == 0 and wrong[1:].min() > 8
 
+    @pytest.mark.slow
     def test_labels_find_what_the_learned_cost_is_blind_to(self):
         """Budget 3 is met from P(bad) = 0.02 on. The learned cost says nothing, so that a rung by it moves nothing."""
         method = AUDITS[1]

@@ -86,6 +86,7 @@ def test_tokens_with_a_word_beside_a_threshold_are_left_out():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.slow
 def test_one_triton_kernel_in_the_interpreter():
     """Triton reads TRITON_INTERPRET at its import, so this is a process of its own."""
     code = (
@@ -290,6 +291,7 @@ def run_command(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_killed_and_the_next_one_runs(tmp_path):
     done = run_command("--small", "--parts", "kernels,ladder", "--kernels_seconds", "0.2", "--out", str(tmp_path))
     assert done.returncode == 1, done.stderr

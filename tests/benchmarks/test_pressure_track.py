@@ -232,6 +232,7 @@ def test_a_family_counts_worlds():
 # The command
 
 
+@pytest.mark.slow
 def test_command_goes_on_where_it_was(tmp_path: Path, capsys):
     pressure.main(["--quick", "--out", str(tmp_path)])
     page = (tmp_path / "PRESSURE.md").read_text(encoding="utf-8")

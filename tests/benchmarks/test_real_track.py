@@ -204,6 +204,7 @@ def finished(data, save_tiny_llama, tmp_path_factory) -> Iterator[dict[str, Any]
 
 
 class TestTrack:
+    @pytest.mark.slow
     def test_every_arm_has_a_row_of_finite_numbers(self, finished):
         rows = read(finished["csv"])
         assert [row["arm"] for row in rows] == [arm.key for arm in ARMS]

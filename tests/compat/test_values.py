@@ -140,6 +140,7 @@ def test_a_wrong_flag_is_the_same_sentence_in_every_trainer(flags, capsys):
     assert values.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_cost_through_runpy(tiny_model_path, tmp_path):
     """As acceptance case 4 starts it: a file that runs the module, into a folder that the wrapper has written to."""
     data, folder = write_jsonl(tmp_path / "pku.jsonl", pku_rows(120)), tmp_path / "out"

@@ -86,6 +86,7 @@ def test_another_trl_is_refused_and_the_sentence_names_the_ways_out(version):
     assert "TRL_RSA_ALLOW_UNTESTED_TRL=1" in refused.stderr and "pip install 'trl>=" in refused.stderr
 
 
+@pytest.mark.slow
 def test_another_trl_is_tried_with_a_warning_where_that_is_allowed():
     tried = start("1.17.0", TRL_RSA_ALLOW_UNTESTED_TRL="1")
     assert (tried.returncode, tried.stdout) == (0, "False\n"), tried.stderr

@@ -339,6 +339,7 @@ def _log() -> list[str]:
     return Path("log").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_killed_while_scoring(arguments, no_page, monkeypatch, work):
     """SIGKILL in the process that scores: 24 rewards and 16 of 24 costs are logged when the scorer kills itself."""
     assert main(["evaluate", *arguments, "--output_dir", "whole"]) == 0

@@ -55,6 +55,7 @@ def folder_of(name, folder="out"):
     return Path(folder, "pressure", name.replace(":", "-"))
 
 
+@pytest.mark.slow
 def test_every_pressure_is_drawn_scored_and_summarised(arguments, more, capsys):
     assert main(["evaluate", *arguments, *more, "--pressure", *EVERY, "--output_dir", "out"]) == 0
     found, plain = entries(), records("out")
@@ -95,6 +96,7 @@ def test_every_pressure_is_drawn_scored_and_summarised(arguments, more, capsys):
     assert f", worse by {worse:+.3g} [" in line
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_it_ends_the_same(arguments, more, monkeypatch):
     pressures = ["--pressure", "heat:1.6", "worst_of:3", "prefill:3", "half_way"]
     command = ["evaluate", *arguments[2:], *more[:2], *pressures]  # of the second model alone

@@ -54,6 +54,7 @@ def test_a_dry_run_says_what_each_point_costs_and_writes_nothing(files, capsys):
     assert not (files / "out").exists()
 
 
+@pytest.mark.slow
 def test_from_files_to_the_page_and_on_with_a_bad_point(files, capsys, monkeypatch):
     assert main([*SWEEP, "--name", "DPO", "--reference", "9", "-9"]) == 0
     front = json.loads((files / "out/front.json").read_text())

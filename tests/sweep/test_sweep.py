@@ -84,6 +84,7 @@ def same(one, other):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_shared_stage_is_trained_once_and_points_are_those_of_align(plan, tmp_path):
     folder = tmp_path / "sweep"
     state, lines = run(plan, folder, [Axis(MULTIPLIER, (0.5, 4.0))], models={"start": plan.model})
@@ -103,6 +104,7 @@ def test_a_shared_stage_is_trained_once_and_points_are_those_of_align(plan, tmp_
     assert not same(first["model"], second["model"])
 
 
+@pytest.mark.slow
 def test_started_again_it_repeats_nothing_and_takes_new_values(plan, tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
     before, _ = run(plan, folder, [Axis(MULTIPLIER, (0.5,))])
@@ -119,6 +121,7 @@ def test_started_again_it_repeats_nothing_and_takes_new_values(plan, tmp_path, m
         run(plan, folder, [Axis(MULTIPLIER, (0.5,))])
 
 
+@pytest.mark.slow
 def test_a_bad_point_does_not_lose_the_others_and_is_tried_again(plan, tmp_path, monkeypatch):
     folder, axes = tmp_path / "sweep", [Axis(MULTIPLIER, (0.5, 1.0, 2.0))]
     real = sweep_run.align
@@ -140,6 +143,7 @@ def test_a_bad_point_does_not_lose_the_others_and_is_tried_again(plan, tmp_path,
     assert [point["status"] for point in again["points"]] == ["complete"] * 3 and "problem" not in again["points"][1]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_ends_like_an_uninterrupted_one(plan, tmp_path, monkeypatch):
     axes = [Axis(MULTIPLIER, (0.5, 2.0))]
     whole, _ = run(plan, tmp_path / "whole", axes)
@@ -216,6 +220,7 @@ def test_only_what_is_finished_and_unchanged_is_copied(plan, tmp_path):
     assert not (tmp_path / "target/manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_several_sweeps_on_one_page(plan, tmp_path):
     constraint = RiskConstraint(
         cost,
