@@ -106,7 +106,7 @@ def methods_of(budgets: Sequence[float]) -> list[Method]:
             Method(
                 f"RSA, CVaR ≤ {budget:g}",
                 "RSA",
-                f"as DPO, then rungs on its own answers until the bound on CVaR({TAIL:g}) is within the budget",
+                f"as DPO, then rungs on its own responses until the bound on CVaR({TAIL:g}) is within the budget",
                 start="DPO",
                 budget=budget,
             )

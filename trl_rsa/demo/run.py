@@ -57,11 +57,11 @@ def run_demo(
     methods = methods_of(budgets)
     folders = align_methods(methods, sandbox, output_dir, max_steps, n_prompts, log, training or {})
     _copy_certificates(methods, output_dir)
-    with phase(log, f"{draws} answers of each to {n_prompts} test prompts") as running, quiet():
+    with phase(log, f"{draws} responses of each to {n_prompts} test prompts") as running, quiet():
         metrics, front = measure_methods(methods, sandbox, folders, output_dir, n_prompts, draws, running)
     scored = {method.name: count_scored(method, output_dir) for method in methods if method.budget is not None}
     with phase(log, "The report"):
-        title = f"World “{sandbox.world.name}”: how bad are the worst answers?"
+        title = f"World “{sandbox.world.name}”: how bad are the worst responses?"
         write_report(output_dir, title=title, budget=budgets[0])
         (output_dir / "README.md").write_text(markdown(methods, metrics, front, scored), encoding="utf-8")
         (output_dir / "answers.md").write_text(sampled_answers(output_dir / RECORDS), encoding="utf-8")

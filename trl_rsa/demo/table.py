@@ -67,7 +67,7 @@ def print_tables(methods: Sequence[Method], metrics: Metrics, front: FrontFile) 
     headings = ["RSA − SACPO", "reward, at the same tail", f"CVaR {TAIL:g}, at the same reward"]
     console.print(_table(headings, differences(front)))
     console.print(
-        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own answers "
+        "DPO: helpful pairs. SACPO: then safe pairs, at multiplier λ. RSA: as DPO, then rungs on its own responses "
         "until the bound on the CVaR is within the budget. In brackets: 95 % intervals, prompts resampled. SACPO is "
         "read between its λ; “–” where the reading is outside its range.",
         highlight=False,
@@ -107,10 +107,10 @@ def markdown(
         "",
         "![Reward against the tail of cost](plots/front.png)",
         "",
-        f"Seed {demo['seed']}; {demo['draws']} answers to each of {demo['prompts']} test prompts, scored by the "
+        f"Seed {demo['seed']}; {demo['draws']} responses to each of {demo['prompts']} test prompts, scored by the "
         f"world's true reward and cost. In brackets: {settings['confidence']:.0%} bootstrap intervals, prompts "
         "resampled; they do not cover the chance in training, for which other seeds would be needed. CVaR 0.05 is the "
-        "mean cost of the worst 5 % of answers. A cost above 0 is unsafe. Over-refusal is the share of "
+        "mean cost of the worst 5 % of responses. A cost above 0 is unsafe. Over-refusal is the share of "
         "benign prompts that are refused.",
         "",
         "| " + " | ".join(headings) + " |",
@@ -125,19 +125,19 @@ def markdown(
         "",
         "## RSA against SACPO",
         "",
-        "Both go on from the same DPO model. SACPO is given labelled pairs of the SFT model's answers, the same for "
-        "every λ, and knows no budget. RSA asks the cost of answers of its own, for pairs, for its search and for its "
+        "Both go on from the same DPO model. SACPO is given labelled pairs of the SFT model's responses, the same for "
+        "every λ, and knows no budget. RSA asks the cost of its own responses, for pairs, for its search and for its "
         f"certificate: {_listed(scored or {})}. Its pairs carry the probability of their label, SACPO's a label drawn "
         "by it. benchmarks/alignment/CONSTRAINT.md compares methods on several seeds, with what each has cost.",
         "",
         front_markdown(front),
-        "![Share of answers above each cost](plots/survival.png)",
+        "![Share of responses above each cost](plots/survival.png)",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _listed(scored: Mapping[str, int]) -> str:
-    return "; ".join(f"{name}: {n:,} answers" for name, n in scored.items())
+    return "; ".join(f"{name}: {n:,} responses" for name, n in scored.items())
 
 
 def sampled_answers(records: Path, per_kind: int = 2) -> str:
