@@ -390,6 +390,13 @@ def _learned(rows: Sequence[Row]) -> str:
     )
 
 
+def _beside(true: Sequence[Row]) -> str:
+    """What the audits are compared with, if it has been run."""
+    if true:
+        return "The ladder on the true cost was run on them by the same version."
+    return "The ladders on the true, the learned and a graded cost have not been run on them yet."
+
+
 def _audits(rows: Sequence[Row]) -> str:
     """The audits, in both worlds, and whether they reach what was set before they were run."""
     true, audited = (pick(rows, method=method.name) for method in AUDITS[:2])
@@ -430,7 +437,7 @@ def _audits(rows: Sequence[Row]) -> str:
         "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
         "bound, and label the pairs. Each response whose first label is unsafe gets a second label, and a third "
         "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had "
-        "run on, made by today's version, the true cost beside them.\n\n"
+        f"run on. {_beside(true)}\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {len(wrong)} searches the bound held and the budget was broken in "
