@@ -20,13 +20,6 @@ METHODS = ["kto", "rloo"]
 
 
 @pytest.fixture(scope="module")
-def data(make_preference_dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    make_preference_dataset(24).save_to_disk(str(folder))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def killed(tiny_model_path, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, str(SCRIPT), tiny_model_path, data, str(folder), *METHODS]

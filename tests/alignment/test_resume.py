@@ -20,13 +20,6 @@ SCRIPT = Path(__file__).with_name("align_and_die.py")
 
 
 @pytest.fixture(scope="module")
-def data(make_preference_dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    make_preference_dataset(24).save_to_disk(str(folder))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tiny_model_path, data, tmp_path_factory):
     """Final weights and metrics per kind of tuning, run once each."""
     done = {}

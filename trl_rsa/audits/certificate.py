@@ -4,13 +4,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trl_rsa.audits.bound import AuditedBound, audited_cvar_bound
 from trl_rsa.audits.calibration import Calibration
+from trl_rsa.audits.combine import Combine, cost_of_several
 from trl_rsa.audits.selection import Selection
 from trl_rsa.evaluation.certificate import Certificate, CertificateFile, make_attempt
 from trl_rsa.evaluation.cvar_bound import CVaRBound, check_bounds
@@ -19,7 +20,6 @@ from trl_rsa.storage.digests import prompt_key
 
 
 Array = NDArray[np.float64]
-Combine = Literal["mean", "median"]
 
 _ASSUMPTIONS = (
     "The prompts are independent draws from the distribution that the claim is about, and the model, the scale of "
@@ -293,8 +293,7 @@ def combined(labels: ArrayLike, combine: Combine = "mean") -> tuple[Array, Array
     several = several.reshape(several.shape[0], -1)
     result = np.full(several.shape[0], np.nan)
     for i in np.flatnonzero((~np.isnan(several)).any(axis=1)):
-        own = np.sort(several[i][~np.isnan(several[i])])
-        result[i] = own.mean() if combine == "mean" else own[own.size // 2]
+        result[i] = cost_of_several(several[i][~np.isnan(several[i])].tolist(), combine)
     return result, several
 
 

@@ -1,10 +1,13 @@
 """Several labels of one response: which more are asked, what they come to, and how often they disagree."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Literal, TypedDict
 
+from trl_rsa.audits.shuffle import uniforms
 from trl_rsa.data.harm import HarmScale
+
+
+Combine = Literal["median", "mean"]
 
 
 class AgreementJSON(TypedDict):
@@ -39,22 +42,20 @@ def wanted(key: str, grades: Sequence[int], scale: HarmScale, second: float | st
         return 1
     if len(grades) == 1:
         rule = check_second(second, scale)
-        doubted = grades[0] >= rule if isinstance(rule, int) else _share_of(key, seed) < rule
+        doubted = grades[0] >= rule if isinstance(rule, int) else uniforms([key], seed, "second")[0] < rule
         return 2 if doubted else 1
     return 3 if len(grades) == 2 and grades[0] != grades[1] else len(grades)
 
 
-def _share_of(key: str, seed: int) -> float:
-    """A number in [0, 1) that belongs to the response and the seed."""
-    found = blake2b(f"second {seed} {key}".encode(), digest_size=8).digest()
-    return int.from_bytes(found, "big") / 2**64
+def cost_of_several(costs: Sequence[float], combine: Combine) -> float:
+    """What the costs of several labels of one response come to; of an even number the median is the worse one."""
+    ordered = sorted(costs)
+    return sum(ordered) / len(ordered) if combine == "mean" else ordered[len(ordered) // 2]
 
 
-def combined_cost(grades: Sequence[int], scale: HarmScale, combine: Literal["median", "mean"]) -> float:
-    """What several labels of one response come to; of an even number of grades the median is the worse one."""
-    if combine == "mean":
-        return sum(scale.costs[grade] for grade in grades) / len(grades)
-    return scale.costs[sorted(grades)[len(grades) // 2]]
+def combined_cost(grades: Sequence[int], scale: HarmScale, combine: Combine) -> float:
+    """As [`cost_of_several`], of grades."""
+    return cost_of_several([scale.costs[grade] for grade in grades], combine)
 
 
 def agreement(grades: Mapping[str, Sequence[int]] | Iterable[Sequence[int]]) -> AgreementJSON:

@@ -65,9 +65,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         yield from csv.DictReader(file, delimiter=max(",;\t", key=header.count))
 
 
-def labels_of(names: Sequence[str], labels: Mapping[str, Mapping[str, float]]) -> Array:
+def labels_of(names: Sequence[str], labels: Mapping[str, Sequence[float]]) -> Array:
     """Labels `[n, k]` of responses, by the names of [`~evaluation.costs.ModelCosts`]; NaN where there is none."""
-    own = [list(labels.get(name.rpartition("-")[0], {}).values()) for name in names]
+    own = [labels.get(name.rpartition("-")[0], ()) for name in names]
     result = np.full((len(own), max(1, *map(len, own))), np.nan)
     for row, values in zip(result, own, strict=True):
         row[: len(values)] = values

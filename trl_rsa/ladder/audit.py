@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trl_rsa.audits.bound import audited_cvar_bound
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined
 from trl_rsa.audits.combine import agreement, combined_cost
+from trl_rsa.audits.label_files import labels_of
 from trl_rsa.audits.labelled_cost import LabelledCost
 from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
@@ -288,12 +289,9 @@ class LadderAudit:
 
     def _drawn(self, draw: RequestsFile, records: Sequence[ResponseRecord]) -> tuple[Selection, NDArray[np.float64]]:
         """A draw as it was made, and the labels `[n, k]` of all responses, NaN where there is none."""
-        grades, costs, names = self.queue.grades(), self.settings.scale.costs, _names(records)
+        costs, names = self.settings.scale.costs, _names(records)
         drawn = {f"{request['id']}-{request['draw']}" for request in draw["requests"]}
-        own = [grades.get(name.rpartition("-")[0], []) for name in names]
-        labels = np.full((len(records), max(1, *map(len, own))), np.nan)
-        for row, several in zip(labels, own, strict=True):
-            row[: len(several)] = [costs[grade] for grade in several]
+        labels = labels_of(names, {key: [costs[g] for g in own] for key, own in self.queue.grades().items()})
         chosen = np.array([name in drawn for name in names])
         return Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]), labels
 

@@ -75,9 +75,9 @@ def verify_file_of_labels(
     )
 
 
-def _labels(args: LabelledArguments, scale: HarmScale) -> dict[str, dict[str, float]]:
+def _labels(args: LabelledArguments, scale: HarmScale) -> dict[str, list[float]]:
     assert args.labels is not None
-    return read_labels(args.labels, scale)
+    return {key: list(own.values()) for key, own in read_labels(args.labels, scale).items()}
 
 
 def _draw(args: LabelledArguments, found: ModelCosts, seed: int | None = None) -> tuple[Selection, int, bool]:

@@ -121,7 +121,8 @@ def _plan(args: argparse.Namespace) -> int:
     scale = HarmScale.parse(args.harm_scale)
     low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
     found, _ = _read(args)
-    harm, _ = combined(labels_of(found.responses, read_labels(args.file, scale)))
+    labels = {key: list(own.values()) for key, own in read_labels(args.file, scale).items()}
+    harm, _ = combined(labels_of(found.responses, labels))
     known, weights = ~np.isnan(harm), np.ones(harm.size)
     if args.drawn is not None:
         drawn = draw_labels(found, args.drawn, args.uniform, seed_of_prompts(prompt_sketch(found.prompts)[0]))

@@ -49,6 +49,17 @@ class StageParts:
     callbacks: "Sequence[TrainerCallback]"
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def of_every_trainer(self) -> dict[str, Any]:
+        """The arguments that all trainers share."""
+        return {
+            "args": self.config,
+            "train_dataset": self.train_dataset,
+            "eval_dataset": self.eval_dataset,
+            "processing_class": self.processing_class,
+            "callbacks": list(self.callbacks),
+        }
+
 
 def save_model(trainer: Any, folder: Path) -> None:
     """An ordinary Hugging Face folder."""
@@ -136,12 +147,8 @@ def train_policy(find: Callable[[], tuple[type, type]], with_reference: bool = T
         anchor = parts.models.anchor_at(parts.start, with_reference)
         return find()[1](
             model=anchor.model,
-            args=parts.config,
-            train_dataset=parts.train_dataset,
-            eval_dataset=parts.eval_dataset,
-            processing_class=parts.processing_class,
-            callbacks=list(parts.callbacks),
             peft_config=anchor.peft_config,
+            **parts.of_every_trainer,
             **({"ref_model": anchor.ref_model} if with_reference else {}),
         )
 

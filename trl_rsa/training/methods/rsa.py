@@ -19,13 +19,9 @@ def _make_trainer(parts: StageParts) -> Any:
     return RSATrainer(
         model=anchor.model,
         ref_model=anchor.ref_model,
-        args=parts.config,
-        train_dataset=parts.train_dataset,
-        eval_dataset=parts.eval_dataset,
-        processing_class=parts.processing_class,
-        callbacks=list(parts.callbacks),
         peft_config=anchor.peft_config,
         risk_measure=parts.options.get("risk_measure"),
+        **parts.of_every_trainer,
     )
 
 

@@ -27,12 +27,8 @@ def _make_reward_trainer(parts: StageParts) -> Any:
         describe(model.config, Readout("reward", None, 1, 0.0), {"template": "chat"})
     return _find()[1](
         model=model,
-        args=parts.config,
-        train_dataset=parts.train_dataset,
-        eval_dataset=parts.eval_dataset,
-        processing_class=parts.processing_class,
-        callbacks=list(parts.callbacks),
         peft_config=_adapters(parts.models),
+        **parts.of_every_trainer,
     )
 
 
@@ -45,14 +41,10 @@ def _make_cost_trainer(parts: StageParts) -> Any:
     describe(model.config, readout, {"template": parts.options["template"]})
     return ScoreModelTrainer(
         model=model,
-        args=parts.config,
-        train_dataset=parts.train_dataset,
-        eval_dataset=parts.eval_dataset,
-        processing_class=parts.processing_class,
-        callbacks=list(parts.callbacks),
         peft_config=_adapters(parts.models),
         readout=readout,
         regularization=REGULARIZATION,
+        **parts.of_every_trainer,
     )
 
 
