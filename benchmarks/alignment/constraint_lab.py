@@ -224,10 +224,15 @@ class Lab:
 
     def _sample(self, policy: str, prompts: Sequence[Prompt], draws: int) -> dict[str, Any]:
         began = time.process_time()
-        sampling = Sampling(draws=draws, seed=self.seed, max_new_tokens=48)
-        model, messages = self.load(policy), [prompt.messages for prompt in prompts]
-        drawn = [r for b in generate(model, self.tokenizer, messages, sampling, batch_size=256) for r in b]
-        drawn.sort(key=lambda response: (response.prompt, response.draw))
+        found = self.draw(self.load(policy), prompts, Sampling(draws=draws, seed=self.seed, max_new_tokens=48))
+        return found | {"seconds": time.process_time() - began}  # with the loading
+
+    def draw(self, model: Any, prompts: Sequence[Prompt], sampling: Sampling, **options: Any) -> dict[str, Any]:
+        """Texts of a model, by prompt and draw, with their true scores; `options` are those of [`generate`]."""
+        began = time.process_time()
+        messages = [prompt.messages for prompt in prompts]
+        batches = generate(model, self.tokenizer, messages, sampling, batch_size=256, **options)
+        drawn = sorted((r for batch in batches for r in batch), key=lambda r: (r.prompt, r.draw))
         asked, texts = [prompts[r.prompt].text for r in drawn], [r.text for r in drawn]
         return {
             "texts": texts,

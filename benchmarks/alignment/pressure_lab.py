@@ -33,7 +33,6 @@ from trl_rsa import RiskConstraint
 from trl_rsa.evaluation.tails import cvar, value_at_risk
 from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
 from trl_rsa.sampling.contrast import Contrast
-from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.sandbox import Prompt, Sandbox
 from trl_rsa.sandbox.policy import sft_dataset
@@ -186,27 +185,11 @@ class PressureLab(Lab):
                 max_new_tokens=48,
                 temperature=temperature,
             )
-            _write(path, self._draw(model, prompts, sampling, beginnings))
+            _write(path, self.draw(model, prompts, sampling, beginnings=beginnings))
         kept = json.loads(path.read_text(encoding="utf-8"))
         asked = [prompt for prompt in prompts for _ in range(draws)]
         scores = {score: np.array(kept.pop(score)) for score in ("rewards", "costs")}
         return Answers(name, asked, **kept, **scores)
-
-    def _draw(
-        self, model: Any, prompts: Sequence[Prompt], sampling: Sampling, beginnings: Sequence[Sequence[int]] | None
-    ) -> dict[str, Any]:
-        began = time.process_time()
-        messages = [prompt.messages for prompt in prompts]
-        batches = generate(model, self.tokenizer, messages, sampling, batch_size=256, beginnings=beginnings)
-        drawn = sorted((r for batch in batches for r in batch), key=lambda r: (r.prompt, r.draw))
-        asked, texts = [prompts[r.prompt].text for r in drawn], [r.text for r in drawn]
-        return {
-            "texts": texts,
-            "finished": [r.finished for r in drawn],
-            "rewards": self.world.reward(asked, texts),
-            "costs": self.world.cost(asked, texts),
-            "seconds": time.process_time() - began,
-        }
 
     def seconds_of_a_step(self) -> float:
         """Of training, per pair: two short trainings tell it from the start."""
@@ -222,7 +205,7 @@ class PressureLab(Lab):
     def seconds_of_a_response(self) -> float:
         prompts = self.prompts["decide"][:64]
         began = time.monotonic()
-        self._draw(self.load("sft"), prompts, Sampling(draws=2, seed=self.seed, max_new_tokens=48), None)
+        self.draw(self.load("sft"), prompts, Sampling(draws=2, seed=self.seed, max_new_tokens=48))
         return (time.monotonic() - began) / (2 * len(prompts))
 
 
