@@ -8,6 +8,7 @@ import yaml
 from trl import DPOConfig, TrlParser
 
 from trl_rsa import RSAConfig
+from trl_rsa._device import has_slow_bfloat16
 from trl_rsa.config import _NOT_HONOURED, _RISK_OPTIONS, TRL_LOSS_TYPES
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
 
@@ -260,3 +261,22 @@ def test_what_is_refused_exists_in_dpo_config_with_a_plain_default():
 def test_without_an_accelerator_it_is_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr("trl_rsa.config.has_accelerator", lambda: False)
     assert RSAConfig(output_dir=str(tmp_path)).use_cpu
+
+
+@pytest.mark.parametrize(("slow", "bf16", "told"), [(True, None, 1), (True, False, 0), (False, None, 0)])
+def test_bf16_on_a_processor_without_it_is_named(tmp_path, monkeypatch, slow, bf16, told):
+    said = []
+    monkeypatch.setattr("trl_rsa.config.has_slow_bfloat16", lambda: slow)
+    monkeypatch.setattr("trl_rsa.config.logger.warning_once", said.append)
+    RSAConfig(output_dir=str(tmp_path), bf16=bf16, use_cpu=True)
+    assert len(said) == told and all("Set bf16 to false" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("found", "slow"),
+    [({"avx2": True}, True), ({"avx512_bf16": True}, False), ({"amx_bf16": True}, False), ({"bf16": True}, False)],
+)
+def test_what_makes_bfloat16_slow_on_a_processor(monkeypatch, found, slow):
+    monkeypatch.setattr("trl_rsa._device.has_accelerator", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)
+    assert has_slow_bfloat16() == slow

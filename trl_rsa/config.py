@@ -3,12 +3,15 @@
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from transformers.utils import logging
 from trl import DPOConfig
 
-from trl_rsa._device import has_accelerator
+from trl_rsa._device import has_accelerator, has_slow_bfloat16
 from trl_rsa.losses import LINKS
 from trl_rsa.risk import RISK_MEASURES, RiskMeasure, make_risk_measure
 
+
+logger = logging.get_logger(__name__)
 
 LOSS_TYPES = ("rsa1", "rsa2")
 
@@ -165,6 +168,11 @@ class RSAConfig(DPOConfig):
         # transformers refuses to begin without `use_cpu`, and a first run on a laptop should not have to know.
         self.use_cpu: bool = self.use_cpu or not has_accelerator()
         super().__post_init__()
+        if self.bf16 and self.use_cpu and has_slow_bfloat16():
+            logger.warning_once(
+                "bf16 is on, as it is by default, but this processor has no instructions for bfloat16: training will "
+                "be several times slower than in float32. Set bf16 to false."
+            )
 
     @property
     def is_risk_aware(self) -> bool:

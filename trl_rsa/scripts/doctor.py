@@ -53,6 +53,7 @@ def abilities() -> Iterator[tuple[str, str]]:
     """What can be used here, by what is installed; for the rest, how to get it."""
     yield "TRL supported", _trl_supported()
     yield "accelerators", _accelerators()
+    yield "bfloat16", _bfloat16()
     yield "single, multi_gpu, fsdp2", "yes, with torch"
     yield "zero1 … zero3", _needs("deepspeed", 'pip install "trl-rsa[deepspeed]"')
     yield "4-bit weights", _needs("bitsandbytes", 'pip install "trl-rsa[quantization]"')
@@ -89,6 +90,12 @@ def _accelerators() -> str:
         return f"{torch.version.cuda or torch.version.hip}: {', '.join(devices)}"
     built = f"with CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     return f"none, so that training runs on the CPU (torch {built})"
+
+
+def _bfloat16() -> str:
+    from trl_rsa._device import has_slow_bfloat16
+
+    return "slow on this processor. Set `bf16: false` and `dtype: float32`" if has_slow_bfloat16() else "yes"
 
 
 def _trl_supported() -> str:
