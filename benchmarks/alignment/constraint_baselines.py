@@ -75,8 +75,8 @@ SAFEDPO = Method(
 # In the order in which they are run.
 BASELINES = (NEUTRAL, RLOO_LAGRANGIAN, KTO_SACPO, P_SACPO, SACPO, SAFEDPO)
 BASELINE_SEARCHES = ("rloo", "kto", "merge", "safedpo")
-# The world in which these are run; add "aligned" for the other.
-BASELINE_WORLDS = ("tail",)
+# The worlds in which these are run, in this order.
+BASELINE_WORLDS = ("tail", "aligned")
 MERGED_AT = 4.0  # λ of the policy that P-SACPO merges with: the most of SACPO's grid
 
 NOT_EQUAL = (

@@ -144,8 +144,8 @@ nothing was tuned.
   {sizes["batch_size"]} pairs; at most {sizes["rungs"]} rungs. SACPO's whole grid takes as many responses and steps as
   {sizes["rungs"]} rungs: each λ has its own share of the draws. The helpful stage, {sizes["helpful_steps"]} steps of
   DPO (β {HELPFUL_BETA:g}, learning rate {HELPFUL_RATE:g}), is shared by all arms of a seed but the first, and not in
-  their counts. All train adapters (r = {LORA["r"]}, all linear layers) on bfloat16 weights, in the safety part with
-  learning rate {RUNG_RATE:g}.
+  their counts. All train adapters (r = {LORA["r"]}, all linear layers) on {provenance.get("dtype", "bfloat16")} weights, in the safety
+  part with learning rate {RUNG_RATE:g}.
 * **Brackets** are 95 % t-intervals over seeds, where there are several. *Seeds lower* counts the seeds whose own 95 %
   interval, a bootstrap over prompts paired with the instruct model's responses under the same noise, excludes 0.
 

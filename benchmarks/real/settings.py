@@ -41,7 +41,7 @@ TRAINING: dict[str, Any] = {
     "save_strategy": "no",
     "gradient_checkpointing": False,
     "report_to": "none",
-    "bf16": False,  # the weights are bfloat16, the adapter float32
+    "bf16": False,  # the weights have the track's dtype, the adapter float32
     "disable_tqdm": True,
 }
 
@@ -74,21 +74,21 @@ class Sizes:
             Tokens of a prompt, before the chat template; longer ones are left out of every set.
     """
 
-    train: int = 150
-    decide: int = 240
-    certify: int = 300
+    train: int = 96
+    decide: int = 200
+    certify: int = 240
     draws: int = 4
     pairs_per_prompt: int = 2
-    horizon: int = 64
+    horizon: int = 48
     batch_size: int = 8
-    steps: int = 32
+    steps: int = 24
     rungs: int = 3
-    helpful_steps: int = 64
-    helpful: int = 100
-    refusal: int = 80
-    texts: int = 80
-    scored_rows: int = 2000
-    scored_steps: int = 120
+    helpful_steps: int = 48
+    helpful: int = 80
+    refusal: int = 60
+    texts: int = 60
+    scored_rows: int = 1600
+    scored_steps: int = 100
     scored_batch: int = 16
     sample_batch: int = 60
     rows_per_prompt: int = 4

@@ -28,7 +28,7 @@ from benchmarks.real.estimate import lines, measure
 from benchmarks.real.fetch import model_folder
 from benchmarks.real.judge import judge
 from benchmarks.real.page import write_page
-from benchmarks.real.score_models import ScoreModels, make_score_models
+from benchmarks.real.score_models import DTYPE, ScoreModels, make_score_models
 from benchmarks.real.settings import ABLATIONS, ARMS, FULL, QUICK, SCORE_MODELS, SEEDS, TAIL, Arm, Sizes
 from benchmarks.real.sources import folder_sources, hub_sources
 from benchmarks.real.split import Sets, make_sets
@@ -112,7 +112,7 @@ def run(
         return
     scores = make_score_models(work / "scores", model, sets, sizes)
     shop = Workshop(model, work, sizes, sets, scores)
-    content = {"sizes": asdict(sizes), "data": sets.counts, "score_models": scores.rows}
+    content = {"sizes": asdict(sizes), "dtype": DTYPE, "data": sets.counts, "score_models": scores.rows}
     write_provenance(out / "provenance.json", content | {"budget": shop.budget})
     for arm, seed in missing:
         began = time.monotonic()
@@ -135,12 +135,12 @@ def _be_quiet() -> None:
 def _check_sizes(work: Path, sizes: Sizes, model: str) -> None:
     """
     Raises:
-        ValueError: if the folder holds policies of other sizes, or of another model.
+        ValueError: if the folder holds policies of other sizes, of another model, or of another dtype.
     """
-    path, now = work / "settings.json", {"sizes": asdict(sizes), "model": Path(model).name}
+    path, now = work / "settings.json", {"sizes": asdict(sizes), "model": Path(model).name, "dtype": DTYPE}
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != now:
         raise ValueError(
-            f"You set --cache to a folder whose {work.name!r} holds policies of other sizes or of another model. "
+            f"You set --cache to a folder whose {work.name!r} holds policies of other sizes, model or dtype. "
             "Choose another folder, or delete that one."
         )
     write_json(path, now)
