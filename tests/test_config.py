@@ -9,7 +9,7 @@ from trl import DPOConfig, TrlParser
 
 from trl_rsa import RSAConfig
 from trl_rsa._device import has_slow_bfloat16
-from trl_rsa.config import _NOT_HONOURED, _RISK_OPTIONS, TRL_LOSS_TYPES
+from trl_rsa.config import _NOT_HONOURED, RISK_OPTIONS, TRL_LOSS_TYPES, _tell_of_bfloat16
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
 
 
@@ -174,7 +174,7 @@ RISK = {
 }
 
 
-@pytest.mark.parametrize("name", [*_RISK_OPTIONS, "link"])
+@pytest.mark.parametrize("name", [*RISK_OPTIONS, "link"])
 def test_options_of_the_risk_are_refused_with_trls_losses(make_config, name):
     with pytest.raises(ValueError) as error:
         make_config(loss_type="ipo", **{name: RISK[name]})
@@ -267,8 +267,11 @@ def test_without_an_accelerator_it_is_the_cpu(tmp_path, monkeypatch):
 def test_bf16_on_a_processor_without_it_is_named(tmp_path, monkeypatch, slow, bf16, told):
     said = []
     monkeypatch.setattr("trl_rsa.config.has_slow_bfloat16", lambda: slow)
-    monkeypatch.setattr("trl_rsa.config.logger.warning_once", said.append)
-    RSAConfig(output_dir=str(tmp_path), bf16=bf16, use_cpu=True)
+    monkeypatch.setattr("trl_rsa.config.logger.warning", said.append)
+    _tell_of_bfloat16.cache_clear()
+    for _ in range(2):
+        RSAConfig(output_dir=str(tmp_path), bf16=bf16, use_cpu=True)
+    _tell_of_bfloat16.cache_clear()
     assert len(said) == told and all("Set bf16 to false" in line for line in said)
 
 

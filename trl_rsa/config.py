@@ -1,9 +1,10 @@
 """RSAConfig: the arguments of RSATrainer."""
 
+import logging
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Any
 
-from transformers.utils import logging
 from trl import DPOConfig
 
 from trl_rsa._device import has_accelerator, has_slow_bfloat16
@@ -11,7 +12,7 @@ from trl_rsa.losses import LINKS
 from trl_rsa.risk import RISK_MEASURES, RiskMeasure, make_risk_measure
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 LOSS_TYPES = ("rsa1", "rsa2")
 
@@ -34,7 +35,7 @@ _NOT_HONOURED = {
 }
 
 # Options that say something about the risk, which TRL's losses do not have.
-_RISK_OPTIONS = ("risk_alpha", "risk_measure", "risk_tail", "risk_theta", "risk_weight", "risk_tails", "risk_weights")
+RISK_OPTIONS = ("risk_alpha", "risk_measure", "risk_tail", "risk_theta", "risk_weight", "risk_tails", "risk_weights")
 
 
 @dataclass
@@ -169,10 +170,7 @@ class RSAConfig(DPOConfig):
         self.use_cpu: bool = self.use_cpu or not has_accelerator()
         super().__post_init__()
         if self.bf16 and self.use_cpu and has_slow_bfloat16():
-            logger.warning_once(
-                "bf16 is on, as it is by default, but this processor has no instructions for bfloat16: training will "
-                "be several times slower than in float32. Set bf16 to false."
-            )
+            _tell_of_bfloat16()
 
     @property
     def is_risk_aware(self) -> bool:
@@ -232,7 +230,7 @@ class RSAConfig(DPOConfig):
 
     def _refuse_risk(self) -> None:
         defaults = _defaults(RSAConfig)
-        for name in ("link", *_RISK_OPTIONS):
+        for name in ("link", *RISK_OPTIONS):
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"You set {name}={getattr(self, name)!r}, but loss_type={self.loss_type} is TRL's and has no risk "
@@ -261,6 +259,14 @@ class RSAConfig(DPOConfig):
                 f"You set risk_alpha={self.risk_alpha}, but a negative weight would reward drift. Set it to 0 (DPO) "
                 "or above."
             )
+
+
+@cache  # once, however many stages there are
+def _tell_of_bfloat16() -> None:
+    logger.warning(
+        "bf16 is on, as it is by default, but this processor has no instructions for bfloat16: training will be "
+        "several times slower than in float32. Set bf16 to false."
+    )
 
 
 def _defaults(config_class: type) -> dict[str, Any]:

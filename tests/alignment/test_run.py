@@ -173,7 +173,7 @@ def test_a_stage_with_a_loss_of_trls(tiny_model_path, make_preference_dataset, t
     # (0 − 1/(2β))², β = .1/2.
     assert metrics["eval_loss"] == pytest.approx(100, rel=1e-5)
     preview(plan, log=lines.append)
-    assert "; rsa2 with entropic at temperature 0.1; " in lines[-2] and "; ipo at temperature 0.05; " in lines[-1]
+    assert "; rsa2 at temperature 0.1; " in lines[-2] and "; ipo at temperature 0.05; " in lines[-1]
 
 
 def test_each_stage_is_its_own_tracker_run(tiny_model_path, make_preference_dataset, tmp_path, monkeypatch):

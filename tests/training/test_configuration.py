@@ -2,7 +2,8 @@
 
 import pytest
 
-from trl_rsa.training.configuration import make_config
+from trl_rsa.risk import CVaR
+from trl_rsa.training.configuration import make_config, risk_arguments
 
 
 ARGS = {"output_dir": "o", "use_cpu": True, "bf16": False, "report_to": "none"}
@@ -32,3 +33,21 @@ def test_a_scheduler_with_its_own_arguments_is_made():
         "stage 1", ARGS | {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}}
     )
     assert config.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("measure", "args", "added"),
+    [
+        (None, {}, {"risk_alpha": 0.0}),
+        (None, {"loss_type": "rsa2"}, {"risk_alpha": 0.0}),
+        (None, {"risk_theta": 5.0}, {}),
+        (None, {"risk_alpha": 0.3}, {}),
+        (None, {"loss_type": ["rsa1"]}, {}),
+        (None, {"loss_type": "ipo"}, {}),
+        ("cvar", {}, {"risk_measure": "cvar"}),
+        (CVaR(0.1), {}, {}),
+    ],
+    ids=str,
+)
+def test_there_is_no_risk_unless_a_part_of_it_is_named(measure, args, added):
+    assert risk_arguments(measure, args) == added

@@ -93,8 +93,10 @@ class Stage:
             Temperature β of the regularisation, in units of reward. For ORPO and CPO what TRL calls `beta`.
         constraint_multiplier (`float`, *optional*, defaults to 1):
             Lagrange multiplier λ: the stage runs at temperature β/λ.
-        risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*, defaults to `"entropic"`):
-            Token-level risk measure of "rsa", by name (its parameters are in `args`) or as an object.
+        risk_measure (`str` or [`~trl_rsa.risk.RiskMeasure`], *optional*):
+            Token-level risk measure of "rsa", by name (its parameters are in `args`) or as an object. By default there
+            is none, and the stage is DPO (`risk_alpha=0`), unless `args` say something of the risk or set `"rsa1"`:
+            then it is `"entropic"`.
         rewards (`list[RewardTerm]`, *optional*):
             What "rloo" maximises.
         costs (`list[CostTerm]`, *optional*):
@@ -111,7 +113,7 @@ class Stage:
     dataset_options: dict[str, Any] = field(default_factory=dict)
     beta: float = 0.1
     constraint_multiplier: float = 1.0
-    risk_measure: "str | RiskMeasure" = "entropic"
+    risk_measure: "str | RiskMeasure | None" = None
     args: dict[str, Any] = field(default_factory=dict)
     method: str = "rsa"
     rewards: list[RewardTerm] = field(default_factory=list)

@@ -15,6 +15,7 @@ from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
+from trl_rsa.training.configuration import risk_arguments
 from trl_rsa.training.methods.table import METHODS
 from trl_rsa.training.runner import StageRunner
 from trl_rsa.training.stage import ReadyStage
@@ -119,9 +120,10 @@ def _stage_arguments(plan: Plan, stage: Stage, folder: Path) -> dict[str, Any]:
         "run_name": f"{Path(plan.output_dir).name}/{stage.name}",
         "seed": plan.seed,
     }
+    args = args_of(plan, stage)
     if stage.method == "rsa":
         own |= {"beta": stage.beta, "constraint_multiplier": stage.constraint_multiplier}
-        own |= {"risk_measure": stage.risk_measure} if isinstance(stage.risk_measure, str) else {}
+        own |= risk_arguments(stage.risk_measure, args)
     elif "beta" in stage.does.takes:
         own["beta"] = stage.beta / stage.constraint_multiplier
-    return args_of(plan, stage) | own
+    return args | own

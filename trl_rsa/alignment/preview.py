@@ -86,7 +86,8 @@ def _describe_training(stage: Stage, ready: ReadyStage) -> str:
     what = stage.method
     if stage.method == "rsa":
         has_risk = ready.config.is_risk_aware and ready.config.risk_alpha != 0
-        what = f"{ready.config.loss_type[0]}{f' with {stage.risk_measure}' if has_risk else ''}"
+        measure = stage.risk_measure or ready.config.risk_measure
+        what = f"{ready.config.loss_type[0]}{f' with {measure}' if has_risk else ''}"
     elif stage.method in ("dpo", "kto"):
         loss = ready.config.loss_type
         what += f" ({loss if isinstance(loss, str) else ', '.join(loss)})"

@@ -18,6 +18,7 @@ from trl_rsa.ladder.pairs import (
 )
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.training.configuration import risk_arguments
 
 
 class PairCounts(TypedDict):
@@ -116,10 +117,7 @@ def rung_arguments(
             Its own.
     """
     args = {**args, **settings.args}
-    if settings.risk_measure is None and "rsa1" not in args.get("loss_type", ()):
-        args = {"risk_alpha": 0.0} | args
-    elif isinstance(settings.risk_measure, str):
-        args = args | {"risk_measure": settings.risk_measure}
+    args |= risk_arguments(settings.risk_measure, args)
     measure = settings.risk_measure or args.get("risk_measure", "entropic")
     if measure == "entropic":
         # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.

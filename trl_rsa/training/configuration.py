@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trl_rsa._device import has_accelerator
-from trl_rsa.config import RSAConfig
+from trl_rsa.config import RISK_OPTIONS, RSAConfig
+from trl_rsa.risk import RiskMeasure
 
 
 def make_config(title: str, arguments: Mapping[str, Any], config_class: type = RSAConfig) -> Any:
@@ -34,6 +35,20 @@ def make_config(title: str, arguments: Mapping[str, Any], config_class: type = R
     _check_numbers(title, config)
     _check_scheduler(title, config)
     return config
+
+
+def risk_arguments(measure: str | RiskMeasure | None, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage or a rung adds to its arguments about the token-level risk.
+
+    Where neither a measure nor any part of the risk is named there is none: α = 0, which is DPO. No measure of the
+    literature kept more reward at the same tail (docs/method.md, "Where it pays").
+    """
+    if isinstance(measure, str):
+        return {"risk_measure": measure}
+    loss = args.get("loss_type", "rsa2")
+    is_rsa2 = "rsa2" in ([loss] if isinstance(loss, str) else loss)
+    is_named = measure is not None or any(name in args for name in RISK_OPTIONS)
+    return {"risk_alpha": 0.0} if is_rsa2 and not is_named else {}
 
 
 # The least value of each.
