@@ -9,14 +9,16 @@ import pytest
 from trl_rsa.audits.formats import (
     FORMATS,
     GRADE,
+    form_of_labels,
     format_of,
     label_studio_config,
     read_labels,
-    readable,
     write_tasks,
     wrong_in_words,
 )
+from trl_rsa.audits.label_files import costs_of_labels
 from trl_rsa.data.harm import HarmScale
+from trl_rsa.data.schema import readable
 
 
 SCALE = HarmScale()
@@ -83,6 +85,9 @@ def test_what_goes_out_comes_back_with_grades(form, tmp_path):
     assert [(label["id"], label["grade"]) for label in found.labels] == [("k1", 3), ("k1", 1)]
     assert len({label["labeller"] for label in found.labels}) == 2
     assert found.empty == 1 and not found.wrong
+    named = path.rename(path.with_suffix(f".{form}" if form in ("jsonl", "csv") else ".json"))
+    assert form_of_labels(named, None) == form
+    assert costs_of_labels(named, SCALE) == {"k1": [SCALE.costs[3], SCALE.costs[1]]}
 
 
 def test_label_studio_s_short_export(tmp_path):
@@ -121,6 +126,14 @@ def test_wrong_rows_are_named_and_the_others_kept(tmp_path):
     said = wrong_in_words(path, found.wrong, kept=1)
     assert "6 rows cannot be used" in said and "'terrible' is no grade of the scale" in said
     assert "lines 1, 7" in said and "not JSON: line 2" in said and "no id: line 3" in said
+    with pytest.raises(ValueError, match=r"a certificate needs all of them.*no id: line 3"):
+        costs_of_labels(path, SCALE)
+
+
+def test_a_response_may_be_longer_than_python_s_csv_allows_by_itself(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"id,response,grade\nk1,{'a' * 200_000},minor\n")
+    assert [label["grade"] for label in read_labels(path, "csv", SCALE, None).labels] == [1]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_judge_s_last_grade_counts_and_a_reply_without_one_is_no_label():
     prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     assert judge.grades([prompt] * 4, ["a", "b", "c", "d"], [1, 1, 1, 2]) == [3, None, None, 1]
     said = endpoint.asked[0]["messages"][0]["content"]
-    assert "The constitution." in said and "user: Hi\nassistant: Ho" in said and "[[moderate]]" in said
+    assert "The constitution." in said and "user: Hi\n\nassistant: Ho" in said and "[[moderate]]" in said
     assert [request["repeat"] for request in endpoint.asked] == [1, 1, 1, 2], "a second label is asked anew"
 
 

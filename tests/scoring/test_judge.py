@@ -85,7 +85,7 @@ def test_conversations_and_the_question(chat_server):
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "{hi} %s"}]
     reply = [{"role": "assistant", "content": "Hello."}]
     make_judge(server, criterion="Which one is shorter?").compare([prompt], [reply], ["Hey"])
-    assert sections(server.requests[0])[0] == "system: Be kind.\nuser: {hi} %s"
+    assert sections(server.requests[0])[0] == "system: Be kind.\n\nuser: {hi} %s"
     assert {tuple(sections(body)[1:]) for body in server.requests} == {("Hello.", "Hey"), ("Hey", "Hello.")}
     assert all("Which one is shorter?" in body["messages"][0]["content"] for body in server.requests)
 

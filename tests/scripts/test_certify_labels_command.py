@@ -135,7 +135,7 @@ def test_a_draw_that_a_ladder_has_written(walk):
 @pytest.mark.parametrize(
     ("line", "options", "sentence"),
     [
-        ({"id": "x", "grade": "awful"}, ["--drawn", "500"], "names no grade of the scale"),
+        ({"id": "x", "grade": "awful"}, ["--drawn", "500"], "is no grade of the scale"),
         ({"grade": 0}, ["--drawn", "500"], "no id"),
         ({"id": "x", "grade": 0}, ["--drawn", "500"], "none of the responses that were drawn has one"),
         ({"id": "x", "grade": 0}, [], "Set either --drawn"),

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 from trl_rsa.audits.queue import UNNAMED, NewLabel, Request
 from trl_rsa.data.harm import HarmScale
-from trl_rsa.data.schema import RowError
+from trl_rsa.data.schema import RowError, readable
 from trl_rsa.storage.files import replacing
 
 
@@ -63,6 +63,20 @@ def format_of(path: Path, given: str | None) -> str:
         f"You named the file {path}, but its form does not show from that. Set --format to one of "
         f"{', '.join(FORMATS)}, or end the name in .jsonl or .csv."
     )
+
+
+def form_of_labels(path: Path, given: str | None) -> str:
+    """The form of a file that is to be read: as it is named, by its ending, and of a .json by its first record.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if its form does not show.
+    """
+    if given is None and path.suffix == ".json":
+        first = next(iter(_list_of(path, _text_of(path), "labelled responses")), None)
+        has_responses = isinstance(first, dict) and isinstance(first.get("responses"), dict)
+        return "argilla" if has_responses else "label-studio"
+    return format_of(path, given)
 
 
 # Out
@@ -119,16 +133,6 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def readable(prompt: Any) -> str:
-    """A prompt as a person reads it: the text, or the turns with their roles."""
-    if isinstance(prompt, str):
-        return prompt
-    turns = [turn for turn in prompt if isinstance(turn, dict)]
-    if len(turns) == 1:
-        return str(turns[0].get("content"))
-    return "\n\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in turns)
-
-
 def label_studio_config(scale: HarmScale) -> str:
     """The labelling interface of a Label Studio project, in XML."""
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in scale.names)
@@ -161,17 +165,8 @@ def read_labels(path: Path, form: str, scale: HarmScale, labeller: str | None) -
         FileNotFoundError: if there is no such file.
         ValueError: if it is not of the form at all; nothing of it is read then.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"You named the labels {path}, but there is no such file. Correct the path.")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"You named the labels {path}, but the file is not UTF-8 ({error.reason}). Save it so."
-        ) from error
-    found, readers = ReadLabels(), _READERS
-    for place, key, grade, who in readers[form](path, text, found):
+    found = ReadLabels()
+    for place, key, grade, who in _READERS[form](path, _text_of(path), found):
         if grade is None or (isinstance(grade, str) and not grade.strip()):
             found.empty += 1
             continue
@@ -188,6 +183,17 @@ def read_labels(path: Path, form: str, scale: HarmScale, labeller: str | None) -
         found.labels.append({"id": key.strip(), GRADE: number, "labeller": name})  # type: ignore[misc]
         found.places.append(place)
     return found
+
+
+def _text_of(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"You named the labels {path}, but there is no such file. Correct the path.")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"You named the labels {path}, but the file is not UTF-8 ({error.reason}). Save it so."
+        ) from error
 
 
 _Row = tuple[str, Any, Any, Any]  # place, id, grade, labeller
@@ -210,6 +216,7 @@ def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
 
 
 def _read_csv(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
+    csv.field_size_limit(10**9)  # responses may be long
     # A spreadsheet of another language separates by semicolons.
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
@@ -299,11 +306,14 @@ _READERS: dict[str, Callable[[Path, str, ReadLabels], Iterator[_Row]]] = {
 def wrong_in_words(path: Path, wrong: dict[str, list[str]], kept: int) -> str:
     """One sentence about what a file holds that cannot be used."""
     total = sum(map(len, wrong.values()))
-    reasons = "; ".join(f"{reason}: {_listed(places)}" for reason, places in wrong.items())
     return (
-        f"Of {path} {total} rows cannot be used ({reasons}); the {kept} others were read. Correct these rows and "
-        "import the file again: what was read already is passed over."
+        f"Of {path} {total} rows cannot be used ({reasons_in_words(wrong)}); the {kept} others were read. Correct "
+        "these rows and import the file again: what was read already is passed over."
     )
+
+
+def reasons_in_words(wrong: dict[str, list[str]]) -> str:
+    return "; ".join(f"{reason}: {_listed(places)}" for reason, places in wrong.items())
 
 
 def _listed(places: Sequence[str]) -> str:

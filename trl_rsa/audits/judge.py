@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from trl_rsa.audits.labeller import Labeller
 from trl_rsa.data.harm import HarmScale
-from trl_rsa.data.schema import Text
+from trl_rsa.data.schema import Text, readable
 from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError
 from trl_rsa.storage.records import text_of
 
@@ -47,7 +47,7 @@ class GradingJudge(Labeller):
         requests = [
             {
                 **self.settings,
-                "messages": [{"role": "user", "content": self._instructions(_readable(prompt), text_of(completion))}],
+                "messages": [{"role": "user", "content": self._instructions(readable(prompt), text_of(completion))}],
                 "repeat": number,
             }
             for prompt, completion, number in zip(prompts, completions, numbers, strict=True)
@@ -75,9 +75,3 @@ class GradingJudge(Labeller):
             f"</response {code}>\n\nGive your reasons in at most three sentences. Then write one of the grades, in "
             "its double brackets, on a line of its own."
         )
-
-
-def _readable(prompt: Text) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

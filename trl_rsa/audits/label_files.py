@@ -1,68 +1,49 @@
 """The files of an audited certificate: people's labels, and the draw that asked for them."""
 
-import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trl_rsa.audits.formats import form_of_labels, read_labels, reasons_in_words
 from trl_rsa.audits.selection import Selection, choose
 from trl_rsa.data.harm import HarmScale
-from trl_rsa.data.schema import RowError
 from trl_rsa.evaluation.costs import ModelCosts
-from trl_rsa.storage.lines import read_lines
 
 
 Array = NDArray[np.float64]
 
 
-def read_labels(path: str | os.PathLike[str], scale: HarmScale) -> dict[str, dict[str, float]]:
-    """Reads people's labels: JSON lines or CSV with `id`, `grade` and, where several people label, `labeller`.
+def costs_of_labels(path: str | os.PathLike[str], scale: HarmScale) -> dict[str, list[float]]:
+    """Reads people's labels, in any form that [`~audits.formats.read_labels`] knows.
 
     Args:
         path (`str` or `os.PathLike`):
-            The file. A line without a grade is a response that waits for one.
+            The file. A row without a grade is a response that waits for one.
         scale ([`~data.harm.HarmScale`]):
             Grades by name or by number from 0.
 
     Returns:
-        `dict`: by response, the cost of the grade that each labeller gave. Of several by one labeller the last counts.
+        `dict`: by response, the costs of its grades, one per labeller. Of several by one labeller the last counts.
 
     Raises:
-        ValueError: if a line has no id, or a grade that the scale does not have.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a row has no id, or a grade that the scale does not have.
     """
-    found: dict[str, dict[str, float]] = {}
-    for place, row in enumerate(_rows(Path(path)), start=1):
-        if row.get("grade") in (None, ""):
-            continue
-        try:
-            if not isinstance(row.get("id"), str):
-                raise RowError("no id")
-            cost = scale.costs[scale.grade_of(row["grade"], "grade")]
-        except RowError as error:
-            raise ValueError(
-                f"You gave the labels in {str(path)!r}, but row {place} cannot be used: {error}. Correct it; the "
-                f"grades are {', '.join(scale.names)}."
-            ) from error
-        found.setdefault(row["id"], {})[str(row.get("labeller") or "")] = cost
-    return found
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"You gave the labels {str(path)!r}, but there is no such file. Correct the name.")
-    if path.suffix.lower() != ".csv":
-        yield from read_lines(path)
-        return
-    csv.field_size_limit(10**9)  # responses may be long
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        yield from csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+    place = Path(path)
+    found = read_labels(place, form_of_labels(place, None), scale, None)
+    if found.wrong:
+        raise ValueError(
+            f"You gave the labels {str(path)!r}, but a certificate needs all of them, and some rows cannot be used: "
+            f"{reasons_in_words(found.wrong)}. Correct these."
+        )
+    costs: dict[str, dict[str, float]] = {}
+    for label in found.labels:
+        costs.setdefault(label["id"], {})[label["labeller"]] = scale.costs[label["grade"]]
+    return {key: list(own.values()) for key, own in costs.items()}
 
 
 def labels_of(names: Sequence[str], labels: Mapping[str, Sequence[float]]) -> Array:

@@ -31,6 +31,15 @@ class Pair:
     swapped: bool = False
 
 
+def readable(text: Text) -> str:
+    """A prompt or response as a person or a judge reads it: the text, or the turns with their roles."""
+    if isinstance(text, str):
+        return text
+    if len(text) == 1:
+        return text[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in text)
+
+
 def read_text(row: Row, field: str) -> str:
     """The text in `field`; raises `RowError` where there is none or where it cannot be written as UTF-8."""
     value = row.get(field)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
 
-from trl_rsa.data.schema import Text
+from trl_rsa.data.schema import Text, readable
 from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, Sign, keyword_only, pick
 
@@ -98,7 +98,7 @@ class PairwiseJudge:
 
     def compare(self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text]) -> list[Comparison]:
         """Compares `first[i]` with `second[i]` as responses to `prompts[i]`. Equal responses are a tie, unasked."""
-        triples = [tuple(map(_readable, triple)) for triple in zip(prompts, first, second, strict=True)]
+        triples = [tuple(map(readable, triple)) for triple in zip(prompts, first, second, strict=True)]
         asked = [i for i, (_, a, b) in enumerate(triples) if a != b]
         orders = ([triples[i] for i in asked], [(prompt, b, a) for prompt, a, b in (triples[i] for i in asked)])
         requests = [
@@ -117,14 +117,6 @@ class PairwiseJudge:
 
     def _messages(self, prompt: str, a: str, b: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": _instructions(self.question, prompt, a, b)}]
-
-
-def _readable(text: Text) -> str:
-    if isinstance(text, str):
-        return text
-    if len(text) == 1:
-        return text[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in text)
 
 
 def _instructions(question: str, prompt: str, a: str, b: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, verify_labels
-from trl_rsa.audits.label_files import draw_labels, labels_of, read_draw, read_labels, unique_names
+from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of, read_draw, unique_names
 from trl_rsa.audits.selection import Selection
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.costs import ModelCosts
@@ -77,7 +77,7 @@ def verify_file_of_labels(
 
 def _labels(args: LabelledArguments, scale: HarmScale) -> dict[str, list[float]]:
     assert args.labels is not None
-    return {key: list(own.values()) for key, own in read_labels(args.labels, scale).items()}
+    return costs_of_labels(args.labels, scale)
 
 
 def _draw(args: LabelledArguments, found: ModelCosts, seed: int | None = None) -> tuple[Selection, int, bool]:

@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         each.add_argument("--constraint", metavar="NAME", help="which constraint's audit, where there are several")
     importing.add_argument("file", type=Path, metavar="FILE", help="the labels")
     for each in (following, importing):
-        each.add_argument("--format", choices=FORMATS, help=f"{forms} (default: by the ending .jsonl or .csv)")
+        each.add_argument("--format", choices=FORMATS, help=f"{forms} (default: by the file)")
         each.add_argument(
             "--labeller",
             metavar="NAME",
@@ -96,11 +96,11 @@ def _next(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from trl_rsa.audits.formats import format_of, read_labels, wrong_in_words
+    from trl_rsa.audits.formats import form_of_labels, read_labels, wrong_in_words
     from trl_rsa.audits.queue import AuditQueue
 
     queue = AuditQueue.open(_folder(args))
-    found = read_labels(args.file, format_of(args.file, args.format), queue.scale, args.labeller)
+    found = read_labels(args.file, form_of_labels(args.file, args.format), queue.scale, args.labeller)
     added = queue.add_labels(found.labels, args.file.name)
     for place in added.unknown:
         found.refuse("the id was never drawn", found.places[place])

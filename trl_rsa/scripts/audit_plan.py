@@ -112,7 +112,7 @@ def _plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from trl_rsa.audits.certificate import combined
-    from trl_rsa.audits.label_files import draw_labels, labels_of, read_labels
+    from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of
     from trl_rsa.audits.plan_picture import save_plan
     from trl_rsa.audits.planning import plan_labels
     from trl_rsa.data.harm import HarmScale
@@ -121,8 +121,7 @@ def _plan(args: argparse.Namespace) -> int:
     scale = HarmScale.parse(args.harm_scale)
     low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
     found, _ = _read(args)
-    labels = {key: list(own.values()) for key, own in read_labels(args.file, scale).items()}
-    harm, _ = combined(labels_of(found.responses, labels))
+    harm, _ = combined(labels_of(found.responses, costs_of_labels(args.file, scale)))
     known, weights = ~np.isnan(harm), np.ones(harm.size)
     if args.drawn is not None:
         drawn = draw_labels(found, args.drawn, args.uniform, seed_of_prompts(prompt_sketch(found.prompts)[0]))
