@@ -10,17 +10,13 @@ goes on where it was. PRESSURE.md is written anew by `python -m benchmarks.align
 """
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
-import numpy as np
 import transformers
-from scipy.stats import ttest_1samp
 
 from benchmarks.alignment.cells import Row
 from benchmarks.alignment.constraint_methods import Sizes
@@ -30,12 +26,9 @@ from benchmarks.alignment.pressure_arms import (
     BASE,
     BATCH,
     BUDGET_SHARE,
-    CANDIDATES,
     DELTAS,
-    PRIMARIES,
     REFUSING,
     SHAPES,
-    SLACK,
     STEPS,
     TEST_SEEDS,
     TUNING_SEED,
@@ -43,13 +36,13 @@ from benchmarks.alignment.pressure_arms import (
     Arm,
     Shape,
 )
+from benchmarks.alignment.pressure_choice import candidates, read
 from benchmarks.alignment.pressure_lab import PressureLab
 from benchmarks.alignment.store import Results, current_commit
 
 
 OUT = Path(__file__).parent / "results" / "pressure" / "neural.csv"
 KEY = ("world", "seed", "arm", "shape")
-TAILS = PRIMARIES[1:]
 Cell = tuple[str, int, Arm, Shape]
 MakeLab = Callable[[str, int], PressureLab]
 
@@ -66,28 +59,6 @@ def test_cells(rows: Sequence[Row]) -> Iterator[Cell]:
     for seed in TEST_SEEDS if chosen else ():
         for world in WORLDS:
             yield from ((world, seed, arm, shape) for arm, shape in [(ALPHA_ZERO, BASE), *chosen])
-
-
-def candidates(rows: Sequence[Row]) -> list[tuple[Arm, Shape]]:
-    """By the rule of `pressure_arms.py`; none before the tuning seed is complete."""
-    tuning = [row for row in rows if int(row["seed"]) == TUNING_SEED]
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in tuning:
-        found.setdefault((row["arm"], row["shape"]), []).append(row)
-    if any(len(found.get((arm.name, shape.name), ())) < len(WORLDS) for arm in ARMS for shape in SHAPES):
-        return []
-    least = _mean(found[ALPHA_ZERO.name, BASE.name], ["reward"]) - SLACK
-    good = [
-        (arm, shape)
-        for arm in ARMS
-        for shape in SHAPES
-        if (arm, shape) != (ALPHA_ZERO, BASE) and _mean(found[arm.name, shape.name], ["reward"]) >= least
-    ]
-    return sorted(good, key=lambda pair: _mean(found[pair[0].name, pair[1].name], TAILS))[:CANDIDATES]
-
-
-def _mean(rows: Sequence[Row], names: Sequence[str]) -> float:
-    return float(np.mean([float(row[name]) for row in rows for name in names]))
 
 
 def run(cells: Iterator[Cell] | Sequence[Cell], results: Results, make_lab: MakeLab) -> None:
@@ -114,36 +85,6 @@ def measure(lab: PressureLab, world: str, seed: int, arm: Arm, shape: Shape, bud
     policy, met = lab.at_budget(policies, budget)
     row: Row = {"world": world, "seed": seed, "arm": arm.name, "shape": shape.name, "pairs": shape.pairs}
     return row | {"budget": budget, "met": int(met), "scored": scored} | lab.judge(policy)
-
-
-def primaries(rows: Sequence[Row], arm: str, shape: str) -> dict[str, tuple[float, float, bool]]:
-    """Per primary the mean difference to α = 0 in the base shape over worlds × seeds, its p, and whether it stands
-    after Holm over the five.
-    """
-    fresh = [row for row in rows if int(row["seed"]) != TUNING_SEED]
-
-    def of(name: str, form: str) -> dict[tuple[str, str], Row]:
-        return {(row["world"], str(row["seed"])): row for row in fresh if (row["arm"], row["shape"]) == (name, form)}
-
-    mine, base = of(arm, shape), of(ALPHA_ZERO.name, BASE.name)
-    shared = sorted(mine.keys() & base.keys())
-    found = {}
-    for name in PRIMARIES:
-        differences = np.array([float(mine[key][name]) - float(base[key][name]) for key in shared])
-        p = float(ttest_1samp(differences, 0).pvalue) if len(differences) > 1 else 1.0
-        found[name] = float(differences.mean()), p
-    stands, decided = True, {}
-    for place, name in enumerate(sorted(found, key=lambda name: found[name][1])):
-        stands = stands and found[name][1] <= 0.05 / (len(found) - place)
-        decided[name] = (*found[name], stands)
-    return {name: decided[name] for name in PRIMARIES}
-
-
-def ships(verdicts: dict[str, tuple[float, float, bool]]) -> bool:
-    """Reward is not lower (not significantly below, and not by `SLACK` on average), and two tails are."""
-    difference, _, stands = verdicts["reward"]
-    lower = difference < -SLACK or (stands and difference < 0)
-    return not lower and sum(stands and d < 0 for d, _, stands in (verdicts[name] for name in TAILS)) >= 2
 
 
 def print_plan(cells: Sequence[Cell], results: Results, make_lab: MakeLab) -> None:
@@ -196,13 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = list(test_cells(read(args.out)))
     print_plan(cells, results, make_lab)
     run(cells, results, make_lab)
-
-
-def read(path: Path) -> list[Any]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.alignment.cells import Row
+from benchmarks.alignment.pressure_choice import read as read_neural
 from benchmarks.alignment.pressure_criteria import CRITERIA, PLAIN
 from benchmarks.alignment.pressure_figure import WORDS, draw_nested, draw_published
 from benchmarks.alignment.pressure_hot import COLD, HOT
+from benchmarks.alignment.pressure_neural_page import neural_part
 from benchmarks.alignment.pressure_verdicts import Verdict, compare, family_verdicts, holm, log_ratios
 
 
@@ -51,7 +53,7 @@ def write_page(out: Path, page: Path) -> None:
         _labels(rows),
         _nested(rows, folder),
         _hot(hot, provenance),
-        _neural(),
+        neural_part(read_neural(out / "neural.csv")),
         _provenance(rows, hot, provenance, folder),
     ]
     page.write_text("\n".join(parts), encoding="utf-8")
@@ -378,18 +380,6 @@ def _unfinished(hot: Sequence[Row], provenance: dict) -> str:
     if not left:
         return ""
     return f"Cut for time, and made by the same command when it is started again: {listed(left)}."
-
-
-def _neural() -> str:
-    return """## With a trained model
-
-| world | arm | pairs a rung | reward | temperature 1.6 | half-way | after 50 benign steps | forced beginning |
-|---|---|---:|---:|---:|---:|---:|---:|
-|  |  |  |  |  |  |  |  |
-
-Not run: this part needs about five hours on two cores, which have not been spent. What is above holds for tabular
-policies, one prompt and true costs; whether it carries over to a trained model is open.
-"""
 
 
 def _provenance(rows: Sequence[Row], hot: Sequence[Row], provenance: dict, folder: str) -> str:

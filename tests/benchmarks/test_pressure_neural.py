@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.alignment import pressure_choice as choice
 from benchmarks.alignment import pressure_neural as track
 from benchmarks.alignment.constraint_methods import Sizes
 from benchmarks.alignment.pressure_arms import (
@@ -22,6 +23,7 @@ from benchmarks.alignment.pressure_arms import (
     Shape,
 )
 from benchmarks.alignment.pressure_lab import PressureLab
+from benchmarks.alignment.pressure_neural_page import neural_part
 from benchmarks.alignment.store import Results
 from trl_rsa.sandbox import build_sandbox
 from trl_rsa.sandbox.build import SandboxSettings
@@ -134,9 +136,9 @@ def tuning_rows(**best):
 
 def test_candidates():
     """The least tails among those whose reward is not lower; none before the tuning seed is complete."""
-    assert track.candidates(tuning_rows(heat=0.1))[0] == (ARMS[4], SHAPES[2])
-    assert (ARMS[4], SHAPES[2]) not in track.candidates(tuning_rows(heat=0.1, reward=0.5))
-    assert track.candidates(tuning_rows()[:-1]) == []
+    assert choice.candidates(tuning_rows(heat=0.1))[0] == (ARMS[4], SHAPES[2])
+    assert (ARMS[4], SHAPES[2]) not in choice.candidates(tuning_rows(heat=0.1, reward=0.5))
+    assert choice.candidates(tuning_rows()[:-1]) == []
     cells = list(track.test_cells(tuning_rows(heat=0.1)))
     assert len(cells) == len(TEST_SEEDS) * len(WORLDS) * 4 and cells[0][2:] == (ALPHA_ZERO, BASE)
 
@@ -158,7 +160,7 @@ def test_the_rule(gains, shipped):
             base = {name: rng.normal() for name in PRIMARIES}
             mine = {name: base[name] + gains.get(name, 0.0) + 0.05 * rng.normal() for name in PRIMARIES}
             rows += [made_up(ALPHA_ZERO, BASE, world, seed, **base), made_up(ARMS[4], BASE, world, seed, **mine)]
-    assert track.ships(track.primaries(rows, ARMS[4].name, BASE.name)) == shipped
+    assert choice.ships(choice.primaries(rows, ARMS[4].name, BASE.name)) == shipped
 
 
 @pytest.mark.slow
@@ -168,8 +170,31 @@ def test_a_run_goes_on_where_it_was(lab, tmp_path: Path, capsys):
     track.run(cells[:1], Results(path, track.KEY), lambda world, seed: lab)
     before = path.read_text()
     track.run(cells, Results(path, track.KEY), lambda world, seed: lab)
-    rows = track.read(path)
+    rows = choice.read(path)
     assert path.read_text().startswith(before) and [row["shape"] for row in rows] == [cell[3].name for cell in cells]
     capsys.readouterr()
     track.print_plan([*cells, ("tail", 1, ALPHA_ZERO, BASE)], Results(path, track.KEY), lambda world, seed: lab)
     assert "1 runs ×" in capsys.readouterr().out
+
+
+# The page
+
+
+def test_the_page_says_what_is_there():
+    assert "Not run" in neural_part([])
+    numbers = {"met": "1", "scored": "2304"}
+    tuning = [row | numbers for row in tuning_rows(heat=0.1)]
+    few = neural_part(tuning[:-1])
+    assert "1 of its 224 runs are missing" in few and "fresh seeds" not in few
+    assert "Not run yet" in neural_part(tuning)
+    rng = np.random.default_rng(0)
+    fresh = []
+    for seed in TEST_SEEDS:
+        for world in WORLDS:
+            base = {name: rng.normal() for name in PRIMARIES}
+            mine = base | {name: base[name] - 0.5 + 0.05 * rng.normal() for name in ("heat", "halfway")}
+            fresh += [made_up(ALPHA_ZERO, BASE, world, seed, **base) | numbers]
+            fresh += [made_up(ARMS[4], SHAPES[2], world, seed, **mine) | numbers]
+    page = neural_part([*tuning, *fresh])
+    name = f"{ARMS[4].name}, {SHAPES[2].name}"
+    assert f"**{name}** changes the default" in page and "| 40 | 40 of 40 | +0.00 (1) | **-0.5" in page
