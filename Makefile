@@ -36,6 +36,7 @@ attack: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 # Links, anchors, plans and code in the documentation; then the site, in build/site. Its tools are installed only here:
@@ -52,7 +53,7 @@ $(VENV)/.docs: $(STAMP)
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# ruff and mypy before every commit.
+# The checks of `make lint` before every commit.
 hooks: $(STAMP)
 	$(BIN)/pre-commit install
 
