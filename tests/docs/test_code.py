@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from made_up_evaluation import fill
 
-from trl_rsa import sandbox
+from trl_rsa import cli, sandbox
 from trl_rsa.evaluation.scores import ScorerSpec
 
 
@@ -249,3 +250,39 @@ def test_every_block_of_python_is_found():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         assert len(re.findall(r"^\s*(?:```|~~~)\s*(?:python|py)\b", text, re.MULTILINE)) == len(blocks_of(page)), page
+
+
+# The commands
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every `trl-rsa` command in a block, with its page. A usage, which has …, is none."""
+    for page in (ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"^```(?:bash|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = re.sub(r"\s#\s.*", "", line.removeprefix("$ "))  # without its comment
+                if command.startswith("trl-rsa ") and "…" not in command:
+                    yield str(page.relative_to(ROOT)), shlex.split(command)[1:]
+
+
+COMMANDS = list(commands())
+
+
+def test_every_command_of_the_command_line_is_shown():
+    assert {words[0] for _, words in COMMANDS} == cli.COMMANDS.keys() - {"data", "presets", "migrate"}
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in COMMANDS))
+def test_the_commands_of_a_page_are_accepted(page, tmp_path, monkeypatch, capsys):
+    """Their arguments are read, as on the command line, and nothing is done."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stage.yaml").write_text("model_name_or_path: m\ndataset_name: d\noutput_dir: o\n")
+    for words in (words for of, words in COMMANDS if of == page):
+        module = importlib.import_module(f"trl_rsa.scripts.{words[0].replace('-', '_')}")
+        for function in ("main", "launch"):
+            if hasattr(module, function):
+                monkeypatch.setattr(module, function, lambda *given: 0)
+        if words[0] == "score-model":  # TRL's RewardConfig wants bfloat16, or to be told that there is only a CPU
+            words = [*words, "--use_cpu", "--bf16", "false"]
+        assert cli.main(words) == 0, (" ".join(words), capsys.readouterr().err)
