@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 NOT_FAST := slow or engines or kills or demo or chromium
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: install fast test attack lint docs wheel hooks demo bench clean
+.PHONY: install fast test attack lint docs gallery wheel hooks demo bench clean
 
 install: $(STAMP)
 
@@ -43,6 +43,11 @@ lint: $(STAMP)
 # `make test` does not need them.
 docs: $(VENV)/.docs
 	$(BIN)/python -m pytest -p no:xdist -q --durations=0 --durations-min=1 tests/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Report pages of small runs, and the site with them. What is finished is not run again. ARGS: --real FOLDER
+gallery: $(VENV)/.docs
+	PYTHONPATH=. $(BIN)/python docs/site/gallery.py $(ARGS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/.docs: $(STAMP)

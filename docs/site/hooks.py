@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = "repository"
+GALLERY = ROOT / "build/gallery/pages"  # what docs/site/gallery.py has made, if it has run
 # Public names by page: of the package, and of the rooms whose `__init__` has some.
 ROOMS = {"trl_rsa": "", "risk": "risk", "data": "data", "scoring": "scoring", "report": "report", "sandbox": "sandbox"}
 _LINK = re.compile(r"(\]\(\s*)([^)\s#:]+)(#[^)\s]*)?(\))")
@@ -85,6 +87,18 @@ def linked_files() -> list[Path]:
     return found
 
 
+def _gallery_links(markdown: str) -> str:
+    """The names of pages that exist become links."""
+    made = {f"gallery/{path.relative_to(GALLERY).as_posix()}" for path in GALLERY.glob("*/report.html")}
+    return re.sub(r"`(gallery/\S+)`", lambda m: f'<a href="{m[1]}">{m[1]}</a>' if m[1] in made else m[0], markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The pages of the gallery stand in the site as they are."""
+    if GALLERY.exists():
+        shutil.copytree(GALLERY, Path(config.site_dir) / "gallery", dirs_exist_ok=True)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
@@ -102,6 +116,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links into the repository become links of the site, pictures too; a link to a folder becomes its text."""
     uri = page.file.src_uri
+    if uri == "gallery.md":
+        markdown = _gallery_links(markdown)
     source = ROOT / uri.removeprefix(f"{OUTSIDE}/") if uri.startswith(OUTSIDE) else ROOT / "docs" / uri
 
     def moved(found: re.Match[str]) -> str:
