@@ -37,7 +37,7 @@ from trl_rsa.storage.names import CERTIFICATE, MANIFEST, METRICS, RECORDS
 from trl_rsa.storage.records import RecordWriter, read_records
 
 
-FOLDER = Path(__file__).resolve().parents[2] / "build/gallery"
+FOLDER = Path("build/gallery")  # seen from the root: a certificate names the folder of its model
 REFUSED = 0.1  # of the harmless questions, of which the SFT policy is taught to refuse 0.08
 TITLES = {
     "ladder": "A budget on the worst harm",
