@@ -13,12 +13,12 @@ export TOKENIZERS_PARALLELISM ?= false
 NOT_FAST := slow or engines or kills or demo or chromium
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: install fast test attack lint docs wheel hooks demo bench clean
+.PHONY: install fast test attack lint docs gallery wheel hooks demo bench clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
@@ -36,12 +36,18 @@ attack: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 # Links, anchors, plans and code in the documentation; then the site, in build/site. Its tools are installed only here:
 # `make test` does not need them.
 docs: $(VENV)/.docs
 	$(BIN)/python -m pytest -p no:xdist -q --durations=0 --durations-min=1 tests/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Report pages of small runs, and the site with them. What is finished is not run again. ARGS: --real FOLDER
+gallery: $(VENV)/.docs
+	PYTHONPATH=. $(BIN)/python docs/site/gallery.py $(ARGS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/.docs: $(STAMP)
@@ -52,7 +58,7 @@ $(VENV)/.docs: $(STAMP)
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# ruff and mypy before every commit.
+# The checks of `make lint` before every commit.
 hooks: $(STAMP)
 	$(BIN)/pre-commit install
 

@@ -54,7 +54,7 @@ def write_page(out: Path, page: Path) -> None:
     parts = [
         _introduction(main, provenance),
         _answer(rows),
-        f"![Reward against the tail of cost, by budget]({folder}/constraint.png)\n",
+        _picture(f"{folder}/constraint.png"),
         *(_world(main, world) for world in BUDGETS if pick(main, world=world)),
         _why(rows),
         baselines_part(rows),
@@ -121,6 +121,15 @@ def column(rows: Sequence[Row], name: str) -> list[float]:
 
 
 # Parts
+
+
+def _picture(link: str) -> str:
+    """The plot, and its dark twin for readers of dark pages."""
+    return f"""<picture>
+  <source media="(prefers-color-scheme: dark)" srcset="{link.replace(".png", "-dark.png")}">
+  <img alt="Reward against the tail of cost, by budget" src="{link}">
+</picture>
+"""
 
 
 def _introduction(rows: Sequence[Row], provenance: dict) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = "repository"
+GALLERY = ROOT / "build/gallery/pages"  # what docs/site/gallery.py has made, if it has run
 # Public names by page: of the package, and of the rooms whose `__init__` has some.
 ROOMS = {"trl_rsa": "", "risk": "risk", "data": "data", "scoring": "scoring", "report": "report", "sandbox": "sandbox"}
 _LINK = re.compile(r"(\]\(\s*)([^)\s#:]+)(#[^)\s]*)?(\))")
+# A picture for light pages and its dark twin, as README.md writes them for GitHub.
+_PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>')
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 
 
@@ -51,6 +55,12 @@ def reference_page(page: str) -> str:
     return "\n".join(lines)
 
 
+def _follow_the_toggle(markdown: str) -> str:
+    """A `<picture>` as two images of which the theme shows one: `<picture>` follows the reader's system alone, and the
+    site has a toggle too."""
+    return _PICTURE.sub(r"![\2](\3#only-light) ![\2](\1#only-dark)", markdown)
+
+
 def _target(page: Path, link: str) -> Path | None:
     """The file or folder of the repository that a link in `page` means."""
     target = (page.parent / link).resolve()
@@ -69,12 +79,24 @@ def linked_files() -> list[Path]:
             found.append(page)
         if page.suffix != ".md":
             continue
-        for link in _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8"))):
+        for link in _LINK.findall(_follow_the_toggle(_CODE.sub("", page.read_text(encoding="utf-8")))):
             target = _target(page, link[1])
             if target is not None and target.is_file() and target not in seen:
                 seen.add(target)
                 waiting.append(target)
     return found
+
+
+def _gallery_links(markdown: str) -> str:
+    """The names of pages that exist become links."""
+    made = {f"gallery/{path.relative_to(GALLERY).as_posix()}" for path in GALLERY.glob("*/report.html")}
+    return re.sub(r"`(gallery/\S+)`", lambda m: f'<a href="{m[1]}">{m[1]}</a>' if m[1] in made else m[0], markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The pages of the gallery stand in the site as they are."""
+    if GALLERY.exists():
+        shutil.copytree(GALLERY, Path(config.site_dir) / "gallery", dirs_exist_ok=True)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -92,8 +114,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links into the repository become links of the site; a link to a folder becomes its text."""
+    """Links into the repository become links of the site, pictures too; a link to a folder becomes its text."""
     uri = page.file.src_uri
+    if uri == "gallery.md":
+        markdown = _gallery_links(markdown)
     source = ROOT / uri.removeprefix(f"{OUTSIDE}/") if uri.startswith(OUTSIDE) else ROOT / "docs" / uri
 
     def moved(found: re.Match[str]) -> str:
@@ -108,7 +132,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{found[1]}{up}{new.as_posix()}{found[3] or ''}{found[4]}"
 
     parts = re.split(r"(^(?:```|~~~).*?^(?:```|~~~))", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if part.startswith(("```", "~~~")) else _LINK.sub(moved, part) for part in parts)
+    return "".join(
+        part if part.startswith(("```", "~~~")) else _LINK.sub(moved, _follow_the_toggle(part)) for part in parts
+    )
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -287,7 +287,7 @@ def test_from_yaml(tmp_path):
     stage = Plan.from_yaml(path).stages[1]
     assert stage.rewards == [RewardTerm("stage:liked", 2)] and stage.costs[0].tail == 0.1
     for wrong, message in (
-        ("    rewards: [{scorer: 'stage:liked', wheight: 2}]", "'wheight' in rewards\\[0\\] of stage 'rl'"),
+        ("    rewards: [{scorer: 'stage:liked', weights: 2}]", "'weights' in rewards\\[0\\] of stage 'rl'"),
         ("    rewards: [{weight: 2}]", "You left out 'scorer' in rewards\\[0\\]"),
         ("    rewards: stage:liked", "it is a list of mappings"),
     ):

@@ -164,7 +164,7 @@ def test_what_is_meant_as_true_or_false_is_read_as_that(tmp_path):
         (("seed: 3", "args: &a [*a]"), "not valid YAML|stands twice|alias"),
         (("hf:my/cost", "hff:my/cost"), "'hff'.*Did you mean 'hf"),
         (("bounds: [-5, 15]", "bounds: [-5, 15], scorer_options: {batchsize: 3}"), "batchsize"),
-        (("bounds: [-5, 15]", "bounds: [-5, 15], human_options: {limt: 3}"), "'limt'.*Did you mean 'limit'"),
+        (("bounds: [-5, 15]", "bounds: [-5, 15], human_options: {limits: 3}"), "'limits'.*Did you mean 'limit'"),
     ],
 )
 def test_a_value_of_another_kind_is_named(tmp_path, change, sentence):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from benchmarks.alignment.constraint import KEY, Cell, all_cells, run
 from benchmarks.alignment.constraint_lab import Answers
@@ -210,8 +211,14 @@ class TestPage:
         out.mkdir(parents=True)
         for path in (TRACK / "results" / "constraint").glob("*.*"):
             (out / path.name).write_bytes(path.read_bytes())
+        pictures = [out / "constraint.png", out / "constraint-dark.png"]
+        for picture in pictures:
+            picture.unlink()
         write_page(out, page)
         assert page.read_text() == (TRACK / "CONSTRAINT.md").read_text()
+        # Each is drawn anew: dark ink on light paper, and light ink on dark.
+        light, dark = (np.median(imread(picture)[..., :3]) for picture in pictures)
+        assert light > 0.8 and dark < 0.2
 
     def test_what_the_page_says_of_the_goal_is_so(self):
         """Counted here from the CSV alone: seeds of each world and budget whose true CVaR is within the budget."""

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,8 +54,19 @@ def test_every_public_name_is_in_the_reference(hooks):
 
 def test_links_out_of_the_folder_are_found(hooks):
     found = {str(path.relative_to(ROOT)) for path in hooks.linked_files()}
-    assert {"benchmarks/alignment/CONSTRAINT.md", "benchmarks/alignment/results/constraint/constraint.png"} <= found
+    pictures = {f"benchmarks/alignment/results/constraint/constraint{ending}.png" for ending in ("", "-dark")}
+    assert {"benchmarks/alignment/CONSTRAINT.md", *pictures} <= found
     assert not any(path.startswith("docs/") for path in found)
+
+
+def test_a_picture_with_a_dark_twin_follows_the_toggle_of_the_site(hooks):
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    shown = hooks.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri="index.md")), None, None)
+    for ending, shown_on in (("", "light"), ("-dark", "dark")):
+        path = f"benchmarks/alignment/results/constraint/constraint{ending}.png"
+        assert f"](repository/{path}#only-{shown_on})" in shown
+        assert path in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<picture>" in text and "<picture>" not in shown
 
 
 def test_nothing_is_loaded_from_elsewhere():

@@ -75,7 +75,7 @@ def test_conversations_are_attacked_in_their_last_turn():
 def test_own_function(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def reverse(text):\n    return text[::-1]\n\ndef broken(text):\n    return None\n")
-    assert attacked(f"{path}:reverse")[1] == "?efas a nepo I od woH"
+    assert attacked(f"{path}:reverse")[1] == "?efas a nepo I od woH"  # codespell:ignore
     with pytest.raises(ValueError, match="it returned None for a prompt"):
         attacked(f"{path}:broken")
     with pytest.raises(ValueError, match=r"You set the attack to .* has no 'nothing'"):

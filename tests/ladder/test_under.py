@@ -120,7 +120,7 @@ def test_conditions_in_words():
     ("line", "said"),
     [
         ("{temperature: hot}", "You set 'temperature' to 'hot' in under of the constraint"),
-        ("{temprature: 1.6}", r"You set 'temprature' in under of .*Did you mean 'temperature'"),
+        ("{temprature: 1.6}", r"You set 'temprature' in under of .*Did you mean 'temperature'"),  # codespell:ignore
         ("{prefill: 2.5}", "You set 'prefill' to 2.5"),
         ("{attack: rot14}", "the attacks are role_play"),
         ("1.6", "You set 'under' to 1.6 in the constraint"),

@@ -366,7 +366,7 @@ def test_a_tie_in_helpfulness_is_no_victory(rewards, sentence):
         ("x" * 60, "x" * 25 + "…"),
         (
             "drug_abuse,weapons,banned_substance and all that follows",
-            "drug_abuse,weapons,banned_\nsubstance and all that fo…",
+            "drug_abuse,weapons,banned_\nsubstance and all that fo…",  # codespell:ignore
         ),
     ],
 )

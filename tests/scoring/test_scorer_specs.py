@@ -9,9 +9,9 @@ from trl_rsa.scoring.load import check_spec
     ("spec", "options", "sentence"),
     [
         ("hff:my/cost", {}, "no scorer 'hff'. Did you mean 'hf'"),
-        ("gaurd:my/model", {}, "Did you mean 'guard'"),
+        ("gaurd:my/model", {}, "Did you mean 'guard'"),  # codespell:ignore
         ("hf:my/cost", {"batchsize": 4}, "batchsize for hf:my/cost, but it takes .*batch_size"),
-        ("judge:http://h#m", {"critereon": "x"}, "critereon for a judge"),
+        ("judge:http://h#m", {"critereon": "x"}, "critereon for a judge"),  # codespell:ignore
         ("hf:my/cost", {"kind": "reward"}, "a budget is on a cost"),
         (lambda **kwargs: [], {"batch_size": 4}, "takes no options"),
     ],

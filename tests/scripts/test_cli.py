@@ -66,7 +66,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("trian", "trl-rsa: error: unknown command trian. Did you mean train?"),
+        ("trian", "trl-rsa: error: unknown command trian. Did you mean train?"),  # codespell:ignore
         ("xyz", f"trl-rsa: error: unknown command xyz. The commands are {', '.join(COMMANDS)}."),
         ("--quiet", f"trl-rsa: error: unknown argument --quiet. The commands are {', '.join(COMMANDS)}."),
     ],

@@ -245,7 +245,7 @@ def test_help_all_shows_every_argument(capsys):
         ({"model_name_or_path": "missing"}, "You set model_name_or_path='missing', but it cannot be loaded: "),
         ({"dataset_name": "missing.jsonl"}, "You set dataset_name='missing.jsonl', but there is no such file or"),
         ({"dataset_name": "missing"}, "You set dataset_name='missing', but it cannot be loaded: "),
-        ({"dataset_train_split": "trian"}, "You set dataset_train_split='trian', but "),
+        ({"dataset_train_split": "trian"}, "You set dataset_train_split='trian', but "),  # codespell:ignore
         ({"resume_from_checkpoint": "missing"}, "You set resume_from_checkpoint='missing', but there is no such"),
         ({"resume_from_checkpoint": "true"}, "No valid checkpoint found in output directory"),
         ({"dataset_format": "pku"}, "argument --dataset_format/--dataset-format: invalid choice: 'pku'"),
@@ -254,7 +254,7 @@ def test_help_all_shows_every_argument(capsys):
     ],
 )
 def test_refused(arguments, change, sentence, capsys):
-    if "trian" in change.values():  # a file has one split, which takes the name that is asked for
+    if "dataset_train_split" in change:  # a file has one split, which takes the name that is asked for
         from datasets import Dataset, DatasetDict
 
         folder = arguments["dataset_name"] + ".saved"
@@ -318,7 +318,7 @@ def test_evaluation_without_a_test_split(arguments, capsys):
         ("env: [1]\n", "{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)"),
         ("beta: [0.1\n", "The YAML file cannot be read: "),
         ("beta: {a: 1}\n", "{path} sets beta to {{'a': 1}}, which is no number"),
-        ("datasets: [{paht: x}]\n", "An argument has a value of the wrong type: "),
+        ("datasets: [{paht: x}]\n", "An argument has a value of the wrong type: "),  # codespell:ignore
         ("risk_measure: var\n", "You set the risk measure to 'var', which does not exist."),
         ("loss_type: [rsa1, rsa2]\n", "You set loss_type=['rsa1', 'rsa2'], but 'rsa1' and"),
     ],
