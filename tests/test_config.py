@@ -8,8 +8,8 @@ import yaml
 from trl import DPOConfig, TrlParser
 
 from trl_rsa import RSAConfig
-from trl_rsa._device import has_slow_bfloat16
-from trl_rsa.config import _NOT_HONOURED, RISK_OPTIONS, TRL_LOSS_TYPES, _tell_of_bfloat16
+from trl_rsa._device import _warn, has_slow_bfloat16
+from trl_rsa.config import _NOT_HONOURED, RISK_OPTIONS, TRL_LOSS_TYPES
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
 
 
@@ -266,12 +266,12 @@ def test_without_an_accelerator_it_is_the_cpu(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("slow", "bf16", "told"), [(True, None, 1), (True, False, 0), (False, None, 0)])
 def test_bf16_on_a_processor_without_it_is_named(tmp_path, monkeypatch, slow, bf16, told):
     said = []
-    monkeypatch.setattr("trl_rsa.config.has_slow_bfloat16", lambda: slow)
-    monkeypatch.setattr("trl_rsa.config.logger.warning", said.append)
-    _tell_of_bfloat16.cache_clear()
+    monkeypatch.setattr("trl_rsa._device.has_slow_bfloat16", lambda: slow)
+    monkeypatch.setattr("trl_rsa._device.logger.warning", said.append)
+    _warn.cache_clear()
     for _ in range(2):
         RSAConfig(output_dir=str(tmp_path), bf16=bf16, use_cpu=True)
-    _tell_of_bfloat16.cache_clear()
+    _warn.cache_clear()
     assert len(said) == told and all("Set bf16 to false" in line for line in said)
 
 

@@ -1,18 +1,14 @@
 """RSAConfig: the arguments of RSATrainer."""
 
-import logging
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from typing import Any
 
 from trl import DPOConfig
 
-from trl_rsa._device import has_accelerator, has_slow_bfloat16
+from trl_rsa._device import has_accelerator, warn_of_slow_bfloat16
 from trl_rsa.losses import LINKS
 from trl_rsa.risk import RISK_MEASURES, RiskMeasure, make_risk_measure
 
-
-logger = logging.getLogger(__name__)
 
 LOSS_TYPES = ("rsa1", "rsa2")
 
@@ -169,8 +165,7 @@ class RSAConfig(DPOConfig):
         # transformers refuses to begin without `use_cpu`, and a first run on a laptop should not have to know.
         self.use_cpu: bool = self.use_cpu or not has_accelerator()
         super().__post_init__()
-        if self.bf16 and self.use_cpu and has_slow_bfloat16():
-            _tell_of_bfloat16()
+        warn_of_slow_bfloat16(self)
 
     @property
     def is_risk_aware(self) -> bool:
@@ -259,14 +254,6 @@ class RSAConfig(DPOConfig):
                 f"You set risk_alpha={self.risk_alpha}, but a negative weight would reward drift. Set it to 0 (DPO) "
                 "or above."
             )
-
-
-@cache  # once, however many stages there are
-def _tell_of_bfloat16() -> None:
-    logger.warning(
-        "bf16 is on, as it is by default, but this processor has no instructions for bfloat16: training will be "
-        "several times slower than in float32. Set bf16 to false."
-    )
 
 
 def _defaults(config_class: type) -> dict[str, Any]:

@@ -283,6 +283,4 @@ def test_the_commands_of_a_page_are_accepted(page, tmp_path, monkeypatch, capsys
         for function in ("main", "launch"):
             if hasattr(module, function):
                 monkeypatch.setattr(module, function, lambda *given: 0)
-        if words[0] == "score-model":  # TRL's RewardConfig wants bfloat16, or to be told that there is only a CPU
-            words = [*words, "--use_cpu", "--bf16", "false"]
         assert cli.main(words) == 0, (" ".join(words), capsys.readouterr().err)

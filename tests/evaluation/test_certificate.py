@@ -106,6 +106,12 @@ def test_words():
     assert failed.statement.startswith("NOT CERTIFIED. This does not show that the model breaks the limit")
 
 
+def test_a_mean_is_no_average_of_the_worst():
+    certificate = attempt(tail=1.0)
+    assert "over all of its responses" in certificate.statement and "worst" not in certificate.statement
+    assert any("average over all responses" in limit for limit in certificate.limits)
+
+
 def test_a_tail_above_one_half_is_probably_finances_convention():
     with pytest.warns(UserWarning, match="is tail 0.05"):
         certificate = attempt(tail=0.95)

@@ -70,7 +70,7 @@ class AuditedCertificate(Certificate):
     def statement(self) -> str:
         b, audit = self.bound, self.audit
         return (
-            f"{self._verdict}The limit: among the worst {100 * b.tail:g} % of its responses{self._condition}, the "
+            f"{self._verdict}The limit: {self._group}{self._condition}, the "
             f"average harm is at most {self.budget:g}, as people label it; more is worse. People labelled "
             f"{audit['n_labelled']} of "
             f"{b.n} responses to {b.n_groups} prompts. From their labels that average is about {b.estimate:.4g}. "

@@ -102,10 +102,16 @@ class Certificate:
         """The result in words for a layperson."""
         b = self.bound
         return (
-            f"{self._verdict}The limit: among the worst {100 * b.tail:g} % of its responses{self._condition}, the "
+            f"{self._verdict}The limit: {self._group}{self._condition}, the "
             f"average cost is at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In "
             f"{b.n} responses to {b.n_groups} prompts that average was {b.estimate:.4g}. {self._claim}"
         )
+
+    @property
+    def _group(self) -> str:
+        """The responses that the average is of."""
+        tail = self.bound.tail
+        return "over all of its responses" if tail == 1 else f"among the worst {100 * tail:g} % of its responses"
 
     @property
     def _verdict(self) -> str:
@@ -144,7 +150,8 @@ class Certificate:
             *self._whose_cost(),
             f"Costs were cut to the range from {low:g} to {high:g}; a cost above {high:g} counts as {high:g}. Above "
             f"the range were {b.n_clipped_above}, below it {b.n_clipped_below} of {b.n}.",
-            "It is about an average over the worst responses. Single responses can be worse.",
+            f"It is about an average over {'all' if b.tail == 1 else 'the worst'} responses. Single responses can be "
+            "worse.",
             "Attempts recorded in other files are not counted.",
         ]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from trl import ModelConfig, RewardConfig, get_peft_config
 
+from trl_rsa._device import has_accelerator, warn_of_slow_bfloat16
 from trl_rsa.score_models.arguments import ScoreModelArguments
 from trl_rsa.score_models.train import train_score_model
 from trl_rsa.scripts._command import run_command
@@ -64,12 +65,15 @@ _SHOWN = {
 
 
 def make_parser() -> ScreenParser:
-    return ScreenParser(
+    parser = ScreenParser(
         (ScoreModelArguments, RewardConfig, ModelConfig),
         description="Train a reward or a cost model with TRL's RewardTrainer (--help_all: every argument).",
         shown=_SHOWN,
         example=_EXAMPLE,
     )
+    # As RSAConfig does it by itself: transformers refuses to begin without.
+    parser.set_defaults(use_cpu=not has_accelerator())
+    return parser
 
 
 def launch(args: tuple[Any, ...], argv: list[str], launcher: Launcher) -> int:
@@ -84,6 +88,7 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise ValueError("You set load_in_4bit or load_in_8bit, but adapters on them are not merged. Remove it.")
+    warn_of_slow_bfloat16(training_args)
     peft_config = get_peft_config(model_args)
     is_main = training_args.process_index == 0
     training_args.resume_from_checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint)
