@@ -75,6 +75,19 @@ def test_single_responses(tmp_path, row, expected):
     assert said(data) == [[("r", *expected)]]
 
 
+def test_a_single_response_in_messages(tmp_path):
+    asked = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]
+    rows = [
+        {"prompt": asked, "response": "r", "grade": 2},
+        {"prompt": "p", "response": [{"role": "assistant", "content": "r"}], "grade": 2},
+        {"prompt": asked[:2], "response": "r", "grade": 2},
+        {"prompt": [], "response": "r", "grade": 2},
+    ]
+    data = load_judged(write(tmp_path / "s.jsonl", rows), SCALE)
+    assert said(data) == [[("r", 2, True)]] * 2 and data.rows[0].prompt == asked
+    assert data.skipped == {"field `prompt` does not end with a turn of the user": 1, "empty prompt": 1}
+
+
 def test_rubric_keeps_its_steps(tmp_path):
     rows = [{"prompt": "p", "response": "r", "score": score} for score in (0.5, 0.625)]
     verdicts = [row.verdicts[0] for row in load_judged(write(tmp_path / "s.jsonl", rows), SCALE).rows]

@@ -13,7 +13,8 @@ from trl_rsa.data.build import Tally, choose_adapter, read_each
 from trl_rsa.data.formats import columns_of, detect_format, sample_rows
 from trl_rsa.data.harm import HarmScale, rubric_score
 from trl_rsa.data.load import draw, open_named
-from trl_rsa.data.schema import Message, Pair, Row, RowError, check_pair, read_flag, read_text
+from trl_rsa.data.preference import read_response
+from trl_rsa.data.schema import Message, Pair, Row, RowError, check_pair, read_flag
 from trl_rsa.data.templates import render
 
 
@@ -99,8 +100,8 @@ def load_judged(
     Args:
         source, format, split, revision, name, strict, seed:
             As [`load_preferences`]. A .csv file works too. Besides the formats of pairs there are rows of one
-            `response` to a `prompt` with a `grade` (name or number on the scale), a rubric's `score` in [0, 1], or a
-            label (`is_safe`, `unsafe`, …).
+            `response` to a `prompt`, each text or messages, with a `grade` (name or number on the scale), a rubric's
+            `score` in [0, 1], or a label (`is_safe`, `unsafe`, …).
         scale ([`HarmScale`], *optional*):
             What grades are read on; without it they are left out.
         preferred_by (`str`, *optional*, defaults to `"safer"`):
@@ -184,11 +185,7 @@ def _consistent(found: dict[str, Any], scale: HarmScale | None) -> dict[str, Any
 
 
 def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) -> JudgedRow:
-    question, answer = read_text(row, prompt), read_text(row, response)
-    if not question.strip():
-        raise RowError("empty prompt")
-    if not answer.strip():
-        raise RowError("empty response")
+    question, answer = _turns(row, prompt, "user"), _turns(row, response, "assistant")
     found: dict[str, Any] = {}
     present = [name for name, value in row.items() if value not in (None, "")]
     if scale is not None:
@@ -202,8 +199,18 @@ def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) 
         found["unsafe"] = _flag(row, name) != (name in SAFE_COLUMNS)
     if not found:
         raise RowError("nothing is said about the response")
-    verdict = Verdict([{"role": "assistant", "content": answer}], **_consistent(found, scale))
-    return JudgedRow([{"role": "user", "content": question}], (verdict,))
+    return JudgedRow(question, (Verdict(answer, **_consistent(found, scale)),))
+
+
+def _turns(row: Row, field: str, role: str) -> list[Message]:
+    """Text as one turn of the role; messages as they are, the last of them the role's."""
+    found = read_response(row, field)
+    turns = [{"role": role, "content": found}] if isinstance(found, str) else found
+    if not turns or not turns[-1]["content"].strip():
+        raise RowError("empty prompt" if role == "user" else "empty response")
+    if turns[-1]["role"] != role:
+        raise RowError(f"field `{field}` does not end with a turn of the {role}")
+    return turns
 
 
 def _flag(row: Row, name: str) -> bool:
