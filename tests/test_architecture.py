@@ -51,6 +51,7 @@ RULES = {
     "kernels": Rule(ours=("kernels", "risk"), others=("torch", "triton")),
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
     "_device": Rule(others=("torch",)),
+    "_process": Rule(),
     "_trl": Rule(others=("packaging", "trl")),
     "config": Rule(ours=("_device", "losses", "risk"), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),
@@ -124,7 +125,7 @@ RULES = {
     # Doors for other people's scripts: nothing imports them.
     "compat": Rule(ours=ANY, never=("demo", "sandbox", "cli", "__main__"), others=ANY),
     "scripts": Rule(ours=ANY, never=("compat", "cli", "__main__"), others=ANY),
-    "cli": Rule(ours=("scripts",)),
+    "cli": Rule(ours=("_process", "scripts")),
     "__main__": Rule(ours=("cli",)),
 }
 
