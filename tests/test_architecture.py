@@ -90,6 +90,7 @@ RULES = {
         ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),
         others=ANY,
     ),
+    "training.__main__": Rule(ours=("_process", "training.worker")),
     # The methods of a stage: some of them train scorers, or are steered by them.
     "training.methods": Rule(
         ours=("training", "trainer", "config", "score_models", "scoring", "sampling", "storage", "_trl"),
