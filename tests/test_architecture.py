@@ -51,6 +51,7 @@ RULES = {
     "kernels": Rule(ours=("kernels", "risk"), others=("torch", "triton")),
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
     "_device": Rule(others=("torch",)),
+    "_process": Rule(),
     "_trl": Rule(others=("packaging", "trl")),
     "config": Rule(ours=("_device", "losses", "risk"), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),
@@ -89,6 +90,7 @@ RULES = {
         ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),
         others=ANY,
     ),
+    "training.__main__": Rule(ours=("_process", "training.worker")),
     # The methods of a stage: some of them train scorers, or are steered by them.
     "training.methods": Rule(
         ours=("training", "trainer", "config", "score_models", "scoring", "sampling", "storage", "_trl"),
@@ -124,7 +126,7 @@ RULES = {
     # Doors for other people's scripts: nothing imports them.
     "compat": Rule(ours=ANY, never=("demo", "sandbox", "cli", "__main__"), others=ANY),
     "scripts": Rule(ours=ANY, never=("compat", "cli", "__main__"), others=ANY),
-    "cli": Rule(ours=("scripts",)),
+    "cli": Rule(ours=("_process", "scripts")),
     "__main__": Rule(ours=("cli",)),
 }
 

@@ -1,9 +1,7 @@
 """`python -m trl_rsa`, the same as `trl-rsa`."""
 
-import sys
-
-from trl_rsa.cli import main
+from trl_rsa.cli import run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

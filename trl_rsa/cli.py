@@ -1,8 +1,9 @@
 """`trl-rsa`: dispatch only. Nothing heavy is imported before a command is chosen."""
 
 import sys
+from typing import NoReturn
 
-from trl_rsa import __version__
+from trl_rsa import __version__, _process
 from trl_rsa.scripts._command import did_you_mean, run_command
 
 
@@ -57,5 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
+def run() -> NoReturn:
+    """`trl-rsa` as a process."""
+    _process.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -16,6 +16,8 @@ import fsdp_on_cpu
 from cpu_args import CPU_ARGS
 from engine_cases import CASES, PAIRS_PER_STEP, STEPS, Case, deepspeed_config, processes
 
+from trl_rsa import _process
+
 
 def arguments(case: Case, engine: str, output_dir: Path, **changes: Any) -> dict[str, Any]:
     given = {
@@ -133,7 +135,7 @@ def resume(folder: Path, case: Case, engine: str, output_dir: Path) -> None:
     save(trainer, output_dir / "final")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("engine")
@@ -150,6 +152,9 @@ def main() -> None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     from accelerate import PartialState
 
+    from trl_rsa import trainer  # noqa: F401 (with all that it imports, before the collector is asked to pass it over)
+
+    _process.imported()
     for name in given.cases:
         output_dir = given.folder / given.engine / name
         if given.kill or given.resume:
@@ -163,7 +168,8 @@ def main() -> None:
     # Destroying the process group while another rank still uses it would abort that rank.
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    _process.run(main)

@@ -83,7 +83,7 @@ class FsdpOnCpu(Launcher):
     """Sharded on gloo, which accelerate itself does not do."""
 
     def start(self, module, arguments):
-        assert module == "trl_rsa.training.worker"
+        assert module == "trl_rsa.training"
         return super().start("fsdp_stage_worker", arguments)
 
 

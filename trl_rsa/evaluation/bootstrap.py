@@ -142,12 +142,12 @@ def _bca_levels(value: Array, draws: Array, jackknife: Array, levels: Array) -> 
     # Ties count half; a value outside all draws is kept at a finite bias.
     below = ((draws < value).mean(0) + (draws <= value).mean(0)) / 2
     half = 0.5 / len(draws)
-    from scipy.stats import norm  # half a second, which other users of this module need not spend
+    from scipy.special import ndtr, ndtri  # not scipy.stats, whose import takes half a second more
 
-    bias = norm.ppf(np.clip(below, half, 1 - half))[:, None]
+    bias = ndtri(np.clip(below, half, 1 - half))[:, None]
     deviation = jackknife.mean(0) - jackknife
     spread = (deviation**2).sum(0) ** 1.5
     skew = (deviation**3).sum(0)
     acceleration = np.divide(skew, 6 * spread, out=np.zeros_like(skew), where=spread > 0)[:, None]
-    z = bias + norm.ppf(levels)
-    return norm.cdf(bias + z / (1 - acceleration * z))
+    z = bias + ndtri(levels)
+    return ndtr(bias + z / (1 - acceleration * z))

@@ -4,6 +4,7 @@ A command is a module `trl_rsa/scripts/<name>.py` (with `_` for `-`) with
 
 * `make_parser()`, an `argparse.ArgumentParser` (or a subclass: `parse_args` may return anything),
 * `main(args) -> int | None`, which is given what `parse_args` returned; `None` is success,
+* optionally `IMPORTS`, the modules with all that `main` needs in the end, which are imported before it,
 * optionally `INTERRUPTED`, a sentence that says what Ctrl-C has left behind,
 * optionally `launch(args, argv, launcher) -> int | None`, which `main` gives way to if the arguments ask for processes
   (`--accelerate_config`, or another argument of `accelerate launch`); `argv` are the command's own arguments.
@@ -22,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trl_rsa import _process
 from trl_rsa.scripts._pages import page_for
 from trl_rsa.scripts._quiet import hush
 from trl_rsa.storage.printable import printable
@@ -106,7 +108,16 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
 
 
 def _run(module: Any, argv: list[str], prog: str) -> int | None:
-    return module.main(parse_arguments(module.make_parser(), argv, prog))
+    arguments = parse_arguments(module.make_parser(), argv, prog)
+    _import(module)
+    return module.main(arguments)
+
+
+def _import(module: Any) -> None:
+    """All at once: [`_process.imported`] can then be called for all of it."""
+    for name in getattr(module, "IMPORTS", ()):
+        import_module(name)
+    _process.imported()
 
 
 def _launch(module: Any, argv: list[str], prog: str) -> int | None:
@@ -116,6 +127,7 @@ def _launch(module: Any, argv: list[str], prog: str) -> int | None:
     own, words = split_arguments(parser, argv)
     arguments = parse_arguments(parser, own, prog, others=lambda: [f"--{name}" for name in launch_names()])
     launcher = make_launcher(words, getattr(parser, "launch", {}))
+    _import(module)
     return module.main(arguments) if launcher is None else module.launch(arguments, own, launcher)
 
 

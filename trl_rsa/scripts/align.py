@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from trl_rsa.training.launcher import Launcher
 
 
+IMPORTS = ("trl_rsa.alignment.preview", "trl_rsa.alignment.run", "trl_rsa.trainer")
+
 WAITING = 4  # exit status: the run stopped in good order, for people to label
 
 INTERRUPTED = "Started again with the same plan it resumes."

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 
+IMPORTS = ("trl_rsa.alignment.run", "trl_rsa.demo.run", "trl_rsa.sandbox", "trl_rsa.trainer")
+
 INTERRUPTED = "Started again with the same arguments it goes on where it was."
 
 _EPILOG = """\

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trl_rsa.evaluation.scores import ScorerSpec
 
 
+IMPORTS = ("trl_rsa.evaluation.run",)
+
 INTERRUPTED = "Started again with the same arguments it goes on where it was."
 
 _EXAMPLE = """\

@@ -20,7 +20,7 @@ from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest
 
 
 FOLDER = ".launch"
-WORKER = "trl_rsa.training.worker"
+WORKER = "trl_rsa.training"
 SECONDS_BETWEEN_LOOKS = 0.2
 
 

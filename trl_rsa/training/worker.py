@@ -1,8 +1,7 @@
-"""What every process of a launched group runs: `python -m trl_rsa.training.worker FOLDER`, as launched.py asks."""
+"""What every process of a launched group does: it reads a request, and trains or samples."""
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +170,3 @@ def main(folder: Path) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
