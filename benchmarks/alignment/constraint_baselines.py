@@ -73,7 +73,7 @@ SAFEDPO = Method(
     grid=(0.0, 2.0, 5.0),
 )
 # In the order in which they are run.
-BASELINES = (NEUTRAL, RLOO_LAGRANGIAN, KTO_SACPO, P_SACPO, SACPO, SAFEDPO)
+BASELINES = (NEUTRAL, RLOO_LAGRANGIAN, SAFEDPO, KTO_SACPO, SACPO, P_SACPO)
 BASELINE_SEARCHES = ("rloo", "kto", "merge", "safedpo")
 # The worlds in which these are run, in this order.
 BASELINE_WORLDS = ("tail", "aligned")
