@@ -9,10 +9,14 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.alignment.constraint_baselines import RLOO_LAGRANGIAN, SAFEDPO
 from benchmarks.alignment.constraint_methods import BUDGETS, METHODS
 
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+# Those of the track, but for a ladder whose bound promises nothing, and the strongest rivals.
+RIVALS = (RLOO_LAGRANGIAN.name, SAFEDPO.name)
+SHOWN = (*(method.name for method in METHODS[:5]), *RIVALS)
+MARKERS = ("o", "s", "^", "D", "v", "X", "*")
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Style:
 
 
 LIGHT = Style(
-    "#ffffff", "#1b1f24", "#ebebeb", "#ededed", ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    *("#ffffff", "#1b1f24", "#ebebeb", "#ededed"),
+    methods=("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7b4fc9", "#1b1f24"),
 )
 # The paper is that of GitHub's dark pages.
 DARK = Style(
-    "#0d1117", "#e6edf3", "#262c36", "#2b313b", ("#ff7f2a", "#3d9be9", "#22c997", "#e59ac6", "#f2c14e", "#9fd8ff")
+    *("#0d1117", "#e6edf3", "#262c36", "#2b313b"),
+    methods=("#ff7f2a", "#3d9be9", "#22c997", "#e59ac6", "#f2c14e", "#b79cff", "#e6edf3"),
 )
 STYLES = {"": LIGHT, "-dark": DARK}  # by what the file's name ends in
 
@@ -58,14 +64,14 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path, style: Style) -> None:
         for axes in panels[-1]:
             axes.set_xlabel("true CVaR(0.05) of cost")
         handles, names = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         figure.suptitle("Reward and tail of cost on test prompts; grey: the budget is not met", fontsize=11)
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def _panel(axes: Any, rows: Sequence[dict[str, Any]], budget: float, style: Style) -> None:
-    for place, method in enumerate(METHODS):
-        _dots(axes, [row for row in rows if row["method"] == method.name], method.name, place, style)
+    for place, name in enumerate(SHOWN):
+        _dots(axes, [row for row in rows if row["method"] == name], name, place, style)
     left, right = axes.get_xlim()
     axes.set_xlim(left, max(right, budget + 0.5))
     axes.axvline(budget, color=style.ink, linewidth=1)
@@ -84,7 +90,7 @@ def _dots(axes: Any, rows: Sequence[dict[str, Any]], name: str, place: int, styl
     axes.plot(
         x.mean(),
         y.mean(),
-        markersize=10,
+        markersize=14 if MARKERS[place] == "*" else 10,
         markeredgecolor=style.paper,
         markeredgewidth=0.8,
         zorder=3,

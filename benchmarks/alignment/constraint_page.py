@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.alignment.constraint_baselines import BASELINES, NEUTRAL, NOT_EQUAL, RLOO_TRIED, chosen_rloo, in_words
-from benchmarks.alignment.constraint_figure import draw
+from benchmarks.alignment.constraint_figure import RIVALS, draw
 from benchmarks.alignment.constraint_methods import (
     ABLATION_WORLD,
     ABLATIONS,
@@ -49,7 +49,8 @@ def write_page(out: Path, page: Path) -> None:
     rows = read(out / "constraint.csv")
     provenance = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
     main = pick(rows, part="main")
-    draw(main, out / "constraint.png")
+    rivals = [row for row in pick(rows, part="baselines") if row["method"] in RIVALS]
+    draw([*main, *rivals], out / "constraint.png")
     folder = Path(os.path.relpath(out, page.parent)).as_posix()
     parts = [
         _introduction(main, provenance),
