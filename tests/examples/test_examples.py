@@ -12,6 +12,7 @@ from trl_rsa import Plan
 from trl_rsa.alignment.plan import args_of
 from trl_rsa.scripts import align
 from trl_rsa.scripts._launch import make_launcher, split_arguments
+from trl_rsa.training.configuration import risk_arguments
 from trl_rsa.training.launcher import bundled_configs
 
 
@@ -24,7 +25,7 @@ def test_every_plan_loads_and_its_arguments_are_valid(path, tmp_path):
     for stage in plan.stages:
         arguments = args_of(plan, stage) | {"output_dir": str(tmp_path)}
         if stage.method == "rsa":
-            arguments |= {"beta": stage.beta, "risk_measure": stage.risk_measure}
+            arguments |= {"beta": stage.beta, **risk_arguments(stage.risk_measure, arguments)}
         # Where the plan is for a GPU, its precision is the machine's business, not the plan's.
         stage.does.config_class(**arguments | {"bf16": False, "use_cpu": True})
 
