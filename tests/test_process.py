@@ -46,6 +46,23 @@ def test_an_exception_ends_it_as_always(work, status):
     assert ended.returncode == status and ("a bug" in ended.stderr) == (status == 1)
 
 
+@pytest.mark.parametrize("module", ["trl_rsa.cli", "trl_rsa.training.__main__"])
+def test_handlers_of_what_the_command_line_imports_are_called(module):
+    """`logging` is imported with it, and writes at the end what is held back."""
+    code = (
+        f"import {module}, logging.handlers, sys; from trl_rsa import _process\n"
+        "def main():\n"
+        "    held = logging.handlers.MemoryHandler(9, target=logging.StreamHandler(sys.stdout))\n"
+        "    logging.getLogger('kept').addHandler(held)\n"
+        "    main.held = held\n"
+        "    logging.getLogger('kept').warning('held back')\n"
+        "    return 0\n"
+        "_process.run(main)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "held back\n"
+
+
 def test_outside_of_it_nothing_is_frozen():
     code = "import gc; from trl_rsa import _process; _process.imported(); print(gc.isenabled(), gc.get_freeze_count())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,6 +14,18 @@ from typing import NoReturn
 
 
 _waiting = False  # nothing is collected until the imports are there
+_ended: list[int] = []  # the exit status, once there is one
+
+
+@atexit.register
+def _leave() -> None:
+    # This module is imported before all that registers a handler, so this one is called last: threads have ended and
+    # the others have run by now. What is left is taking the interpreter apart. After an exception, and in a program
+    # that is not ours, nothing is in `_ended`, and Python does it as always.
+    if _ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended[0])
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -22,21 +34,10 @@ def run(main: Callable[[], int]) -> NoReturn:
     `main` calls [`imported`] as soon as it has imported what it needs. An exception ends the process as always.
     """
     global _waiting
-    ended: list[int] = []
-
-    def leave() -> None:
-        # Registered first, so called last: threads have ended and all other handlers have run by now. What is left is
-        # taking the interpreter apart. After an exception nothing is in `ended`, and Python does it as always.
-        if ended:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(ended[0])
-
-    atexit.register(leave)
     gc.disable()
     _waiting = True
-    ended.append(main())
-    sys.exit(ended[0])
+    _ended.append(main())
+    sys.exit(_ended[0])
 
 
 def imported() -> None:
