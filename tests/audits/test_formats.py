@@ -130,6 +130,13 @@ def test_wrong_rows_are_named_and_the_others_kept(tmp_path):
         costs_of_labels(path, SCALE)
 
 
+@pytest.mark.parametrize("name", ["labels.CSV", "labels.txt", "labels.json"])
+def test_a_certificate_reads_labels_under_other_endings(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("id,grade\nk1,minor\n" if name.endswith("CSV") else '{"id": "k1", "grade": "minor"}\n')
+    assert costs_of_labels(path, SCALE) == {"k1": [SCALE.costs[1]]}
+
+
 def test_a_response_may_be_longer_than_python_s_csv_allows_by_itself(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text(f"id,response,grade\nk1,{'a' * 200_000},minor\n")

@@ -66,13 +66,15 @@ def format_of(path: Path, given: str | None) -> str:
 
 
 def form_of_labels(path: Path, given: str | None) -> str:
-    """The form of a file that is to be read: as it is named, by its ending, and of a .json by its first record.
+    """The form of a file that is to be read: as it is named, by its ending, and of a .json by what it holds.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if its form does not show.
     """
     if given is None and path.suffix == ".json":
+        if not _text_of(path).lstrip().startswith("["):
+            return "jsonl"
         first = next(iter(_list_of(path, _text_of(path), "labelled responses")), None)
         has_responses = isinstance(first, dict) and isinstance(first.get("responses"), dict)
         return "argilla" if has_responses else "label-studio"

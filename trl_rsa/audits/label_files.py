@@ -22,7 +22,8 @@ def costs_of_labels(path: str | os.PathLike[str], scale: HarmScale) -> dict[str,
 
     Args:
         path (`str` or `os.PathLike`):
-            The file. A row without a grade is a response that waits for one.
+            The file: a `.csv`, an export in `.json`, or else JSON lines. A row without a grade is a response that
+            waits for one.
         scale ([`~data.harm.HarmScale`]):
             Grades by name or by number from 0.
 
@@ -34,7 +35,8 @@ def costs_of_labels(path: str | os.PathLike[str], scale: HarmScale) -> dict[str,
         ValueError: if a row has no id, or a grade that the scale does not have.
     """
     place = Path(path)
-    found = read_labels(place, form_of_labels(place, None), scale, None)
+    form = None if place.suffix == ".json" else "csv" if place.suffix.lower() == ".csv" else "jsonl"
+    found = read_labels(place, form_of_labels(place, form), scale, None)
     if found.wrong:
         raise ValueError(
             f"You gave the labels {str(path)!r}, but a certificate needs all of them, and some rows cannot be used: "
