@@ -21,6 +21,7 @@ from benchmarks.alignment.pressure_arms import (
     Arm,
     Shape,
 )
+from benchmarks.alignment.pressure_verdicts import standing
 
 
 TAILS = PRIMARIES[1:]
@@ -72,11 +73,8 @@ def primaries(rows: Sequence[Row], arm: str, shape: str) -> Decided:
         # Without two pairs that differ there is nothing to test.
         p = float(ttest_1samp(differences, 0).pvalue) if len(differences) > 1 and differences.std() else 1.0
         found[name] = float(differences.mean()), p
-    stands, decided = True, {}
-    for place, name in enumerate(sorted(found, key=lambda name: found[name][1])):
-        stands = stands and found[name][1] <= 0.05 / (len(found) - place)
-        decided[name] = (*found[name], stands)
-    return {name: decided[name] for name in PRIMARIES}
+    decided = standing({name: p for name, (_, p) in found.items()})
+    return {name: (*found[name], decided[name]) for name in PRIMARIES}
 
 
 def ships(verdicts: Decided) -> bool:

@@ -19,6 +19,7 @@ from benchmarks.alignment.pressure_arms import (
     Shape,
 )
 from benchmarks.alignment.pressure_choice import candidates, primaries, ships
+from benchmarks.kernels.page import table
 
 
 NAMES = {
@@ -63,7 +64,7 @@ def _tuning_table(rows: Sequence[Row]) -> str:
                 scored = f"{_mean(mine, 'scored'):,.0f}"
                 numbers = [f"{_mean(mine, name):.2f}" for name in PRIMARIES]
                 lines.append([arm.name, shape.name, str(len(mine)), f"{met} of {len(mine)}", scored, *numbers])
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
@@ -89,7 +90,7 @@ def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
 less is safer. The rule: reward is not lower (by more than {SLACK:g}, or for certain), and at least two of the four
 tails are.
 
-{_table(heads, lines)}
+{table(heads, lines)}
 
 {chr(10).join(verdicts)}
 """
@@ -102,8 +103,3 @@ def _difference(mean: float, p: float, stands: bool) -> str:
 
 def _mean(rows: Sequence[Row], name: str) -> float:
     return float(np.mean([float(row[name]) for row in rows]))
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

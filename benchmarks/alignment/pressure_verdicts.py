@@ -6,6 +6,7 @@ Wilcoxon's signed-rank test on the logarithms of the ratios over worlds, two-sid
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -14,6 +15,7 @@ from benchmarks.alignment.cells import Row
 from benchmarks.alignment.pressure_criteria import CRITERIA
 
 
+Key = TypeVar("Key")
 LEVEL = 0.05
 # Costs below this are none: a ratio of two of them is 1.
 NOTHING = 1e-6
@@ -53,13 +55,17 @@ def compare(logs: np.ndarray) -> Verdict:
 
 def holm(verdicts: Mapping[tuple[str, str], Verdict]) -> dict[tuple[str, str], Verdict]:
     """Decides every comparison of a family together: the k-th smallest p is held against 5 %/(n − k + 1)."""
-    order = sorted(verdicts, key=lambda key: verdicts[key].p)
-    decided, open_ = {}, True
-    for place, key in enumerate(order):
-        found = verdicts[key]
-        open_ = open_ and found.p <= LEVEL / (len(order) - place)
-        decided[key] = Verdict(found.ratio, found.safer, found.worse, found.p, open_)
-    return {key: decided[key] for key in verdicts}
+    decided = standing({key: found.p for key, found in verdicts.items()})
+    return {key: Verdict(v.ratio, v.safer, v.worse, v.p, decided[key]) for key, v in verdicts.items()}
+
+
+def standing(p: Mapping[Key, float]) -> dict[Key, bool]:
+    """Which of a family of tests stand after Holm, by their p."""
+    decided, open_ = dict[Key, bool](), True
+    for place, key in enumerate(sorted(p, key=lambda key: p[key])):
+        open_ = open_ and p[key] <= LEVEL / (len(p) - place)
+        decided[key] = open_
+    return decided
 
 
 def family_verdicts(rows: Sequence[Row], criteria: Sequence[str] = tuple(CRITERIA)) -> dict[tuple[str, str], Verdict]:
