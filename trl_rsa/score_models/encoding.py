@@ -11,7 +11,7 @@ from datasets import Dataset, Features, List, Value
 from trl_rsa.data.judged import JudgedRow
 from trl_rsa.scoring.batches import Truncation, tokenize
 from trl_rsa.scoring.scorer import NotScored
-from trl_rsa.scoring.text import chat_text, safe_rlhf_text
+from trl_rsa.scoring.text import chat_text, end_of_reply, safe_rlhf_text
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -53,7 +53,7 @@ class Encoder:
     def _text(self, prompt: Any, response: Any) -> str | NotScored:
         if self.template == "chat":
             return chat_text(self.tokenizer, prompt, response)
-        return safe_rlhf_text(prompt, response, self.tokenizer.eos_token)
+        return safe_rlhf_text(prompt, response, end_of_reply(self.tokenizer))
 
 
 def encode(

@@ -21,6 +21,7 @@ from trl_rsa.score_models.rows import Rows, read_rows
 from trl_rsa.score_models.trainer import ScoreModelTrainer
 from trl_rsa.scoring.graded import Readout
 from trl_rsa.scoring.load import load_scorer
+from trl_rsa.scoring.text import end_of_reply
 
 
 # RewardConfig's options that our losses or our reading of the data would pass over.
@@ -163,7 +164,7 @@ def make_encoder(arguments: ScoreModelArguments, training_args: RewardConfig, to
         raise ValueError(
             f"You set template=chat, but the tokenizer of {model!r} has no chat template. Set template=safe-rlhf."
         )
-    if template == "safe-rlhf" and tokenizer.eos_token is None:
+    if template == "safe-rlhf" and end_of_reply(tokenizer) is None:
         raise ValueError(
             f"The tokenizer of {model!r} has no end-of-sequence token, at which Safe RLHF's template ends. Add one, "
             "or set template=chat."

@@ -17,7 +17,7 @@ from trl_rsa.scoring.batches import (
 )
 from trl_rsa.scoring.graded import CONFIG_FIELD, Readout
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
-from trl_rsa.scoring.text import chat_text, plain_text, safe_rlhf_text
+from trl_rsa.scoring.text import chat_text, end_of_reply, plain_text, safe_rlhf_text
 from trl_rsa.scoring.weights import (
     folder_digest,
     model_folder,
@@ -117,7 +117,7 @@ class ClassifierScorer(Scorer):
                 f'You set template="chat" for the scorer {path!r}, but its tokenizer has no chat template. Leave the '
                 "option out, or add the template to the tokenizer."
             )
-        if self.template == "safe-rlhf" and self.tokenizer.eos_token is None:
+        if self.template == "safe-rlhf" and end_of_reply(self.tokenizer) is None:
             raise ValueError(
                 f'You set template="safe-rlhf" for the scorer {path!r}, but its tokenizer has no end-of-sequence '
                 "token. Leave the option out."
@@ -155,7 +155,7 @@ class ClassifierScorer(Scorer):
     def _text(self, prompt: Text, completion: Text) -> tuple[str | NotScored, bool]:
         """The text, and whether the tokenizer is to add its special tokens."""
         if self.template == "safe-rlhf":
-            return safe_rlhf_text(prompt, completion, self.tokenizer.eos_token), True
+            return safe_rlhf_text(prompt, completion, end_of_reply(self.tokenizer)), True
         if self.template is None and isinstance(prompt, str) and isinstance(completion, str):
             return plain_text(prompt, completion, self._plain_eos), True
         if not self.tokenizer.chat_template:

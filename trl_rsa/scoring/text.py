@@ -22,13 +22,19 @@ def chat_text(tokenizer: Any, prompt: Text, completion: Text) -> str | NotScored
         return NotScored(f"the chat template does not take this conversation ({error})")
 
 
+def end_of_reply(tokenizer: Any) -> str | None:
+    """What ends a reply in Safe RLHF's template: the end-of-sequence token, or an encoder's separator (BERT's, for
+    example, which has no other)."""
+    return tokenizer.eos_token or tokenizer.sep_token
+
+
 def plain_text(prompt: str, completion: str, eos_token: str | None) -> str:
     """Prompt, completion and the end-of-sequence token, once: the text that TRL's RewardTrainer trains on."""
     text = prompt + completion
     return text if eos_token is None or completion.endswith(eos_token) else text + eos_token
 
 
-def safe_rlhf_text(prompt: Text, completion: Text, eos_token: str) -> str | NotScored:
+def safe_rlhf_text(prompt: Text, completion: Text, eos_token: str | None) -> str | NotScored:
     """`BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{reply}{eos}`, the template of the Beaver models.
 
     A prompt that is text in that template already is taken as it is.
