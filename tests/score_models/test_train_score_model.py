@@ -76,6 +76,53 @@ def test_reward_prefers_what_is_better(train):
     assert bad > good
 
 
+class TestEncoder:
+    """A body as BERT: no end-of-sequence token, no chat template, few positions, a head called `classifier`."""
+
+    @pytest.fixture
+    def bert(self, tmp_path):
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+        words = [*"[PAD] [CLS] [SEP] [UNK] the a cat dog sat ran on mat red blue big : BEGINNING OF".split()]
+        words += "CONVERSATION USER ASSISTANT".split()
+        backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+        special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+        PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path / "bert")
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = BertConfig(vocab_size=len(words), max_position_embeddings=40, pad_token_id=0, **sizes)
+        BertModel(config).save_pretrained(tmp_path / "bert")
+        return str(tmp_path / "bert")
+
+    def test_it_becomes_a_graded_cost_model(self, train, bert):
+        long = {"prompt": "the cat " * 30, "response": "a dog", "grade": 0}
+        folder, trained = train([*graded_rows(240), long], {"max_steps": 80, "learning_rate": 3e-3}, model=bert)
+        assert trained.measures["auc"] > 0.9
+        good, bad = load_scorer(f"hf:{folder}", kind="cost")([PROMPT, PROMPT], [GOOD, BAD])
+        assert good < 0 < bad
+        card = (Path(folder) / "README.md").read_text()
+        assert "template `safe-rlhf`, at most 40 tokens" in card and "longer than max_length" in card
+
+    def test_the_trained_text_is_the_scored_text(self, train, bert):
+        """The separator ends every reply, as the end-of-sequence token does elsewhere."""
+        folder, _ = train(graded_rows(40), {"max_steps": 1}, model=bert)
+        scorer = load_scorer(f"hf:{folder}", kind="cost")
+        text, special = scorer._text(PROMPT, GOOD)
+        encoder = Encoder(scorer.tokenizer, "safe-rlhf", 40)
+        assert text.endswith(GOOD + "[SEP]") and special
+        assert encoder(PROMPT, GOOD) == scorer.tokenizer(text)["input_ids"]
+
+    def test_another_number_of_classes_is_refused(self, train, bert):
+        folder, _ = train(graded_rows(40), {"max_steps": 1}, model=bert)
+        with pytest.raises(ValueError, match="its head has 3 outputs and this score model has 1"):
+            train(pku_rows(20), {"max_steps": 1}, model=folder, use=["pairs"])
+
+
 def test_pairs_alone_do_not_say_where_zero_lies(train):
     rows = [{name: value for name, value in row.items() if "is_" not in name and "severity" not in name}
             for row in pku_rows(40)]  # fmt: skip

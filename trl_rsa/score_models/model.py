@@ -17,6 +17,10 @@ from trl_rsa.scoring.weights import model_folder, quiet_loading, read_config, re
 Layout = Literal["hf", "beaver"]
 
 
+# Safe RLHF's, those of decoders, and those of encoders such as BERT and RoBERTa.
+_HEADS = ("score_head.weight", "score.weight", "classifier.weight", "classifier.out_proj.weight")
+
+
 @dataclass(frozen=True)
 class Start:
     """The folder that a score model starts from, and what its head has."""
@@ -35,8 +39,8 @@ def find_start(path: str, layout: Layout, readout: Readout, revision: str | None
     """
     folder = _find(path, revision)
     for_score = "score_head.weight" in weight_names(folder)
-    head = read_tensors(folder, ("score_head.", "score."))
-    weight = head.get("score_head.weight" if for_score else "score.weight")
+    head = read_tensors(folder, ("score_head.", "score.", "classifier."))
+    weight = next((head[name] for name in _HEADS if name in head), None)
     if weight is not None and weight.shape[0] != readout.logits:
         raise ValueError(
             f"You set model_name_or_path={path!r}, but its head has {weight.shape[0]} outputs and this score model "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import RewardConfig
 
@@ -19,6 +19,7 @@ from trl_rsa.score_models.model import as_reward_model, describe, find_start, lo
 from trl_rsa.score_models.normalizer import ScoreNormalizer
 from trl_rsa.score_models.rows import Rows, read_rows
 from trl_rsa.score_models.trainer import ScoreModelTrainer
+from trl_rsa.scoring.batches import longest
 from trl_rsa.scoring.graded import Readout
 from trl_rsa.scoring.load import load_scorer
 from trl_rsa.scoring.text import end_of_reply
@@ -69,10 +70,14 @@ def train_score_model(
     log(str(rows))
     readout, judgements = decide(arguments, rows)
     layout: Any = arguments.layout
-    find_start(model, layout, readout, init_kwargs.get("revision"))
+    start = find_start(model, layout, readout, init_kwargs.get("revision"))
     tokenizer = AutoTokenizer.from_pretrained(
         model, revision=init_kwargs.get("revision"), trust_remote_code=training_args.trust_remote_code
     )
+    most = longest(tokenizer, AutoConfig.from_pretrained(start.folder))
+    if most is not None and (training_args.max_length is None or training_args.max_length > most):
+        training_args.max_length = most
+        log(f"max_length is {most}: the model takes no more tokens")
     encoder = make_encoder(arguments, training_args, tokenizer, model)
     token_wise = arguments.loss_type == "token-wise"
     dataset, left_out = encode(rows.train, encoder, readout.heads, training_args.seed, judgements, token_wise)
