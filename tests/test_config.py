@@ -5,12 +5,13 @@ from dataclasses import MISSING, fields
 
 import pytest
 import yaml
-from trl import DPOConfig, TrlParser
+from trl import DPOConfig, SFTConfig, TrlParser
 
 from trl_rsa import RSAConfig
 from trl_rsa._device import _warn, has_slow_bfloat16
 from trl_rsa.config import _NOT_HONOURED, RISK_OPTIONS, TRL_LOSS_TYPES
 from trl_rsa.risk import CVaR, Entropic, Expectation, MeanCVaR, Spectral, UpperSemideviation, WorstCase
+from trl_rsa.training import configuration
 
 
 @pytest.fixture
@@ -282,4 +283,17 @@ def test_bf16_on_a_processor_without_it_is_named(tmp_path, monkeypatch, slow, bf
 def test_what_makes_bfloat16_slow_on_a_processor(monkeypatch, found, slow):
     monkeypatch.setattr("trl_rsa._device.has_accelerator", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)
-    assert has_slow_bfloat16() == slow
+    assert has_slow_bfloat16() is slow
+    monkeypatch.delattr("torch.cpu.get_capabilities")
+    assert has_slow_bfloat16() is None
+
+
+def test_bf16_of_a_method_of_trl_is_named_too(tmp_path, monkeypatch):
+    """A stage may be trained with another configuration than RSAConfig."""
+    said = []
+    monkeypatch.setattr("trl_rsa._device.has_slow_bfloat16", lambda: True)
+    monkeypatch.setattr("trl_rsa._device.logger.warning", said.append)
+    _warn.cache_clear()
+    configuration.make_config("sft", {"output_dir": str(tmp_path), "bf16": True, "use_cpu": True}, SFTConfig)
+    _warn.cache_clear()
+    assert len(said) == 1

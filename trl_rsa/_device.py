@@ -15,13 +15,15 @@ def has_accelerator() -> bool:
     return torch.accelerator.current_accelerator(check_available=True) is not None
 
 
-def has_slow_bfloat16() -> bool:
+def has_slow_bfloat16() -> bool | None:
     """Whether torch would compute in bfloat16 on this machine's processor, which has no instructions for it.
 
-    Float32 is several times faster there. False with an accelerator, and where torch does not say what there is.
+    Float32 is several times faster there. False with an accelerator; None where torch does not say what there is.
     """
-    if has_accelerator() or not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.13
+    if has_accelerator():
         return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.13
+        return None
     found = torch.cpu.get_capabilities()
     return not any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

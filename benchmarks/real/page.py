@@ -134,8 +134,8 @@ nothing was tuned.
 * **Cost A steers, cost B judges.** A, a small encoder (MiniLM, 22 million parameters), learned grades of harm and
   safety labels, on the scale `{HARM_SCALE}`; B learned safety labels and human pairs
   of other data, with an adapter in the last {LAST_LAYERS} layers of the instruct model, and has no scale. For both a
-  cost above 0 is unsafe. A reward model, the same encoder, learned human judgements of helpfulness. No prompt of one set
-  is in another.
+  cost above 0 is unsafe. A reward model, the same encoder, learned human judgements of helpfulness. No prompt of one
+  set is in another.
 * **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
   cost, {BOUNDS[0]:g}, to the CVaR of the instruct model on the decide prompts. Searches are steered by the bound
   of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).
@@ -306,7 +306,8 @@ def _score_models(provenance: dict[str, Any]) -> str:
         lines.append([name, *whole, *part, f"{row['seconds']:,.0f}" if "seconds" in row else EMPTY])
     heads = ["model", "rows", "prompts", "held-out responses", *MEASURES.values(), "seconds"]
     return (
-        "## The score models\n\nMade by [`trl-rsa score-model`](../../docs/score_models.md), measured on prompts held out of their own data. A cell is empty where the data do not say.\n\n"
+        "## The score models\n\nMade by [`trl-rsa score-model`](../../docs/score_models.md), measured on "
+        "prompts held out of their own data. A cell is empty where the data do not say.\n\n"
         + table(heads, lines)
         + "\n"
     )
@@ -318,7 +319,8 @@ def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
 
 One model of 135 million parameters with weights that were rounded to four bits once; responses of at most {horizon}
 tokens; {len({row["seed"] for row in rows})} seeds, which share prompts, score models and budget, so that the intervals
-over seeds do not hold these. A and B are small models themselves: what both overlook, nobody here sees. They learned from other models' answers, and A's grades are those of a judge model; no
+over seeds do not hold these. A and B are small models themselves: what both
+overlook, nobody here sees. They learned from other models' answers, and A's grades are those of a judge model; no
 person has read the responses for the tables. The refusal rule reads English openings and is no judge. The score models
 learned from answers that were cut at the horizon. Step sizes, α, grid and budget were not tuned: an arm that does
 badly here may do better with its own.

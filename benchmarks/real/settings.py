@@ -166,8 +166,8 @@ TIES = tuple(
 )
 ABLATIONS = {"ties": TIES}
 
-# Of the score models. A learns grades and R pairs, both with all weights of a small encoder; B, which judges, labels and
-# pairs, with an adapter in the last layers of the chat model: other data, another body, another recipe.
+# Of the score models. A learns grades and R pairs, both with all weights of a small encoder; B, which judges, labels
+# and pairs, with an adapter in the last layers of the chat model: other data, another body, another recipe.
 LAST_LAYERS = 4
 SCORE_MODELS: dict[str, dict[str, Any]] = {
     "a": {"objective": "cost", "harm_scale": HARM_SCALE, "body": "encoder", "learning_rate": 1e-4, "seed": 11},

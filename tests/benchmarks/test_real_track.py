@@ -290,7 +290,8 @@ class TestEstimate:
         assert len(GRID) == FULL.rungs
 
     def test_seconds_are_those_of_steps_and_responses(self):
-        """A text has 6 + 35 + 4 = 45 tokens. 2 steps of 2·2 texts at 4 passes: 1,440; 16 responses: 16, and 720 by the encoder."""
+        """A text has 6 + 35 + 4 = 45 tokens. 2 steps of 2·2 texts at 4 passes: 1,440; 16 responses: 16, and 720 in
+        the encoder."""
         rates = Rates(token=1.0, response=1.0, encoder=1.0)
         assert seconds_of(work_of(HELPFUL, MINI), MINI, rates) == 1440 + 16 + 720
         assert lines([(START, 0), (START, 1)], MINI, rates, False)[0].startswith("2 runs, about 25 minutes")

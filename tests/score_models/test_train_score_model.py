@@ -7,7 +7,7 @@ import pytest
 import torch
 from trl import RewardConfig
 
-from tests.score_models.conftest import graded_rows, pku_rows, write_jsonl
+from tests.score_models.conftest import HARMFUL, graded_rows, pku_rows, write_jsonl
 from trl_rsa.cli import main
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.judged import load_judged
@@ -84,8 +84,23 @@ class TestEncoder:
         from tokenizers import Tokenizer, models, pre_tokenizers, processors
         from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-        words = [*"[PAD] [CLS] [SEP] [UNK] the a cat dog sat ran on mat red blue big : BEGINNING OF".split()]
-        words += "CONVERSATION USER ASSISTANT".split()
+        words = [
+            "[PAD]",
+            "[CLS]",
+            "[SEP]",
+            "[UNK]",
+            ":",
+            *HARMFUL,
+            "the",
+            "a",
+            "cat",
+            "dog",
+            "sat",
+            "ran",
+            "on",
+            "mat",
+        ]
+        words += ["BEGINNING", "OF", "CONVERSATION", "USER", "ASSISTANT"]
         backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         backend.post_processor = processors.TemplateProcessing(

@@ -95,7 +95,12 @@ def _accelerators() -> str:
 def _bfloat16() -> str:
     from trl_rsa._device import has_slow_bfloat16
 
-    return "slow on this processor. Set `bf16: false` and `dtype: float32`" if has_slow_bfloat16() else "yes"
+    said = {
+        True: "slow on this processor. Set `bf16: false` and `dtype: float32`",
+        False: "yes",
+        None: "unknown: torch says from 2.13 on whether this processor has instructions for it",
+    }
+    return said[has_slow_bfloat16()]
 
 
 def _trl_supported() -> str:

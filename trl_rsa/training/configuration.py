@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from trl_rsa._device import has_accelerator
+from trl_rsa._device import has_accelerator, warn_of_slow_bfloat16
 from trl_rsa.config import RISK_OPTIONS, RSAConfig
 from trl_rsa.risk import RiskMeasure
 
@@ -32,6 +32,7 @@ def make_config(title: str, arguments: Mapping[str, Any], config_class: type = R
         raise ValueError(
             f"You set args of {title} that {config_class.__name__} cannot take: {_first_line(error)}. Correct them."
         ) from error
+    warn_of_slow_bfloat16(config)
     _check_numbers(title, config)
     _check_scheduler(title, config)
     return config
