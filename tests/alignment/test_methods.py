@@ -7,7 +7,7 @@ import torch
 from test_run import ARGS, LORA, TEXT, History, weights
 from transformers import TrainerCallback
 
-from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, Stage, align
+from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.preview import preview
 from trl_rsa.alignment.stage_data import load_stage_data
 
@@ -221,6 +221,18 @@ def test_a_scorer_that_no_stage_trains(stages, constraint, message, tmp_path):
             output_dir=str(tmp_path),
             constraint=constraint,
         )
+
+
+def test_a_reward_of_the_rungs_may_be_a_stage_s(tmp_path):
+    constraint = RiskConstraint(len, ["p", "q", "r", "s"], budget=0.0, bounds=(-1, 1))
+    given = {"model": "m", "output_dir": str(tmp_path), "constraint": constraint}
+    rungs = RungSettings(reward=RewardTerm("stage:liked"))
+    stages = [Stage("liked", "x.jsonl", method="reward")]
+    assert Plan(stages, **given, rungs=rungs).scored_by[1] == ("the reward of the rungs", "reward", rungs.reward)
+    with pytest.raises(ValueError, match="the scorer of the reward of the rungs to 'stage:liked', but there is no"):
+        Plan([], **given, rungs=rungs)
+    # Without a constraint there is no rung.
+    assert Plan(stages, model="m", output_dir=str(tmp_path), rungs=rungs).scored_by == []
 
 
 def test_plan_args_reach_the_stages_that_have_them(tmp_path):

@@ -32,7 +32,7 @@ def test_nothing_is_missing(make, tmp_path):
     assert missing(plan) == {}
     assert [need.what for need in needs(plan)] == [
         "the model",
-        "the scorer of 'cost'",
+        "the scorer of the constraint 'cost'",
         "the prompts of 'cost'",
         "output_dir",
     ]
@@ -67,8 +67,8 @@ def test_a_constraint_s_files_and_keys(make, tmp_path, monkeypatch):
     options = {"api_key_env": "MY_KEY"}
     judged = constraint(tmp_path, scorer="judge:http://localhost:1/v1#m", scorer_options=options, prompts="none.txt")
     found = missing(make(constraint=judged))
-    assert list(found) == ["the prompts of 'cost'", "the key of 'cost'"]
-    assert found["the key of 'cost'"] == "set the environment variable MY_KEY"
+    assert list(found) == ["the prompts of 'cost'", "the key of the constraint 'cost'"]
+    assert found["the key of the constraint 'cost'"] == "set the environment variable MY_KEY"
     monkeypatch.setenv("MY_KEY", "secret")
     assert list(missing(make(constraint=judged))) == ["the prompts of 'cost'"]
     assert all("secret" not in need.words for need in needs(make(constraint=judged)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_rsa import Plan, Stage
+from trl_rsa import Plan, RewardTerm, Stage
 
 
 YAML = """\
@@ -34,6 +34,24 @@ def test_yaml_keys_are_the_arguments_of_plan_and_stage(plan_file):
 def test_overrides_replace_top_level_keys(plan_file):
     plan = Plan.from_yaml(plan_file, model="other", output_dir=None, seed=7)
     assert (plan.model, plan.output_dir, plan.seed) == ("other", "runs/here", 7)
+
+
+@pytest.mark.parametrize(
+    ("reward", "sentence"),
+    [
+        ("hf:some/model", "'reward' of rungs of .* but it is a mapping. Give it as `reward: {scorer: …}`"),
+        ("{weight: 2}", "left out 'scorer' in reward of rungs"),
+        ("{scorer: 'm:f', wieght: 2}", "'wieght' in reward of rungs .*Did you mean 'weight'"),
+        ("{scorer: 'm:f', weight: much}", "'weight'"),
+    ],
+)
+def test_a_reward_of_the_rungs_is_read_from_the_file(plan_file, reward, sentence):
+    right = "rungs: {reward: {scorer: 'm:f', weight: 2}}\n"
+    plan_file.write_text(YAML + right)
+    assert Plan.from_yaml(plan_file).rungs.reward == RewardTerm("m:f", 2)
+    plan_file.write_text(f"{YAML}rungs: {{reward: {reward}}}\n")
+    with pytest.raises(ValueError, match=sentence):
+        Plan.from_yaml(plan_file)
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,36 @@ def test_vllm_loads_the_policy_itself(monkeypatch):
     assert given == ["a folder"]
 
 
+def words_are_helpful(prompts, completions, **kwargs):
+    return [float(len(text.split())) for text in completions]
+
+
+def test_a_reward_decides_between_harmless_responses(tiny_model_path, tmp_path):
+    """Train responses are scored by it and others are not; the dry run shows it; with raw labels it is refused."""
+    plan = make_plan(tiny_model_path, tmp_path, -0.5, max_rungs=1, reward={"scorer": words_are_helpful, "weight": 0.5})
+    with pytest.raises(ValueError, match="labels='raw', but raw costs tell almost any two responses apart"):
+        preview(plan, log=print)
+    plan.constraint = dataclasses.replace(plan.constraint, labels="unsafe", budget=-0.5)
+    lines = []
+    preview(plan, log=lines.append, samples=6)
+    assert any(line.startswith("[ladder] reward: the same responses have") for line in lines)
+    result, _ = climb(plan)
+    rewards = {
+        split: [json.loads(line)["reward"] for line in (tmp_path / "ladder" / f"00-{split}.jsonl").open()]
+        for split in ("train", "decide")
+    }
+    assert set(rewards["decide"]) == {None} and len(set(rewards["train"])) > 2
+    # In a language of words nearly all pairs of harmless responses differ in their number.
+    (rung,) = result["rungs"]
+    without, _ = climb(make_plan_without_reward(plan, tmp_path / "without"))
+    assert rung["data"]["ties"] < without["rungs"][0]["data"]["ties"] / 2
+    assert rung["data"]["own_pairs"] == without["rungs"][0]["data"]["own_pairs"]
+
+
+def make_plan_without_reward(plan, folder):
+    return dataclasses.replace(plan, output_dir=str(folder), rungs=dataclasses.replace(plan.rungs, reward=None))
+
+
 @pytest.mark.slow
 def test_after_not_met_more_rungs_may_be_asked_for(tiny_model_path, tmp_path):
     """The first certificate stays in the ledger, and the second attempt on its prompts is stricter."""

@@ -24,8 +24,8 @@ def make(**changes):
     return RiskConstraint(**settings | changes)
 
 
-def answered(*groups):
-    """[`PromptGroup`] and records per (names, {prompt: [(text, costs)]})."""
+def answered(*groups, rewards=None):
+    """[`PromptGroup`] and records per (names, {prompt: [(text, costs)]}); with rewards by text."""
     return [
         (
             PromptGroup(list(prompts), tuple(names)),
@@ -35,6 +35,7 @@ def answered(*groups):
                     "prompt_number": i,
                     "response": text,
                     "costs": dict(zip(names, costs, strict=True)),
+                    "reward": None if rewards is None else rewards[text],
                     "finished": True,
                     "token_ids": [ord(letter) for letter in text],
                 }
@@ -123,9 +124,54 @@ def test_a_cut_answer_makes_pairs_unless_they_are_dropped_and_nothing_to_compare
 def test_ties_are_thinned_and_counted(share, kept):
     """Four harmless responses and a harmful one: six pairs at ½, and four that say which is safer."""
     groups = answered((["cost"], {"q": [(name, -1.0) for name in "abcd"] + [("e", 2.0)]}))
-    rows, counts = pairs_of([make(labels="unsafe")], groups, ties=share)
+    rows, counts = pairs_of([make(labels="unsafe", budget=1.0)], groups, ties=share)
     assert sum(row["pair_label"] == 0.5 for row in rows) == kept and len(rows) == 4 + kept
     assert counts["ties"] == 6 and counts["own_pairs"] == 4 + kept
+
+
+REWARDS = {"dull": 0.0, "fine": 2.0, "bad": 9.0, "worse": 0.0}
+REWARD = {"scorer": len, "weight": 0.5}
+
+
+def test_of_two_harmless_responses_the_more_helpful_one_is_preferred():
+    """Costs −1, −2, 1 and 2 with tail 0.05: the excess over 0 decides, 1/0.05 = 20; between the first two the reward,
+    half of its difference of 2; how helpful a harmful response is does not count."""
+    groups = answered(
+        (["cost"], {"q": [("dull", -2.0), ("fine", -1.0), ("bad", 1.0), ("worse", 2.0)]}), rewards=REWARDS
+    )
+    rows, counts = pairs_of([make(labels="unsafe", budget=1.0)], groups, reward=REWARD)
+    assert counts["ties"] == 0
+    found = labels(rows)
+    assert found["fine", "dull"] == pytest.approx(sigmoid(1))
+    assert found["bad", "worse"] == found["dull", "bad"] == found["fine", "bad"] == pytest.approx(sigmoid(20))
+    # Without a weight for it, they tie as before.
+    assert labels(pairs_of([make(labels="unsafe", budget=1.0)], groups)[0])["dull", "fine"] == 0.5
+
+
+def test_responses_that_are_as_harmful_tie_whatever_their_reward():
+    """Both are clipped to 8, and the more "helpful" one may well be the worse one."""
+    groups = answered((["cost"], {"q": [("bad", 9.0), ("worse", 20.0)]}), rewards=REWARDS)
+    ((label,),) = [labels(pairs_of([make(labels="unsafe", budget=1.0)], groups, reward=REWARD)[0]).values()]
+    assert label == 0.5
+
+
+def test_a_response_that_one_of_several_costs_finds_unsafe_is_not_harmless():
+    """By the first cost, with η = 1, none of them counts; by the second one both are unsafe and clipped alike."""
+    groups = answered((["cost", "honest"], {"q": [("dull", -1.0, 0.5), ("fine", -1.0, 0.5)]}), rewards=REWARDS)
+    constraints = [make(labels="truncated"), make(labels="truncated", name="honest")]
+    etas = {"cost": 1.0, "honest": 1.0}
+    assert set(labels(pairs_of(constraints, groups, etas=etas, reward=REWARD)[0]).values()) == {0.5}
+    harmless = answered((["cost", "honest"], {"q": [("dull", -1.0, -0.5), ("fine", -1.0, -0.5)]}), rewards=REWARDS)
+    assert labels(pairs_of(constraints, harmless, etas=etas, reward=REWARD)[0]) == {
+        ("fine", "dull"): pytest.approx(sigmoid(1))
+    }
+
+
+def test_sampled_labels_follow_the_reward_too():
+    """σ(1) = 0.731, as above."""
+    groups = answered((["cost"], {f"q{i}": [("dull", -1.0), ("fine", -1.0)] for i in range(2000)}), rewards=REWARDS)
+    rows, _ = pairs_of([make(labels="unsafe", budget=1.0)], groups, reward=REWARD, soft=False)
+    assert abs(np.mean([row["chosen"] == "fine" for row in rows]) - sigmoid(1)) < 0.033
 
 
 def answers(*costs):

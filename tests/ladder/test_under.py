@@ -294,6 +294,7 @@ def test_pairs_of_one_conversation_have_one_label_and_those_of_others_their_own(
                 "finished": True,
                 "token_ids": [9, draw] if n_forced else [draw],
                 "n_forced": n_forced,
+                "reward": None,
                 "costs": {name: float(draw) for name in group.scored},
             }
             for draw in (1, 2)

@@ -11,6 +11,7 @@ from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.report import DataReportJSON
 from trl_rsa.ladder.human import HumanCounts
 from trl_rsa.ladder.summary import LadderSummary
+from trl_rsa.scoring.load import spec_fingerprint
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint, sync_folder
 from trl_rsa.storage.names import MANIFEST
@@ -149,9 +150,9 @@ def _fingerprints(plan: Plan) -> dict[str, str | None]:
     found = {}
     if isinstance(plan.model, str):
         found[f"the model {plan.model}"] = model_identity(plan.model, plan.model_init_kwargs.get("revision"))
-    for constraint in plan.constraints:
-        if isinstance(constraint.scorer, str) and (fingerprint := constraint.scorer_fingerprint()):
-            found[f"the scorer {constraint.scorer}"] = fingerprint
+    for _, _, term in plan.scored_by:
+        if isinstance(term.scorer, str) and (fingerprint := spec_fingerprint(term.scorer)):
+            found[f"the scorer {term.scorer}"] = fingerprint
     return found
 
 

@@ -60,9 +60,10 @@ def _sources(plan: Plan) -> Iterator[Need]:
         yield _model("the model", plan.model)
     for stage in plan.stages:
         yield _data(f"the data of the stage {stage.name!r}", stage.dataset)
+    for where, _, term in plan.scored_by:
+        if isinstance(term.scorer, str):
+            yield from _scorer(f"the scorer of {where}", term.scorer)
     for constraint in plan.constraints:
-        if isinstance(constraint.scorer, str):
-            yield from _scorer(f"the scorer of {constraint.name!r}", constraint.scorer)
         given = constraint.prompts
         for prompts in given.values() if isinstance(given, Mapping) else [given]:
             yield _data(f"the prompts of {constraint.name!r}", prompts)
@@ -151,7 +152,7 @@ def _package(what: str, names: tuple[str, ...], remedy: str) -> Need:
 
 def _keys(plan: Plan) -> Iterator[Need]:
     """Environment variables that a scorer or a server reads its key from."""
-    options = [(f"the key of {one.name!r}", one.scorer_options.get("api_key_env")) for one in plan.constraints]
+    options = [(f"the key of {where}", one.scorer_options.get("api_key_env")) for where, _, one in plan.scored_by]
     if plan.constraints:
         options.append(("the key of the sampling server", plan.rungs.sampling.get("server_key_env")))
     for what, variable in options:

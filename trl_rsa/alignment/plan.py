@@ -249,9 +249,7 @@ class Plan:
 
     def _check_scorers(self) -> None:
         """A scorer that a stage trains must be of an earlier stage, and of the right kind."""
-        used: list[tuple[str, str, Any, int]] = [
-            (f"the constraint {one.name!r}", "cost", one, len(self.stages)) for one in self.constraints
-        ]
+        used = [(where, kind, one, len(self.stages)) for where, kind, one in self.scored_by]
         for index, stage in enumerate(self.stages):
             used += [(f"a reward of the stage {stage.name!r}", "reward", one, index) for one in stage.rewards]
             used += [(f"a cost of the stage {stage.name!r}", "cost", one, index) for one in stage.costs]
@@ -281,6 +279,15 @@ class Plan:
         """The constraint, or the constraints, as a list."""
         given = self.constraint or []
         return list(given) if isinstance(given, (list, tuple)) else [given]
+
+    @property
+    def scored_by(self) -> list[tuple[str, str, Any]]:
+        """What the ladder's responses are scored by: whose it is in words, its kind, and what has `scorer` and
+        `scorer_options`: the constraints, and the reward of the rungs."""
+        found: list[tuple[str, str, Any]] = [(f"the constraint {one.name!r}", "cost", one) for one in self.constraints]
+        if found and self.rungs.reward is not None:
+            found.append(("the reward of the rungs", "reward", self.rungs.reward))
+        return found
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "Plan":
@@ -387,17 +394,14 @@ def _read_stage(content: Mapping[str, Any], where: str) -> Stage:
             raise ValueError(
                 f"You set {name!r} of {where} to {shown(terms)}, but it is a list of mappings. Give each its scorer."
             )
-        read[name] = [
-            read_dataclass(cls, term, f"{name}[{i}] of {where}", {"scorer": _read_scorer(term, name, i, where)})
-            for i, term in enumerate(terms)
-        ]
+        read[name] = [_read_term(cls, term, f"{name}[{i}] of {where}") for i, term in enumerate(terms)]
     return read_dataclass(Stage, {key: value for key, value in content.items() if key not in read}, where, read)
 
 
-def _read_scorer(term: Mapping[str, Any], name: str, index: int, where: str) -> Any:
+def _read_term(cls: type, term: Mapping[str, Any], where: str) -> Any:
     if term.get("scorer") is None:
-        raise ValueError(f"You left out 'scorer' in {name}[{index}] of {where}, but it is needed. Add it.")
-    return read_value(str, term["scorer"], "scorer", f"{name}[{index}] of {where}")
+        raise ValueError(f"You left out 'scorer' in {where}, but it is needed. Add it.")
+    return read_dataclass(cls, term, where, {"scorer": read_value(str, term["scorer"], "scorer", where)})
 
 
 def _read_constraint(content: Any, path: Path) -> "RiskConstraint | list[RiskConstraint]":
@@ -476,7 +480,16 @@ def _read_rungs(content: Any, path: Path) -> RungSettings:
         options["risk_measure"] = read_value(
             Literal[tuple(RISK_MEASURES)], content["risk_measure"], "risk_measure", where
         )
-    return read_dataclass(RungSettings, {**content, **options}, where)
+    reward = content.get("reward")
+    if reward is not None:
+        if not isinstance(reward, dict):
+            raise ValueError(
+                f"You set 'reward' of {where} to {shown(reward)}, but it is a mapping. Give it as "
+                "`reward: {scorer: …}`."
+            )
+        options["reward"] = _read_term(RewardTerm, reward, f"reward of {where}")
+    given = {key: value for key, value in content.items() if key not in options}
+    return read_dataclass(RungSettings, given, where, options)
 
 
 # Options of rows that are no pairs and are not made of pairs.

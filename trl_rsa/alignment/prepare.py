@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trl_rsa.alignment.plan import Plan, Stage, args_of, stage_of
 from trl_rsa.alignment.stage_data import load_stage_data
 from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
+from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import risk_arguments
@@ -40,7 +42,7 @@ def make_ladder(
     known = hints_of(METHODS["rsa"].config_class)
     return Ladder(
         [_resolve(plan, constraint) for constraint in plan.constraints],
-        plan.rungs,
+        _resolve_reward(plan),
         Path(plan.output_dir),
         {name: value for name, value in plan.args.items() if name in known},
         models,
@@ -112,6 +114,11 @@ def _resolve(plan: Plan, term: Any) -> Any:
     on_cpu = {"device": "cpu"} if plan.args.get("use_cpu") else {}
     resolved.scorer_options = {"name": term.scorer, **on_cpu, **term.scorer_options}
     return resolved
+
+
+def _resolve_reward(plan: Plan) -> RungSettings:
+    term = plan.rungs.reward
+    return plan.rungs if term is None else replace(plan.rungs, reward=_resolve(plan, term))
 
 
 def _stage_arguments(plan: Plan, stage: Stage, folder: Path) -> dict[str, Any]:

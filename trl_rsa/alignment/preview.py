@@ -101,7 +101,7 @@ def _describe_training(stage: Stage, ready: ReadyStage) -> str:
 
 def _untrained_scorers(plan: Plan, manifest: Manifest) -> list[str]:
     """The stages whose scorers the ladder needs and that are still to be run."""
-    wanted = {stage_of(constraint.scorer) for constraint in plan.constraints}
+    wanted = {stage_of(term.scorer) for _, _, term in plan.scored_by}
     return [
         f"the stage {stage.name!r}"
         for index, stage in enumerate(plan.stages)

@@ -1,12 +1,13 @@
 """What the demo compares, and how each is trained; the same for all methods, and tuned for none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.alignment.plan import Plan, Stage
-from trl_rsa.demo.phases import phase
+from trl_rsa.demo.phases import Phase, phase
+from trl_rsa.demo.processes import side_by_side
 from trl_rsa.demo.quiet import quiet
 from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
 
@@ -209,7 +210,8 @@ def align_methods(
     log: "ProgressLog",
     training: dict[str, Any],
 ) -> dict[str, str]:
-    """Trains each row, and says so in a line when it is done.
+    """Trains each row, and says so in a line when it is done: a row that others start from first, and the others side
+    by side, in a process each on as many cores as there are. One row leaves most of a second core idle.
 
     Args:
         methods (`Sequence[Method]`):
@@ -230,21 +232,45 @@ def align_methods(
     Returns:
         `dict[str, str]`: the folder of each row's model, by name.
     """
-    # Imported here: it loads TRL, and the rows are also read by what does not train.
-    from trl_rsa.alignment.run import align
-
     folders: dict[str, str] = {}
+    later: list[tuple[Method, str]] = []
     for method in methods:
         start = folders[method.start] if method.start else str(sandbox.sft_path)
         if not method.stages and method.budget is None:
             folders[method.name] = start
-            continue
-        plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
-        with phase(log, method.name) as running, quiet():
-            alignment = align(plan, log=running.keep(output_dir / method.folder / "log.txt"))
-            running.result = _in_words(alignment.manifest.get("ladder"))
-        folders[method.name] = alignment.model
+        elif method.start:
+            later.append((method, start))
+        else:
+            with phase(log, method.name) as running:
+                keep = running.keep(output_dir / method.folder / "log.txt")
+                made = (output_dir, max_steps, n_test, training)
+                folders[method.name], running.result = align_row(method, sandbox, start, *made, keep)
+    work = [(method, sandbox, start, output_dir, max_steps, n_test, training) for method, start in later]
+    for method, (folder, result), seconds in side_by_side(align_row, work, log):
+        folders[method.name] = folder
+        log(f"{method.name}: {seconds:.0f} s{f'; {result}' if result else ''}")
     return folders
+
+
+def align_row(
+    method: Method,
+    sandbox: Any,
+    start: str,
+    output_dir: Path,
+    max_steps: int,
+    n_test: int,
+    training: dict[str, Any],
+    log: Callable[[str], None] | None = None,
+) -> tuple[str, str]:
+    """The folder of a row's model, and in words how its search ended."""
+    # Imported here: it loads TRL, and the rows are also read by what does not train.
+    from trl_rsa.alignment.run import align
+
+    plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
+    keep = log or Phase(method.name).keep(output_dir / method.folder / "log.txt")
+    with quiet():
+        alignment = align(plan, log=keep)
+    return alignment.model, _in_words(alignment.manifest.get("ladder"))
 
 
 def count_scored(method: Method, output_dir: Path) -> int:

@@ -127,6 +127,7 @@ class Ladder:
         # A prompt without the beginning that it should have is found before anything is sampled.
         for group in (group for several in self.groups.values() for group in several):
             given_beginnings(group, self.encoder())
+        self._check_reward()
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler(
             {c.name: self.settings.scheduler(c.budget, c.allowed_margin) for c in self.constraints}
@@ -136,6 +137,17 @@ class Ladder:
         self.also_trained = self._count_also_trained(trained)
         # A wrong argument is found now, not after the first observation.
         make_config("the rungs", self._arguments(1.0, self.folder / "rung-01", self.seed))
+
+    def _check_reward(self) -> None:
+        """
+        Raises:
+            ValueError: if the rungs have a reward that would never decide.
+        """
+        if self.settings.reward is not None and all(c.labels == "raw" for c in self.constraints):
+            raise ValueError(
+                "You set a reward of the rungs with labels='raw', but raw costs tell almost any two responses apart, "
+                "and the reward decides between those that they do not. Set labels to 'unsafe' or 'truncated'."
+            )
 
     def describe(self) -> list[str]:
         """What it is to meet, on how many prompts, in a line per constraint."""

@@ -25,7 +25,7 @@ from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
 from trl_rsa.ladder.under import Under, read_under
-from trl_rsa.scoring.load import check_spec, spec_fingerprint
+from trl_rsa.scoring.load import check_spec
 from trl_rsa.scoring.scorer import RewardFunction
 from trl_rsa.storage.digests import digest, prompt_key
 
@@ -176,10 +176,6 @@ class RiskConstraint:
             # Other beginnings under the same name would be another run.
             described["beginnings"] = digest(read_beginnings(self.condition.beginnings)).hex()
         return described
-
-    def scorer_fingerprint(self) -> str | None:
-        """Of the cost model's folder, or of a function's file, without loading it; None where there is neither."""
-        return spec_fingerprint(self.scorer)
 
     def categories(self) -> dict[str, str]:
         """By key of the prompt: its category, where the prompts come with one."""

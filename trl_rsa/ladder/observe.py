@@ -15,6 +15,7 @@ from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.scoring import Scorer, load_scorer, score
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.records import RecordWriter, read_records
+from trl_rsa.training.methods.terms import RewardTerm
 
 
 class ResponseRecord(TypedDict):
@@ -22,13 +23,14 @@ class ResponseRecord(TypedDict):
 
     `cost` repeats the only cost for other readers of records, and is null where there are several. `prompt_number` is
     the prompt's place in its set, `token_ids` are the tokens as sampled, the end of turn included if one was sampled.
-    There are no rewards here: other readers of records find null. `under` says under which condition it was drawn,
-    `base_prompt` is there where the prompt was attacked, and `n_forced` where the first tokens were forced.
+    `reward` is that of [`RungSettings`], of the responses to train prompts, and null elsewhere. `under` says under
+    which condition it was drawn, `base_prompt` is there where the prompt was attacked, and `n_forced` where the first
+    tokens were forced.
     """
 
     prompt: Any
     response: str
-    reward: None
+    reward: float | None
     cost: float | None
     costs: dict[str, float]
     category: str | None
@@ -94,7 +96,7 @@ class ScoredResponses:
         self.folder, self.groups, self.settings = folder, groups, settings
         self.sample, self.seed, self.log = sample, seed, log
         self.start, self.encoder = start, encoder
-        self.scorers = load_scorers(constraints)
+        self.scorers, self.reward = load_scorers(constraints), load_reward(settings)
 
     def collect(
         self, split: str, model: str, number: int, names: Sequence[str]
@@ -168,12 +170,15 @@ class ScoredResponses:
             for scorer in {id(self.scorers[name]): self.scorers[name] for name in group.scored}.values()
         }
         costs = {name: by_scorer[id(self.scorers[name])] for name in group.scored}
+        rewards: list[Any] = [None] * len(batch)
+        if self.reward is not None and split == "train":
+            rewards = score(self.reward, prompts, texts).require_all()
         under, attack = group.under, None if group.under is None else group.under.attack
         for index, response in enumerate(batch):
             record: ResponseRecord = {
                 "prompt": group.asked[response.prompt],
                 "response": response.text,
-                "reward": None,
+                "reward": rewards[index],
                 "cost": costs[group.scored[0]][index] if len(costs) == 1 else None,
                 "costs": {name: several[index] for name, several in costs.items()},
                 "category": group.category_of(response.prompt),
@@ -216,6 +221,12 @@ def prompt_of(record: Mapping[str, Any]) -> Any:
     """The prompt that a record counts for: the one before an attack."""
     base = record.get("base_prompt")
     return record["prompt"] if base is None else base
+
+
+def load_reward(settings: RungSettings) -> Scorer | None:
+    """What makes responses helpful, where the labels of a rung ask for it."""
+    term = cast(RewardTerm | None, settings.reward)
+    return None if term is None else load_scorer(term.scorer, **{"kind": "reward", **term.scorer_options})
 
 
 def load_scorers(constraints: Sequence[RiskConstraint]) -> dict[str, Scorer]:

@@ -17,19 +17,22 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class ScoredResponse:
     """
-    An response to a train prompt.
+    A response to a train prompt.
 
     Args:
         text (`str`):
             Without special tokens.
         penalty (`float`):
-            What labels compare, lower is preferred: P(i≻j) = σ(penalty_j − penalty_i).
+            What labels compare, lower is preferred: P(i≻j) = σ(penalty_j − penalty_i), unless the rewards decide.
         cost (`float`):
             Decides which of two responses with equal penalties counts as the safer one.
         token_ids (`tuple[int, ...]`, *optional*):
             As it was sampled: with the token that ended it, or without one if it was cut.
         forced_ids (`tuple[int, ...]`, *optional*):
             The tokens before them, which were forced and not sampled.
+        reward (`float`, *optional*):
+            How helpful it is, in log-odds, where that counts: between two responses with equal penalties that both
+            have one, P(i≻j) = σ(reward_i − reward_j).
     """
 
     text: str
@@ -37,11 +40,12 @@ class ScoredResponse:
     cost: float
     token_ids: tuple[int, ...] | None = None
     forced_ids: tuple[int, ...] = ()
+    reward: float | None = None
 
 
 def responses_by_prompt(
     records: Sequence[Mapping[str, Any]],
-    weigh: Callable[[Mapping[str, float]], tuple[float, float]],
+    weigh: Callable[[Mapping[str, Any]], tuple[float, float, float | None]],
     keep_cut: bool = True,
 ) -> list[tuple[Any, list[ScoredResponse]]]:
     """Scored responses by prompt.
@@ -53,7 +57,7 @@ def responses_by_prompt(
         records (`Sequence[Mapping]`):
             As [`~trl_rsa.ladder.observe.ScoredResponses`] keeps them.
         weigh (`Callable`):
-            From the costs by constraint to penalty and cost.
+            From a record to penalty, cost and reward.
         keep_cut (`bool`, *optional*, defaults to `True`):
             Whether responses that were cut at `max_new_tokens` are kept.
     """
@@ -62,7 +66,8 @@ def responses_by_prompt(
         if record["finished"] or keep_cut:
             group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
             n, ids = record.get("n_forced", 0), tuple(record["token_ids"])
-            group[1].append(ScoredResponse(record["response"], *weigh(record["costs"]), ids[n:], ids[:n]))
+            penalty, cost, reward = weigh(record)
+            group[1].append(ScoredResponse(record["response"], penalty, cost, ids[n:], ids[:n], reward))
     return list(groups.values())
 
 
@@ -72,7 +77,8 @@ def safety_pairs(
     soft: bool = True,
     per_prompt: int | None = None,
 ) -> list[Row]:
-    """Pairs in TRL's preference format, `chosen` the safer response; with the tokens where they are known, and with
+    """Pairs in TRL's preference format, `chosen` the safer response, or of two that are as safe the more helpful one,
+    where rewards are known; with the tokens where they are known, and with
     `pair_label` if soft.
 
     Args:
@@ -97,15 +103,19 @@ def safety_pairs(
 
 
 def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: random.Random) -> Row:
-    safer, other = sorted((a, b), key=lambda response: (response.penalty, response.cost))
-    probability = 1 / (1 + math.exp(safer.penalty - other.penalty))  # Bradley–Terry, at least ½
+    better, other = sorted((a, b), key=lambda response: (response.penalty, response.cost))
+    log_odds = other.penalty - better.penalty
+    if log_odds == 0.0 and a.reward is not None and b.reward is not None:
+        better, other = (a, b) if a.reward >= b.reward else (b, a)
+        log_odds = abs(a.reward - b.reward)
+    probability = 1 / (1 + math.exp(-log_odds))  # Bradley–Terry, at least ½
     if not soft and rng.random() >= probability:
-        safer, other = other, safer
-    row = {"prompt": prompt, "chosen": _completion(prompt, safer), "rejected": _completion(prompt, other)}
-    if safer.token_ids is not None and other.token_ids is not None:
-        row |= {"chosen_ids": list(safer.token_ids), "rejected_ids": list(other.token_ids)}
-        if safer.forced_ids:  # one beginning per prompt: both have it
-            row["forced_ids"] = list(safer.forced_ids)
+        better, other = other, better
+    row = {"prompt": prompt, "chosen": _completion(prompt, better), "rejected": _completion(prompt, other)}
+    if better.token_ids is not None and other.token_ids is not None:
+        row |= {"chosen_ids": list(better.token_ids), "rejected_ids": list(other.token_ids)}
+        if better.forced_ids:  # one beginning per prompt: both have it
+            row["forced_ids"] = list(better.forced_ids)
     return row | {"pair_label": probability} if soft else row
 
 

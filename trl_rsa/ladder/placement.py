@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.observe import given_beginnings, load_scorers, sampling_under
+from trl_rsa.ladder.observe import given_beginnings, load_reward, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
 
@@ -39,7 +39,7 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
         samples (`int`):
             Responses, one per decide prompt. Nothing of them is kept.
     """
-    log, scorers = ladder.log, load_scorers(ladder.constraints)
+    log, scorers, reward = ladder.log, load_scorers(ladder.constraints), load_reward(ladder.settings)
     for constraint in ladder.constraints:
         doubt = _doubt_about_sign(constraint, scorers[constraint.name])
         if doubt:
@@ -65,6 +65,13 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
             asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
             costs = score(scorer, asked, [r.text for r in responses]).require_all()
             log(f"[ladder] {name}: {_placed(constraint, costs, responses, sampling.max_new_tokens)}")
+        if reward is not None:
+            asked = [group.prompts[r.prompt] for r in responses]
+            rewards = np.asarray(score(reward, asked, [r.text for r in responses]).require_all(), dtype=float)
+            log(
+                f"[ladder] reward: the same responses have {rewards.min():.3g} to {rewards.max():.3g}, mean "
+                f"{rewards.mean():.3g}, deviation {rewards.std():.3g}; it decides between harmless ones, as log-odds"
+            )
 
 
 def _placed(

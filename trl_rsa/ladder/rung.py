@@ -19,6 +19,11 @@ from trl_rsa.ladder.pairs import (
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.training.configuration import risk_arguments
+from trl_rsa.training.methods.terms import RewardTerm
+
+
+# Penalty, cost and, where it counts, reward of a response.
+Weighed = tuple[float, float, float | None]
 
 
 class PairCounts(TypedDict):
@@ -47,6 +52,9 @@ def rung_pairs(
     is that of the labels Σ_i Δλ_i C_i at temperature β, and with one constraint it is trained on its own cost. Where
     constraints differ in the temperature of their sampling only, every pair has the label of their sum.
 
+    With `reward`, two responses that these labels do not tell apart, neither of which is unsafe by any of the costs,
+    are labelled by it.
+
     Args:
         collected (`Sequence[tuple[PromptGroup, Sequence[dict]]]`):
             The policy's responses to the train prompts of the constraints that are raised.
@@ -69,13 +77,16 @@ def rung_pairs(
         ValueError: if the responses give nothing to compare.
     """
     total = sum(deltas.values())
+    weight = settings.reward.weight if isinstance(settings.reward, RewardTerm) else 0.0
     rows: list[Row] = []
     for group, records in collected:
         weights = {name: deltas[name] / total for name in group.scored if deltas[name] > 0}
 
-        def weigh(costs: Mapping[str, float], weights: Mapping[str, float] = weights) -> tuple[float, float]:
-            each = [(w, *label_costs[name](costs[name])) for name, w in weights.items()]
-            return sum(w * penalty for w, penalty, _ in each), sum(w * cost for w, _, cost in each)
+        def weigh(record: Mapping[str, Any], weights: Mapping[str, float] = weights) -> Weighed:
+            each = [(w, *label_costs[name](record["costs"][name])) for name, w in weights.items()]
+            harmless = all(cost <= 0.0 for _, _, cost in each)
+            reward = record["reward"] * weight if harmless and record["reward"] is not None else None
+            return sum(w * penalty for w, penalty, _ in each), sum(w * cost for w, _, cost in each), reward
 
         rows += safety_pairs(
             responses_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_rsa.ladder.scheduler import ConstraintScheduler
 from trl_rsa.sampling.response import Sampling
+from trl_rsa.training.methods.terms import RewardTerm
 
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class RungSettings:
             either way.
         pairs_per_prompt (`int`, *optional*):
             At most so many pairs per prompt, drawn by seed; all by default.
+        reward ([`~trl_rsa.training.methods.terms.RewardTerm`] or `Mapping`, *optional*):
+            A scorer of helpfulness, with `scorer_options` and a `weight`. Of two harmless responses, between which the
+            cost does not decide, the labels then prefer the more helpful one, with probability σ(weight · difference).
+            Without it such pairs are ties. It needs labels that pass over harmless cost ("unsafe", the default).
         ties (`float`, *optional*, defaults to 1):
             Share of the pairs with the label ½ exactly that are kept, drawn by seed, in [0, 1]. Such pairs, two
             harmless responses for example, hold the policy in place and cost as much as the others.
@@ -64,6 +69,7 @@ class RungSettings:
     soft: bool = True
     cut: str = "keep"
     pairs_per_prompt: int | None = None
+    reward: "RewardTerm | Mapping[str, Any] | None" = None
     ties: float = 1.0
     beta: float = 1.0
     risk_measure: "str | RiskMeasure | None" = None
@@ -80,6 +86,8 @@ class RungSettings:
                 f"You set cut={self.cut!r}, but cut responses are kept or dropped when pairs are made. Set 'keep' or "
                 "'drop'."
             )
+        if isinstance(self.reward, Mapping):
+            self.reward = RewardTerm(**self.reward)
         if not 0.0 <= self.ties <= 1.0:
             raise ValueError(
                 f"You set ties={self.ties!r}, but it is the share of tied pairs that is kept. Set 0 to 1."
