@@ -5,6 +5,7 @@
     python -m benchmarks.alignment.constraint --audits    # only the audits and what they are compared with
     python -m benchmarks.alignment.constraint --draw      # plots and page from the CSV
     python -m benchmarks.alignment.constraint --baselines # RLOO-Lagrangian and others: constraint_baselines.py
+    python -m benchmarks.alignment.constraint --rewards   # only ladders with a reward in their rungs
 
 One row per world, seed, method and budget is written to `results/constraint/constraint.csv` as soon as it is known. A
 run that was stopped goes on where it was: rows on disk are not made again, and neither are policies in the cache.
@@ -42,6 +43,7 @@ from benchmarks.alignment.constraint_methods import (
     FAR_TAIL,
     LEARNED,
     METHODS,
+    REWARDED,
     TAIL,
     TEST_SEEDS,
     TUNING,
@@ -129,7 +131,7 @@ def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> N
         place = (cell.world, cell.seed)
         if place not in labs:
             labs = {place: Lab(*place, sizes, cache)}  # one at a time: its answers are kept in memory
-            part = "baselines" if cell.part.startswith("baselines") else "audits" if cell.part == "audits" else "main"
+            part = "main" if cell.part in ("ablation", "learned", "tuning") else cell.part.removesuffix(", tuning")
             row = judge(labs[place], part, labs[place].helpful, "helpful stage alone", "")
             if tuple(str(row[name]) for name in KEY) not in results.done:
                 results.add(row)
@@ -205,6 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", action="store_true", help="only the cells of the tuning seeds")
     parser.add_argument("--audits", action="store_true", help="only the audits, into a CSV of their own")
     parser.add_argument("--baselines", action="store_true", help="only the methods of the literature beside")
+    parser.add_argument("--rewards", action="store_true", help="only ladders with a reward in their rungs")
     parser.add_argument("--draw", action="store_true", help="no runs: plots and page from the CSV")
     return parser
 
@@ -228,9 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.baselines:
             run(list(tuning_of_baselines()), results, cache, sizes)
             cells = list(cells_of_baselines(read(results.path)))
+        if args.rewards:
+            cells = [cell for method in REWARDED for cell in cells_of("reward", (method,), TEST_SEEDS)]
         if not args.audits:
             run(cells, results, cache, sizes)
-        if not (args.quick or args.tune or args.baselines):
+        if not (args.quick or args.tune or args.baselines or args.rewards):
             run(audit_cells(), Results(out / AUDITS_CSV, KEY), cache, sizes)
     write_page(out, page)
     print(page)

@@ -122,9 +122,13 @@ class BaselineSearch(Search):
         size, start = self.lab.sizes.grid_rungs, self.lab.helpful
         answers = self.bill.answers(self.lab.answers("sft", "train", self.lab.units(size)))
         rows = [
-            {"prompt": prompt.messages, "completion": [{"role": "assistant", "content": text}], "label": cost <= 0}
-            for texts, costs, prompt in grouped(answers, answers.costs)
-            for text, cost in zip(texts, costs, strict=True)
+            {
+                "prompt": prompt.messages,
+                "completion": [{"role": "assistant", "content": answers.texts[i]}],
+                "label": bool(answers.costs[i] <= 0),
+            }
+            for places, prompt in grouped(answers)
+            for i in places
         ]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.lab.seed)).tolist()
         rows = [rows[i] for i in order]

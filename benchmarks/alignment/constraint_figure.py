@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.alignment.constraint_baselines import RLOO_LAGRANGIAN, SAFEDPO
-from benchmarks.alignment.constraint_methods import BUDGETS, METHODS
+from benchmarks.alignment.constraint_methods import BUDGETS, METHODS, REWARDED
 
 
 # Those of the track, but for a ladder whose bound promises nothing, and the strongest rivals.
 RIVALS = (RLOO_LAGRANGIAN.name, SAFEDPO.name)
-SHOWN = (*(method.name for method in METHODS[:5]), *RIVALS)
-MARKERS = ("o", "s", "^", "D", "v", "X", "*")
+WITH_REWARD = REWARDED[0].name
+SHOWN = (*(method.name for method in METHODS[:5]), *RIVALS, WITH_REWARD)
+MARKERS = ("o", "s", "^", "D", "v", "X", "*", "P")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Style:
 
 LIGHT = Style(
     *("#ffffff", "#1b1f24", "#ebebeb", "#ededed"),
-    methods=("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7b4fc9", "#1b1f24"),
+    methods=("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#7b4fc9", "#1b1f24", "#c81e3a"),
 )
 # The paper is that of GitHub's dark pages.
 DARK = Style(
     *("#0d1117", "#e6edf3", "#262c36", "#2b313b"),
-    methods=("#ff7f2a", "#3d9be9", "#22c997", "#e59ac6", "#f2c14e", "#b79cff", "#e6edf3"),
+    methods=("#ff7f2a", "#3d9be9", "#22c997", "#e59ac6", "#f2c14e", "#b79cff", "#e6edf3", "#ff6b81"),
 )
 STYLES = {"": LIGHT, "-dark": DARK}  # by what the file's name ends in
 

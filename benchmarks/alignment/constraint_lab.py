@@ -287,6 +287,23 @@ class Lab:
             self._learned[key] = np.asarray(costs)
         return self._learned[key]
 
+    def rewards(self, answers: Answers, scorer: str) -> np.ndarray:  # [n]
+        """The `"true"` reward of answers, or the `"learned"` one, whose differences are log-odds."""
+        if scorer == "true":
+            return answers.rewards
+        key = f"learned reward {answers.name}"
+        if key not in self._learned:
+            score = self._learned_reward
+            self._learned[key] = np.asarray(score([p.text for p in answers.prompts], answers.texts))
+        return self._learned[key]
+
+    @cached_property
+    def _learned_reward(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        model = AutoModelForSequenceClassification.from_pretrained(self.sandbox.reward_model_path).eval()
+        return scorer_function(model, self.tokenizer)
+
     # Labels
 
     def label(self, answers: Answers, by: str, multiplier: float = 0.0) -> list[dict[str, Any]]:
@@ -294,7 +311,8 @@ class Lab:
         worth = answers.rewards - (multiplier * answers.costs if by == "lagrangian" else 0.0)
         rng = np.random.default_rng(self.seed)
         rows = []
-        for texts, values, prompt in grouped(answers, worth):
+        for several, prompt in grouped(answers):
+            texts, values = [answers.texts[i] for i in several], [float(worth[i]) for i in several]
             places = [(i, j) for i in range(len(texts)) for j in range(i) if texts[i] != texts[j]]
             for k in rng.permutation(len(places))[: self.sizes.pairs_per_prompt]:
                 i, j = sorted(places[k], key=lambda place: -values[place])
@@ -338,14 +356,12 @@ def train_graded(
         train_score_model(arguments, training, str(sandbox.sft_path), log=lambda line: None)
 
 
-def grouped(answers: Answers, values: np.ndarray) -> list[tuple[list[str], list[float], Prompt]]:
-    """The finished responses of each prompt, with their values."""
-    groups: dict[str, tuple[list[str], list[float], Prompt]] = {}
-    for prompt, text, finished, value in zip(answers.prompts, answers.texts, answers.finished, values, strict=True):
+def grouped(answers: Answers) -> list[tuple[list[int], Prompt]]:
+    """The places of the finished responses to each prompt."""
+    groups: dict[str, tuple[list[int], Prompt]] = {}
+    for i, (prompt, finished) in enumerate(zip(answers.prompts, answers.finished, strict=True)):
         if finished:
-            texts, several, _ = groups.setdefault(prompt.text, ([], [], prompt))
-            texts.append(text)
-            several.append(float(value))
+            groups.setdefault(prompt.text, ([], prompt))[0].append(i)
     return list(groups.values())
 
 

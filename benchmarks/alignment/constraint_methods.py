@@ -67,6 +67,9 @@ class Method:
         scorer (`str`):
             `"true"` cost, or the `"learned"` one, or the one of a `"graded"` cost model, for labels and decisions
             alike.
+        reward (`str`):
+            What decides between harmless responses in a rung's labels: nothing, the `"true"` reward, or the
+            `"learned"` one.
         audit (`dict`):
             Arguments of [`AuditSettings`]; empty for a search without an audit.
         grid (`tuple[float, ...]`):
@@ -88,6 +91,7 @@ class Method:
     soft: bool = True
     on_policy: bool = True
     scorer: str = "true"
+    reward: str = ""
     audit: dict[str, Any] = field(default_factory=dict)
     grid: tuple[float, ...] = ()
     scheduler: dict[str, Any] = field(default_factory=dict)
@@ -170,6 +174,24 @@ AUDITS = (
     ),
     ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
+)
+# A reward that decides between harmless responses, with the package's own weight. How it enters the labels was chosen
+# on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain labels by safety first.
+REWARDED = (
+    ladder(
+        "α = 0, with a reward",
+        "as α = 0, and of two harmless responses a label prefers the more helpful one, by true reward",
+        NONE,
+        reward="true",
+        **UNSAFE,
+    ),
+    ladder(
+        "α = 0, with a learned reward",
+        "the same by the sandbox's reward model, which learned from the helpful pairs",
+        NONE,
+        reward="learned",
+        **UNSAFE,
+    ),
 )
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.alignment.constraint_baselines import BASELINES, NEUTRAL, NOT_EQUAL, RLOO_TRIED, chosen_rloo, in_words
-from benchmarks.alignment.constraint_figure import RIVALS, draw
+from benchmarks.alignment.constraint_figure import RIVALS, WITH_REWARD, draw
 from benchmarks.alignment.constraint_methods import (
     ABLATION_WORLD,
     ABLATIONS,
@@ -24,6 +24,7 @@ from benchmarks.alignment.constraint_methods import (
     LEARNED,
     MARGIN_SHARE,
     METHODS,
+    REWARDED,
     SCHEDULER,
     TAIL,
     TEST_SEEDS,
@@ -51,7 +52,7 @@ def write_page(out: Path, page: Path) -> None:
     provenance = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
     main = pick(rows, part="main")
     rivals = [row for row in pick(rows, part="baselines") if row["method"] in RIVALS]
-    draw([*main, *rivals], out / "constraint.png")
+    draw([*main, *rivals, *pick(rows, part="reward", method=WITH_REWARD)], out / "constraint.png")
     folder = Path(os.path.relpath(out, page.parent)).as_posix()
     parts = [
         _introduction(main, provenance),
@@ -59,6 +60,7 @@ def write_page(out: Path, page: Path) -> None:
         _picture(f"{folder}/constraint.png"),
         *(_world(main, world) for world in BUDGETS if pick(main, world=world)),
         _why(rows),
+        rewarded_part(rows),
         baselines_part(rows),
         _learned(rows),
         _audits(read(out / AUDITS_CSV)) if (out / AUDITS_CSV).exists() else "",
@@ -378,6 +380,36 @@ def baselines_part(rows: Sequence[Row]) -> str:
         + f"\n\nThe settings of RLOO-Lagrangian were chosen on the tuning seed by a rule that was fixed before: of "
         f"those whose bound holds the most helpful one.{setting} The other methods have the track's settings, "
         "untuned.\n\n" + table(["method", *HEADS, *COSTS], tried) + "\n"
+    )
+
+
+def rewarded_part(rows: Sequence[Row]) -> str:
+    """Ladders with a reward in their rungs, against the same without, and against the strongest rivals."""
+    here = pick(rows, part="reward")
+    lines, duels = [], []
+    for world in BUDGETS:
+        beside = pick(rows, part="baselines", world=world)
+        for method in REWARDED:
+            mine = pick(here, world=world, method=method.name)
+            for budget in BUDGETS[world]:
+                if several := pick(mine, budget=budget):
+                    lines.append([f"`{world}`, {method.name}", *_line(several)])
+            for name in (NEUTRAL.name, *RIVALS):
+                if mine and (theirs := pick(beside, method=name)):
+                    duels.append(f"* `{world}`: {method.name} {_duel(mine, theirs, name)}")
+    if not lines:
+        return ""
+    return (
+        "## With a reward in the rungs\n\nMany of a rung's pairs hold two harmless responses, which cost does not tell "
+        "apart: their label is ½. With a reward they prefer the more helpful one, with probability σ(difference); all "
+        f"else is as in α = 0. {' and '.join(RIVALS)} see the true reward too. The rows that these are compared with "
+        "are those of the next section, which were run before on another machine.\n\n"
+        + "\n".join(f"* **{method.name}**: {method.description}." for method in REWARDED)
+        + "\n\n"
+        + "\n".join(duels)
+        + "\n\n"
+        + table(["method", *HEADS, *COSTS], lines)
+        + "\n"
     )
 
 

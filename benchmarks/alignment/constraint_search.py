@@ -194,10 +194,17 @@ class Search:
             refreshed = self.audit.refreshed(observation, self._records(answers, costs))
             costs = np.array([record["costs"][self.constraint.name] for record in refreshed])
         weigh = label_cost(self.constraint, eta, known)
-        responses = [
-            (prompt.messages, [ScoredResponse(t, *weigh(c)) for t, c in zip(texts, several, strict=True)])
-            for texts, several, prompt in grouped(answers, costs)
-        ]
+        by_reward = self.method.reward
+        rewards = self.lab.rewards(answers, by_reward) if by_reward else None
+        responses = []
+        for places, prompt in grouped(answers):
+            scored = []
+            for i in places:
+                penalty, cost = weigh(float(costs[i]))
+                # As the ladder of trl_rsa has it: the reward of an unsafe response does not count.
+                reward = float(rewards[i]) if rewards is not None and cost <= 0.0 else None
+                scored.append(ScoredResponse(answers.texts[i], penalty, cost, reward=reward))
+            responses.append((prompt.messages, scored))
         seed, most = self.lab.seed + number, self.settings.pairs_per_prompt
         pairs = safety_pairs(responses, seed, self.settings.soft, most)
         self.bill.pairs += len(pairs)

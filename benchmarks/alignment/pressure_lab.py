@@ -90,10 +90,10 @@ class PressureLab(Lab):
     def _pairs(self, answers: Answers, policy: str, shape: Shape, number: int) -> list[dict[str, Any]]:
         decide = self.drawn(policy, self.prompts["decide"][: self.base.decide], 1)
         eta = value_at_risk(decide.costs.clip(*BOUNDS), TAIL)
-        weigh = _constraint(self.world.cost).label_cost
+        weigh, costs = _constraint(self.world.cost).label_cost, answers.costs.tolist()
         responses = [
-            (prompt.messages, [ScoredResponse(t, weigh(c, eta), c) for t, c in zip(texts, costs, strict=True)])
-            for texts, costs, prompt in grouped(answers, answers.costs)
+            (prompt.messages, [ScoredResponse(answers.texts[i], weigh(costs[i], eta), costs[i]) for i in places])
+            for places, prompt in grouped(answers)
         ]
         return safety_pairs(responses, self.seed + number, True, shape.pairs_per_prompt)
 
