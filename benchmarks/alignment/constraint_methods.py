@@ -175,8 +175,9 @@ AUDITS = (
     ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
 )
-# A reward that decides between harmless responses, with the package's own weight. How it enters the labels was chosen
-# on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain labels by safety first.
+# A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
+# labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain labels
+# by safety first.
 REWARDED = (
     ladder(
         "α = 0, with a reward",
