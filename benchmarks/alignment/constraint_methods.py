@@ -176,8 +176,8 @@ AUDITS = (
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
 )
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
-# labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain labels
-# by safety first.
+# labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain
+# labels by safety first.
 REWARDED = (
     ladder(
         "α = 0, with a reward",
