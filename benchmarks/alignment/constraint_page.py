@@ -401,9 +401,9 @@ def rewarded_part(rows: Sequence[Row]) -> str:
         return ""
     return (
         "## With a reward in the rungs\n\nMany of a rung's pairs hold two harmless responses, which cost does not "
-        "tell apart: their label is ½. With a reward they prefer the more helpful one, with probability σ(difference); "
-        f"all else is as in α = 0. {' and '.join(RIVALS)} see the true reward too. The rows that these are compared "
-        "with are those of the next section, which were run before on another machine.\n\n"
+        "tell apart: their label is ½. With a reward they prefer the more helpful one, with probability "
+        f"σ(difference); all else is as in α = 0. {' and '.join(RIVALS)} see the true reward too. The rows that these "
+        "are compared with are those of the next section, which were run before on another machine.\n\n"
         + "\n".join(f"* **{method.name}**: {method.description}." for method in REWARDED)
         + "\n\n"
         + "\n".join(duels)
