@@ -63,10 +63,13 @@ def _from_ppo(program: str, flags: Flags, cost: str | None) -> StageDraft:
                 "cost_model_name_or_path": "this program has no constraint: see ppo_lag for a budget",
             }
         )
+    instead = "label pairs with it (docs/scoring.md)"
+    if cost is not None:
+        instead += ", or with `labels: unsafe` set it as the reward of the rungs (docs/stages.md)"
     flags.drop(
         {
             "reward_model_name_or_path": "no reward model is asked: what is helpful is learned from the pairs' "
-            "better_response_id, in the stage; to follow this model instead, label pairs with it (docs/scoring.md)"
+            f"better_response_id, in the stage; to follow this model too, {instead}"
         }
     )
     flags.drop(_PPO | NOT_HERE)
