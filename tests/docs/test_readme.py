@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.alignment.constraint_page import paired, verdict
+
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -20,6 +22,10 @@ def test_the_script_runs_on_a_cpu(tiny_model_path, make_preference_dataset, tmp_
     monkeypatch.setenv("WANDB_MODE", "disabled")
     exec(script.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_model_path), {"__name__": "__main__"})
     assert list((tmp_path / "Qwen2.5-0.5B-RSA").glob("checkpoint-*"))
+
+
+def as_numbers(row):
+    return row | {name: float(row[name]) for name in ("seed", "budget", "reward", "cvar_01")}
 
 
 def rows_of(path):
@@ -55,6 +61,20 @@ def test_the_figures_are_those_of_the_tables():
     )
     assert mean(ours, "reward") > mean(of("main", "SACPO"), "reward")
     assert mean(of("main", "α = 0, truncated"), "reward") > mean(ours, "reward")
+    rewarded = of("reward", "α = 0, with a reward")
+    assert f"The ladder then kept {kept(rewarded)} of {len(rewarded)} budgets" in text
+    for world in ("tail", "aligned"):
+        mine = [row for row in rewarded if row["world"] == world]
+
+        def duel(name, column="reward", mine=mine, world=world):
+            rivals = of("baselines", name, world=world)
+            return verdict(paired(*(list(map(as_numbers, several)) for several in (mine, rivals)), column))
+
+        assert duel("α = 0, truncated") == duel("SafeDPO") == "higher"
+        assert duel("RLOO-Lagrangian") == {"tail": "undecided", "aligned": "higher"}[world]
+        assert duel("α = 0, truncated", "cvar_01") == "undecided"
+        start = mean(of("reward", "helpful stage alone", world=world), "reward")
+        assert 0.95 < mean(mine, "reward") / start < 1.03, "nearly as much as before"
     learned = {world: of("learned", "RSA, learned cost", world=world) for world in ("tail", "aligned")}
     missed = len(learned["tail"]) - kept(learned["tail"])
     assert missed == len(learned["tail"]) and f"all {missed} true budgets were missed" in text

@@ -281,6 +281,7 @@ def test_a_reward_decides_between_harmless_responses(tiny_model_path, tmp_path):
     lines = []
     preview(plan, log=lines.append, samples=6)
     assert any(line.startswith("[ladder] reward: the same responses have") for line in lines)
+    assert any(line.endswith("; of two harmless responses the reward decides") for line in lines)
     result, _ = climb(plan)
     rewards = {
         split: [json.loads(line)["reward"] for line in (tmp_path / "ladder" / f"00-{split}.jsonl").open()]

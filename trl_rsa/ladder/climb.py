@@ -150,13 +150,15 @@ class Ladder:
             )
 
     def describe(self) -> list[str]:
-        """What it is to meet, on how many prompts, in a line per constraint."""
+        """What it is to meet, on how many prompts, in a line per constraint; and what decides beside cost."""
+        reward = "" if self.settings.reward is None else "; of two harmless responses the reward decides"
         return [
             f"[ladder] {name}: CVaR {c.tail:g} of cost{_under(c)} at most {c.budget:g}, clipped to {list(c.bounds)}, "
             f"in up to {self.settings.max_rungs} rungs; prompts: "
             + ", ".join(f"{split} {of['n']}" for split, of in self.describe_prompts(name).items())
             + (f"; {len(self.human[name].rows)} human pairs" if name in self.human else "")
             + ("" if c.condition is None or c.condition.train else "; train prompts are answered as usual")
+            + ("" if c.labels == "raw" else reward)
             for name, c in self.by_name.items()
         ]
 
