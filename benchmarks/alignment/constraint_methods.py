@@ -177,7 +177,10 @@ AUDITS = (
 )
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
 # labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain
-# labels by safety first.
+# labels by safety first. That was with the true reward. With a learned one the language broke in some seeds; what
+# mends it was then chosen on the tuning seeds 100 to 104, of: weights 1, 0.5 and 0.25, and TRL's SFT term.
+WITH_SFT = {**NONE, "loss_type": ["rsa2", "sft"], "loss_weights": [1.0, 1.0]}
+SFT_TERM = "and the loss has the likelihood of the chosen response beside it (`sft`, weight 1)"
 REWARDED = (
     ladder(
         "α = 0, with a reward",
@@ -193,6 +196,15 @@ REWARDED = (
         reward="learned",
         **UNSAFE,
     ),
+    ladder(
+        "α = 0, with a learned reward and SFT",
+        f"as α = 0, with a learned reward, {SFT_TERM}",
+        WITH_SFT,
+        reward="learned",
+        **UNSAFE,
+    ),
+    ladder("α = 0, with a reward and SFT", f"as α = 0, with a reward, {SFT_TERM}", WITH_SFT, reward="true", **UNSAFE),
+    ladder("α = 0, with SFT", f"as α = 0, {SFT_TERM}", WITH_SFT, **UNSAFE),
 )
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]
