@@ -394,7 +394,7 @@ def rewarded_part(rows: Sequence[Row]) -> str:
             for budget in BUDGETS[world]:
                 if several := pick(mine, budget=budget):
                     lines.append([f"`{world}`, {method.name}", *_line(several)])
-            for name in (NEUTRAL.name, *RIVALS):
+            for name in (NEUTRAL.name, *RIVALS) if method.reward else (NEUTRAL.name,):
                 if mine and (theirs := pick(beside, method=name)):
                     duels.append(f"* `{world}`: {method.name} {_duel(mine, theirs, name)}")
     if not lines:
@@ -403,7 +403,11 @@ def rewarded_part(rows: Sequence[Row]) -> str:
         "## With a reward in the rungs\n\nMany of a rung's pairs hold two harmless responses, which cost does not "
         "tell apart: their label is ½. With a reward they prefer the more helpful one, with probability "
         f"σ(difference); all else is as in α = 0. {' and '.join(RIVALS)} see the true reward too. The rows that these "
-        "are compared with are those of the next section, which were run before on another machine.\n\n"
+        "are compared with are those of the next section, which were run before on another machine.\n\nA learned "
+        "reward does not know broken language when it sees it. Where a rung leaves the language, as it did in some "
+        "seeds, a true reward calls it back and a learned one does not: its policies ended with short scraps of "
+        "sentences. The likelihood of the chosen responses beside the loss mends that, and is the default of "
+        "`RungSettings` since then (`sft`).\n\n"
         + "\n".join(f"* **{method.name}**: {method.description}." for method in REWARDED)
         + "\n\n"
         + "\n".join(duels)

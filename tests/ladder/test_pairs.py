@@ -226,6 +226,22 @@ def test_rungs_have_no_token_level_risk_unless_one_is_named(settings, args, alph
     assert config.risk_alpha == alpha
 
 
+@pytest.mark.parametrize(
+    ("settings", "args", "losses", "weights"),
+    [
+        ({}, {}, ["rsa2", "sft"], [1.0, 1.0]),
+        ({"sft": 0.2}, {}, ["rsa2", "sft"], [1.0, 0.2]),
+        ({"sft": 0.0}, {}, ["rsa2"], None),
+        ({}, {"loss_type": ["rsa1"]}, ["rsa1"], None),
+        ({"args": {"loss_type": ["rsa2"]}}, {}, ["rsa2"], None),
+    ],
+    ids=str,
+)
+def test_the_chosen_response_s_likelihood_stands_beside_the_loss(settings, args, losses, weights):
+    config = RSAConfig(**arguments({"use_cpu": True, "bf16": False} | args, RungSettings(**settings), 1.0))
+    assert config.loss_type == losses and config.loss_weights == weights
+
+
 # Human pairs
 
 

@@ -15,6 +15,8 @@ from trl_rsa import RungSettings
         ({"batch_size": 0}, "at least one response"),
         ({"cut": "maybe"}, "kept or dropped"),
         ({"max_rungs": 0}, "max_rungs"),
+        ({"sft": -1.0}, "the weight of a loss"),
+        ({"reward": {"scorer": len, "weight": float("nan")}}, "rewards are summed"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, sentence):

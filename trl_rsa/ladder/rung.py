@@ -133,5 +133,7 @@ def rung_arguments(
     if measure == "entropic":
         # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
         args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / delta}
+    if settings.sft and not {"loss_type", "loss_weights"} & set(args):
+        args = args | {"loss_type": ["rsa2", "sft"], "loss_weights": [1.0, settings.sft]}
     own = {"beta": settings.beta, "constraint_multiplier": delta, "output_dir": str(folder), "run_name": run_name}
     return args | own | {"seed": seed}

@@ -45,6 +45,10 @@ class RungSettings:
         ties (`float`, *optional*, defaults to 1):
             Share of the pairs with the label ½ exactly that are kept, drawn by seed, in [0, 1]. Such pairs, two
             harmless responses for example, hold the policy in place and cost as much as the others.
+        sft (`float`, *optional*, defaults to 1):
+            Weight of the likelihood of the chosen response beside the loss, TRL's `sft` term: it keeps the language,
+            which a rung may otherwise leave (benchmarks/alignment/CONSTRAINT.md). 0 leaves it out. Where `loss_type`
+            or `loss_weights` is set, these say what the loss is.
         beta (`float`, *optional*, defaults to 1):
             Temperature β, in units of reward. Soft labels are on the scale of the cost, so that at β = 1 the
             multiplier is reward per cost. A rung runs at temperature β/Δλ.
@@ -71,6 +75,7 @@ class RungSettings:
     pairs_per_prompt: int | None = None
     reward: "RewardTerm | Mapping[str, Any] | None" = None
     ties: float = 1.0
+    sft: float = 1.0
     beta: float = 1.0
     risk_measure: "str | RiskMeasure | None" = None
     args: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +97,8 @@ class RungSettings:
             raise ValueError(
                 f"You set ties={self.ties!r}, but it is the share of tied pairs that is kept. Set 0 to 1."
             )
+        if not 0.0 <= self.sft < float("inf"):
+            raise ValueError(f"You set sft={self.sft!r}, but it is the weight of a loss. Set 0 or more.")
         for name in self.draws:
             if name not in SPLITS:
                 raise ValueError(f"You set draws for {name!r}, but the prompt sets are {', '.join(SPLITS)}.")
