@@ -15,7 +15,7 @@ from benchmarks.alignment.constraint_methods import BUDGETS, METHODS, REWARDED
 
 # Those of the track, but for a ladder whose bound promises nothing, and the strongest rivals.
 RIVALS = (RLOO_LAGRANGIAN.name, SAFEDPO.name)
-WITH_REWARD = REWARDED[0].name
+WITH_REWARD = REWARDED[2].name  # as the package does it by default
 SHOWN = (*(method.name for method in METHODS[:5]), *RIVALS, WITH_REWARD)
 MARKERS = ("o", "s", "^", "D", "v", "X", "*", "P")
 
@@ -85,6 +85,7 @@ def _panel(axes: Any, rows: Sequence[dict[str, Any]], budget: float, style: Styl
 def _dots(axes: Any, rows: Sequence[dict[str, Any]], name: str, place: int, style: Style) -> None:
     if not rows:
         return
+    label = "ladder with a learned reward" if name == WITH_REWARD else name
     x, y = np.array([row["cvar_05"] for row in rows]), np.array([row["reward"] for row in rows])
     dots = {"color": style.methods[place], "marker": MARKERS[place], "linestyle": "none"}
     axes.plot(x, y, markersize=4, alpha=0.6, **dots)
@@ -95,6 +96,6 @@ def _dots(axes: Any, rows: Sequence[dict[str, Any]], name: str, place: int, styl
         markeredgecolor=style.paper,
         markeredgewidth=0.8,
         zorder=3,
-        label=name,
+        label=label,
         **dots,
     )

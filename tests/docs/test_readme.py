@@ -61,8 +61,8 @@ def test_the_figures_are_those_of_the_tables():
     )
     assert mean(ours, "reward") > mean(of("main", "SACPO"), "reward")
     assert mean(of("main", "α = 0, truncated"), "reward") > mean(ours, "reward")
-    rewarded = of("reward", "α = 0, with a reward")
-    assert f"The ladder then kept {kept(rewarded)} of {len(rewarded)} budgets" in text
+    rewarded = of("reward", "α = 0, with a learned reward and SFT")
+    assert f"With a *learned* reward the ladder kept {kept(rewarded)} of {len(rewarded)} budgets" in text
     for world in ("tail", "aligned"):
         mine = [row for row in rewarded if row["world"] == world]
 
@@ -72,9 +72,11 @@ def test_the_figures_are_those_of_the_tables():
 
         assert duel("α = 0, truncated") == duel("SafeDPO") == "higher"
         assert duel("RLOO-Lagrangian") == {"tail": "undecided", "aligned": "higher"}[world]
-        assert duel("α = 0, truncated", "cvar_01") == "undecided"
+        assert duel("α = 0, truncated", "cvar_01") != "lower"
         start = mean(of("reward", "helpful stage alone", world=world), "reward")
-        assert 0.95 < mean(mine, "reward") / start < 1.03, "nearly as much as before"
+        assert 0.9 < mean(mine, "reward") / start < 1.1, "nearly as much as before"
+    broken = of("reward", "α = 0, with a learned reward")
+    assert min(float(row["reward"]) for row in broken) < 0.0 < min(float(row["reward"]) for row in rewarded)
     learned = {world: of("learned", "RSA, learned cost", world=world) for world in ("tail", "aligned")}
     missed = len(learned["tail"]) - kept(learned["tail"])
     assert missed == len(learned["tail"]) and f"all {missed} true budgets were missed" in text
