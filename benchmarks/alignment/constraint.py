@@ -117,8 +117,9 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
 
 def audit_cells() -> list[Cell]:
     """The audits first, then what they are compared with: a run may be stopped."""
-    true, audited, learned, graded = AUDITS
-    return [cell for method in (audited, true, graded, learned) for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+    true, audited, learned, graded, rewarded = AUDITS
+    order = (audited, true, graded, rewarded, learned)
+    return [cell for method in order for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
 
 
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:

@@ -111,6 +111,8 @@ MARGIN_SHARE = 0.04  # of the range of costs
 BUDGETS = {"tail": (3.0, 2.0, 1.0), "aligned": (1.75, 1.0, 0.25)}
 
 NONE = {"loss_type": ["rsa2"], "risk_alpha": 0.0, "risk_measure": "expectation"}  # which is DPO
+# As a rung of the package is trained by default.
+WITH_SFT = {**NONE, "loss_type": ["rsa2", "sft"], "loss_weights": [1.0, 1.0]}
 ENTROPIC2 = {"loss_type": ["rsa2"], "risk_measure": "entropic"}
 EXPECTATION2 = {"loss_type": ["rsa2"], "risk_measure": "expectation"}
 CVAR2 = {"loss_type": ["rsa2"], "risk_measure": "cvar", "risk_tail": 0.1}
@@ -156,6 +158,7 @@ LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTRO
 # Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
 AUDIT_SEEDS = (10, 11, 12, 13, 14)
 AUDIT_BUDGET = 400
+AUDIT = {"labels": [140, 50, 40], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True, "second": "unsafe"}
 AUDITS = (
     ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE),
     ladder(
@@ -163,23 +166,25 @@ AUDITS = (
         f"RSA on the learned cost, refreshed and calibrated by at most {AUDIT_BUDGET} labels",
         ENTROPIC2,
         scorer="learned",
-        audit={
-            "labels": [140, 50, 40],
-            "budget": AUDIT_BUDGET,
-            "rounds": 3,
-            "refresh": True,
-            "second": "unsafe",
-        },
+        audit=AUDIT,
         **UNSAFE,
     ),
     ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
+    ladder(
+        "learned cost, audited, with a learned reward",
+        "as audited, but α = 0, a learned reward in the rungs, and the likelihood of the chosen response",
+        WITH_SFT,
+        scorer="learned",
+        reward="learned",
+        audit=AUDIT,
+        **UNSAFE,
+    ),
 )
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
 # labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain
 # labels by safety first. That was with the true reward. With a learned one the language broke in some seeds; what
 # mends it was then chosen on the tuning seeds 100 to 104, of: weights 1, 0.5 and 0.25, and TRL's SFT term.
-WITH_SFT = {**NONE, "loss_type": ["rsa2", "sft"], "loss_weights": [1.0, 1.0]}
 SFT_TERM = "and the loss has the likelihood of the chosen response beside it (`sft`, weight 1)"
 REWARDED = (
     ladder(
