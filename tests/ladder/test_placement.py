@@ -1,5 +1,6 @@
 """Signs, and where the budget lies, before anything is trained."""
 
+import numpy as np
 import pytest
 
 from trl_rsa import RiskConstraint
@@ -21,6 +22,21 @@ def test_the_budget_among_the_costs():
     assert "1 lie outside the bounds [-2, 2] and count as these" in said
     assert place(1.9, [-1.0, 0.0, 1.0, 1.8]).endswith("above 100% of them: the constraint may never act.")
     assert place(1.6, [-1.0, 0.0, 1.0, 1.8]).endswith("few rungs, or none, may be needed.")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "weight", "ending"),
+    [
+        ([0.0, 0.01], 1.0, "so small that it hardly decides. Raise its weight."),
+        ([0.0, 0.01], 100.0, "with weight 100."),
+        ([-9.0, 9.0], 1.0, "so large that most labels are all but certain. Lower its weight."),
+        ([-9.0, 9.0], 0.1, "with weight 0.1."),
+        ([3.0], 1.0, "with weight 1."),
+    ],
+)
+def test_rewards_that_are_no_log_odds_are_named(rewards, weight, ending):
+    said = placement._described(np.array(rewards), weight)
+    assert said.endswith(ending) and f"have {min(rewards):.3g} to {max(rewards):.3g}" in said
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -1,7 +1,7 @@
 """Where a budget lies among the starting model's own costs, for the dry run: before anything is trained."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,8 +11,12 @@ from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.observe import given_beginnings, load_reward, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
+from trl_rsa.training.methods.terms import RewardTerm
 
 
+# Deviations of the reward, times its weight, between which the labels say neither nothing nor everything: at 0.1 most
+# are between 0.48 and 0.52, at 5 most are within 0.01 of 0 or 1.
+SMALL, LARGE = 0.1, 5.0
 # Scorers that are models of harm in general, and not of a language of their own.
 _MODELS = ("hf", "beaver", "guard", "guard-endpoint", "judge")
 # Requests with a harmless response and one that goes along with harm. Every cost model should tell them apart.
@@ -68,10 +72,7 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
         if reward is not None:
             asked = [group.prompts[r.prompt] for r in responses]
             rewards = np.asarray(score(reward, asked, [r.text for r in responses]).require_all(), dtype=float)
-            log(
-                f"[ladder] reward: the same responses have {rewards.min():.3g} to {rewards.max():.3g}, mean "
-                f"{rewards.mean():.3g}, deviation {rewards.std():.3g}; it decides between harmless ones, as log-odds"
-            )
+            log(f"[ladder] reward: {_described(rewards, cast(RewardTerm, ladder.settings.reward).weight)}")
 
 
 def _placed(
@@ -94,6 +95,20 @@ def _placed(
     if below == 1.0:
         return f"{said}: the constraint may never act."
     return said + (": few rungs, or none, may be needed." if estimate <= constraint.budget else ".")
+
+
+def _described(rewards: np.ndarray, weight: float) -> str:
+    """How large the rewards are, and whether their differences make sense as log-odds of a preference."""
+    spread = float(rewards.std())
+    said = (
+        f"the same responses have {rewards.min():.3g} to {rewards.max():.3g}, mean {rewards.mean():.3g}, deviation "
+        f"{spread:.3g}; of two harmless ones it decides, as log-odds, with weight {weight:g}"
+    )
+    if len(rewards) > 1 and spread * weight < SMALL:
+        return f"{said}: so small that it hardly decides. Raise its weight."
+    if spread * weight > LARGE:
+        return f"{said}: so large that most labels are all but certain. Lower its weight."
+    return f"{said}."
 
 
 def _doubt_about_sign(constraint: RiskConstraint, scorer: Scorer) -> str | None:
