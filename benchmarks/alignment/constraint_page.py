@@ -408,7 +408,9 @@ def rewarded_part(rows: Sequence[Row]) -> str:
         "seeds, a true reward calls it back and a learned one does not: its policies ended with short scraps of "
         "sentences. The likelihood of the chosen responses beside the loss mends that, and is the default of "
         "`RungSettings` since then (`sft`).\n\n"
-        + "\n".join(f"* **{method.name}**: {method.description}." for method in REWARDED)
+        + "\n".join(
+            f"* **{method.name}**: {method.description}." for method in REWARDED if pick(here, method=method.name)
+        )
         + "\n\n"
         + "\n".join(duels)
         + "\n\n"

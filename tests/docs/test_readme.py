@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_tables():
             return verdict(paired(*(list(map(as_numbers, several)) for several in (mine, rivals)), column))
 
         assert duel("α = 0, truncated") == duel("SafeDPO") == "higher"
-        assert duel("RLOO-Lagrangian") == {"tail": "undecided", "aligned": "higher"}[world]
+        assert duel("RLOO-Lagrangian") == "undecided", "about that of RLOO"
         assert duel("α = 0, truncated", "cvar_01") != "lower"
         start = mean(of("reward", "helpful stage alone", world=world), "reward")
         assert 0.9 < mean(mine, "reward") / start < 1.1, "nearly as much as before"
