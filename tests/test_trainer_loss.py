@@ -301,6 +301,24 @@ def test_pair_of_weight_zero_has_no_influence(make_trainer, make_preference_data
         torch.testing.assert_close(results[1][1][name], grad, atol=1e-6, rtol=0)
 
 
+def test_sft_weight_multiplies_the_likelihood_alone(make_trainer):
+    """The preference loss stays; −log-likelihood is summed over the rows that count, over all chosen tokens."""
+    trainer = make_trainer(loss_type=["rsa2", "sft"], loss_weights=[1.0, 1.0])
+    plain = make_trainer(loss_type=["rsa2"])
+    rows = [trainer.train_dataset[i] for i in range(3)]
+
+    def loss(of, weights=None):
+        given = rows if weights is None else [{**r, "sft_weight": w} for r, w in zip(rows, weights, strict=True)]
+        return of.compute_loss(of.model, of.data_collator(given)).item()
+
+    preference, whole = loss(plain), loss(trainer)
+    assert loss(trainer, [1.0] * 3) == pytest.approx(whole, rel=1e-6)
+    assert loss(trainer, [0.0] * 3) == pytest.approx(preference, rel=1e-6)
+    parts = [loss(trainer, [float(i == k) for i in range(3)]) - preference for k in range(3)]
+    assert min(parts) > 0 and sum(parts) == pytest.approx(whole - preference, rel=1e-4)
+    assert loss(plain, [0.0] * 3) == pytest.approx(preference, rel=1e-6)
+
+
 def test_weight_multiplies_the_pairs_loss(make_trainer):
     """Mean over pairs of weight·loss: (2·L₀ + 0·L₁ + ½·L₂)/3."""
     trainer = make_trainer()

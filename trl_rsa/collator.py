@@ -10,17 +10,18 @@ from trl_rsa._trl import DataCollatorForPreference
 
 
 # Optional dataset columns, each one float per pair, and the range they must lie in.
-PAIR_COLUMNS = {"pair_weight": (0.0, float("inf")), "pair_label": (0.0, 1.0)}
+PAIR_COLUMNS = {"pair_weight": (0.0, float("inf")), "pair_label": (0.0, 1.0), "sft_weight": (0.0, float("inf"))}
 
 
 @dataclass
 class DataCollatorForWeightedPreference(DataCollatorForPreference):
-    """[`~trl.trainer.dpo_trainer.DataCollatorForPreference`] which passes on two optional columns.
+    """[`~trl.trainer.dpo_trainer.DataCollatorForPreference`] which passes on three optional columns.
 
     * `pair_weight`, at least 0: multiplies the pair's loss.
     * `pair_label` in [0, 1]: probability that `chosen` is preferred to `rejected`.
+    * `sft_weight`, at least 0: multiplies the likelihood of `chosen` in the loss "sft".
 
-    Both become float32 tensors of shape `[B]`.
+    All become float32 tensors of shape `[B]`.
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -69,9 +69,10 @@ class RSATrainer(DPOTrainer):
     Trainer for Risk-aware Stepwise Alignment (RSA): one stage of it.
 
     A drop-in replacement for [`~trl.DPOTrainer`]: the same datasets, reference models, PEFT and engines, with a
-    token-level nested risk measure in the loss. Two more dataset columns are understood: `pair_weight` (multiplies the
-    pair's loss) and `pair_label` (probability in [0, 1] that `chosen` is preferred; 1 if absent). A dataset with the
-    columns `prompt_ids`, `chosen_ids` and `rejected_ids` (lists of token ids) is trained on as it is.
+    token-level nested risk measure in the loss. Three more dataset columns are understood: `pair_weight` (multiplies
+    the pair's loss), `pair_label` (probability in [0, 1] that `chosen` is preferred; 1 if absent) and `sft_weight`
+    (multiplies the likelihood of `chosen` where `loss_type` has `"sft"`; 1 if absent). A dataset with the columns
+    `prompt_ids`, `chosen_ids` and `rejected_ids` (lists of token ids) is trained on as it is.
 
     Beside TRL's DPO metrics, of which `rewards/*` are without the risk term, it logs `risk/chosen`, `risk/rejected`
     and `risk/margins` (sequential drift risk Σ_t ρ(−log π/π_ref), in nats per answer), `risk/max_token` (the largest
@@ -335,6 +336,7 @@ optimizers, quantization_config, peft_config:
         completion_mask: Tensor,  # [2B, L]
         pair_weight: Tensor | None,  # [B]
         pair_label: Tensor | None,  # [B]
+        sft_weight: Tensor | None,  # [B]
     ) -> Tensor:
         args: RSAConfig = self.args
         scores = pairs.chosen_logratios, pairs.rejected_logratios, pairs.chosen_risk, pairs.rejected_risk
@@ -356,7 +358,8 @@ optimizers, quantization_config, peft_config:
                 loss = (weight * rsa2_loss(*scores, self.beta, args.risk_alpha, **options)).mean()
             else:  # "sft", as TRL has it: the mean over the chosen answers' tokens
                 chosen_log_probs, chosen_mask = log_probs.chunk(2)[0], completion_mask[:, 1:].chunk(2)[0]
-                loss = -(weight.unsqueeze(1) * chosen_log_probs).sum() / chosen_mask.sum()
+                rows = weight if sft_weight is None else weight * sft_weight
+                loss = -(rows.unsqueeze(1) * chosen_log_probs).sum() / chosen_mask.sum()
             total = total + loss_weight * loss
         return total
 

@@ -201,9 +201,8 @@ class Search:
             scored = []
             for i in places:
                 penalty, cost = weigh(float(costs[i]))
-                # As the ladder of trl_rsa has it: the reward of an unsafe response does not count.
-                reward = float(rewards[i]) if rewards is not None and cost <= 0.0 else None
-                scored.append(ScoredResponse(answers.texts[i], penalty, cost, reward=reward))
+                reward = None if rewards is None else float(rewards[i])
+                scored.append(ScoredResponse(answers.texts[i], penalty, cost, None, (), reward, cost <= 0.0))
             responses.append((prompt.messages, scored))
         seed, most = self.lab.seed + number, self.settings.pairs_per_prompt
         pairs = safety_pairs(responses, seed, self.settings.soft, most)

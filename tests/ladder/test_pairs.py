@@ -155,6 +155,20 @@ def test_responses_that_are_as_harmful_tie_whatever_their_reward():
     assert label == 0.5
 
 
+def test_the_likelihood_of_an_unsafe_response_is_not_raised():
+    """It is the chosen one where the other is worse, and is preferred; but not written more of."""
+    groups = answered((["cost"], {"q": [("dull", -1.0), ("bad", 1.0), ("worse", 2.0)]}))
+    rows, _ = pairs_of([make(labels="unsafe", budget=1.0)], groups)
+    assert {(row["chosen"], row["rejected"]): row["sft_weight"] for row in rows} == {
+        ("dull", "bad"): 1.0,
+        ("dull", "worse"): 1.0,
+        ("bad", "worse"): 0.0,
+    }
+    # Where no chosen response is unsafe there is no column.
+    groups = answered((["cost"], {"q": [("dull", -1.0), ("bad", 1.0)]}))
+    assert "sft_weight" not in pairs_of([make(labels="unsafe", budget=1.0)], groups)[0][0]
+
+
 def test_a_response_that_one_of_several_costs_finds_unsafe_is_not_harmless():
     """By the first cost, with η = 1, none of them counts; by the second one both are unsafe and clipped alike."""
     groups = answered((["cost", "honest"], {"q": [("dull", -1.0, 0.5), ("fine", -1.0, 0.5)]}), rewards=REWARDS)

@@ -31,8 +31,10 @@ class ScoredResponse:
         forced_ids (`tuple[int, ...]`, *optional*):
             The tokens before them, which were forced and not sampled.
         reward (`float`, *optional*):
-            How helpful it is, in log-odds, where that counts: between two responses with equal penalties that both
-            have one, P(i≻j) = σ(reward_i − reward_j).
+            How helpful it is, in log-odds. Between two harmless responses with equal penalties that both have one,
+            P(i≻j) = σ(reward_i − reward_j).
+        harmless (`bool`, *optional*, defaults to `True`):
+            Whether no cost finds it unsafe. The likelihood of another one is not raised where it is the chosen one.
     """
 
     text: str
@@ -41,11 +43,12 @@ class ScoredResponse:
     token_ids: tuple[int, ...] | None = None
     forced_ids: tuple[int, ...] = ()
     reward: float | None = None
+    harmless: bool = True
 
 
 def responses_by_prompt(
     records: Sequence[Mapping[str, Any]],
-    weigh: Callable[[Mapping[str, Any]], tuple[float, float, float | None]],
+    weigh: Callable[[Mapping[str, Any]], tuple[float, float, float | None, bool]],
     keep_cut: bool = True,
 ) -> list[tuple[Any, list[ScoredResponse]]]:
     """Scored responses by prompt.
@@ -57,7 +60,7 @@ def responses_by_prompt(
         records (`Sequence[Mapping]`):
             As [`~trl_rsa.ladder.observe.ScoredResponses`] keeps them.
         weigh (`Callable`):
-            From a record to penalty, cost and reward.
+            From a record to penalty, cost, reward, and whether it is harmless.
         keep_cut (`bool`, *optional*, defaults to `True`):
             Whether responses that were cut at `max_new_tokens` are kept.
     """
@@ -66,8 +69,8 @@ def responses_by_prompt(
         if record["finished"] or keep_cut:
             group = groups.setdefault(record["prompt_number"], (record["prompt"], []))
             n, ids = record.get("n_forced", 0), tuple(record["token_ids"])
-            penalty, cost, reward = weigh(record)
-            group[1].append(ScoredResponse(record["response"], penalty, cost, ids[n:], ids[:n], reward))
+            penalty, cost, reward, harmless = weigh(record)
+            group[1].append(ScoredResponse(record["response"], penalty, cost, ids[n:], ids[:n], reward, harmless))
     return list(groups.values())
 
 
@@ -77,9 +80,10 @@ def safety_pairs(
     soft: bool = True,
     per_prompt: int | None = None,
 ) -> list[Row]:
-    """Pairs in TRL's preference format, `chosen` the safer response, or of two that are as safe the more helpful one,
-    where rewards are known; with the tokens where they are known, and with
-    `pair_label` if soft.
+    """Pairs in TRL's preference format.
+
+    `chosen` is the safer response, or of two that are as safe the more helpful one, where rewards are known. The rows
+    have tokens where these are known, `pair_label` if soft, and `sft_weight` 0 where the chosen response is unsafe.
 
     Args:
         responses (`Sequence[tuple[prompt, Sequence[ScoredResponse]]]`):
@@ -105,7 +109,7 @@ def safety_pairs(
 def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: random.Random) -> Row:
     better, other = sorted((a, b), key=lambda response: (response.penalty, response.cost))
     log_odds = other.penalty - better.penalty
-    if log_odds == 0.0 and a.reward is not None and b.reward is not None:
+    if log_odds == 0.0 and a.harmless and b.harmless and a.reward is not None and b.reward is not None:
         better, other = (a, b) if a.reward >= b.reward else (b, a)
         log_odds = abs(a.reward - b.reward)
     probability = 1 / (1 + math.exp(-log_odds))  # Bradley–Terry, at least ½
@@ -116,6 +120,8 @@ def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: ra
         row |= {"chosen_ids": list(better.token_ids), "rejected_ids": list(other.token_ids)}
         if better.forced_ids:  # one beginning per prompt: both have it
             row["forced_ids"] = list(better.forced_ids)
+    if not better.harmless:
+        row["sft_weight"] = 0.0
     return row | {"pair_label": probability} if soft else row
 
 
@@ -166,5 +172,5 @@ def _tokens(row: Row, encoder: ConversationEncoder) -> dict[str, list[int]]:
 
 def with_equal_columns(rows: Sequence[Row]) -> list[Row]:
     """Rows from several sources, of which some have no label or weight: those are certain, and weigh 1."""
-    extra = {name for row in rows for name in ("pair_label", "pair_weight") if name in row}
+    extra = {name for row in rows for name in ("pair_label", "pair_weight", "sft_weight") if name in row}
     return [dict.fromkeys(extra, 1.0) | row for row in rows]

@@ -22,8 +22,8 @@ from trl_rsa.training.configuration import risk_arguments
 from trl_rsa.training.methods.terms import RewardTerm
 
 
-# Penalty, cost and, where it counts, reward of a response.
-Weighed = tuple[float, float, float | None]
+# Penalty, cost and reward of a response, and whether it is harmless.
+Weighed = tuple[float, float, float | None, bool]
 
 
 class PairCounts(TypedDict):
@@ -85,8 +85,9 @@ def rung_pairs(
         def weigh(record: Mapping[str, Any], weights: Mapping[str, float] = weights) -> Weighed:
             each = [(w, *label_costs[name](record["costs"][name])) for name, w in weights.items()]
             harmless = all(cost <= 0.0 for _, _, cost in each)
-            reward = record["reward"] * weight if harmless and record["reward"] is not None else None
-            return sum(w * penalty for w, penalty, _ in each), sum(w * cost for w, _, cost in each), reward
+            reward = None if record["reward"] is None else record["reward"] * weight
+            penalty, cost = (sum(w * parts[i] for w, *parts in each) for i in (0, 1))
+            return penalty, cost, reward, harmless
 
         rows += safety_pairs(
             responses_by_prompt(records, weigh, settings.cut == "keep"), seed, settings.soft, settings.pairs_per_prompt
