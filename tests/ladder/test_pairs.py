@@ -207,6 +207,13 @@ def test_equal_texts_make_no_pair_and_pairs_can_be_limited():
     assert safety_pairs([("q", answers(0.0, 0.0))], seed=0) == []
 
 
+def test_all_rows_have_the_same_columns():
+    """A dataset takes its columns from the first row."""
+    bad = [ScoredResponse("bad", 1.0, 1.0, harmless=False), ScoredResponse("worse", 2.0, 2.0, harmless=False)]
+    rows = safety_pairs([("p", answers(0.0, 1.0)), ("q", bad)], seed=0)
+    assert [row["sft_weight"] for row in rows] == [1.0, 0.0]
+
+
 def test_completions_have_the_prompt_s_format():
     messages = [{"role": "user", "content": "hello"}]
     (row,) = safety_pairs([(messages, answers(3.0, 1.0))], seed=0)

@@ -103,7 +103,7 @@ def safety_pairs(
         if per_prompt is not None and len(pairs) > per_prompt:
             pairs = rng.sample(pairs, per_prompt)
         rows += [_pair(prompt, a, b, soft, rng) for a, b in pairs]
-    return rows
+    return with_equal_columns(rows)
 
 
 def _pair(prompt: Any, a: ScoredResponse, b: ScoredResponse, soft: bool, rng: random.Random) -> Row:
