@@ -186,6 +186,8 @@ AUDITS = (
 # labels by safety first. That was with the true reward. With a learned one the language broke in some seeds; what
 # mends it was then chosen on the tuning seeds 100 to 104, of: weights 1, 0.5 and 0.25, and TRL's SFT term.
 SFT_TERM = "and the loss has the likelihood of the chosen response beside it (`sft`, weight 1)"
+# Found later, before the rows of the learned reward with the term were run: an unsafe chosen response is not raised.
+UNMASKED = ". These rows raise an unsafe chosen response too, which the package does not do any more"
 REWARDED = (
     ladder(
         "α = 0, with a reward",
@@ -209,7 +211,7 @@ REWARDED = (
         **UNSAFE,
     ),
     ladder("α = 0, with a reward and SFT", f"as α = 0, with a reward, {SFT_TERM}", WITH_SFT, reward="true", **UNSAFE),
-    ladder("α = 0, with SFT", f"as α = 0, {SFT_TERM}", WITH_SFT, **UNSAFE),
+    ladder("α = 0, with SFT", f"as α = 0, {SFT_TERM}{UNMASKED}", WITH_SFT, **UNSAFE),
 )
 ABLATION_WORLD = "tail"
 ABLATION_SEEDS = TEST_SEEDS[:3]

@@ -63,6 +63,7 @@ def test_the_figures_are_those_of_the_tables():
     assert mean(of("main", "α = 0, truncated"), "reward") > mean(ours, "reward")
     rewarded = of("reward", "α = 0, with a learned reward and SFT")
     assert f"With a *learned* reward the ladder kept {kept(rewarded)} of {len(rewarded)} budgets" in text
+    assert f"budgets (without a reward {kept(of('baselines', 'α = 0, truncated'))})" in text
     for world in ("tail", "aligned"):
         mine = [row for row in rewarded if row["world"] == world]
 
