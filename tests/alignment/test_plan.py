@@ -41,7 +41,7 @@ def test_overrides_replace_top_level_keys(plan_file):
     [
         ("hf:some/model", "'reward' of rungs of .* but it is a mapping. Give it as `reward: {scorer: …}`"),
         ("{weight: 2}", "left out 'scorer' in reward of rungs"),
-        ("{scorer: 'm:f', wieght: 2}", "'wieght' in reward of rungs .*Did you mean 'weight'"),
+        ("{scorer: 'm:f', weights: 2}", "'weights' in reward of rungs .*Did you mean 'weight'"),
         ("{scorer: 'm:f', weight: much}", "'weight'"),
     ],
 )
