@@ -62,6 +62,7 @@ ACCEPTED = {
         "RiskConstraint.human_pairs",
         "RiskConstraint.prompts",
         "RiskConstraint.under",
+        "RungSettings.reward",
     ],
     "JSON whose keys are the fields of a class, or whose type is in a room that may not be imported": [
         "RiskConstraint.to_dict.->",

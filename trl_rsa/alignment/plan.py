@@ -249,7 +249,9 @@ class Plan:
 
     def _check_scorers(self) -> None:
         """A scorer that a stage trains must be of an earlier stage, and of the right kind."""
-        used = [(where, kind, one, len(self.stages)) for where, kind, one in self.scored_by]
+        used: list[tuple[str, str, Any, int]] = [
+            (where, kind, one, len(self.stages)) for where, kind, one in self.scored_by
+        ]
         for index, stage in enumerate(self.stages):
             used += [(f"a reward of the stage {stage.name!r}", "reward", one, index) for one in stage.rewards]
             used += [(f"a cost of the stage {stage.name!r}", "cost", one, index) for one in stage.costs]
@@ -281,11 +283,13 @@ class Plan:
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
     @property
-    def scored_by(self) -> list[tuple[str, str, Any]]:
+    def scored_by(self) -> "list[tuple[str, str, RiskConstraint | RewardTerm]]":
         """What the ladder's responses are scored by: whose it is in words, its kind, and what has `scorer` and
         `scorer_options`: the constraints, and the reward of the rungs."""
-        found: list[tuple[str, str, Any]] = [(f"the constraint {one.name!r}", "cost", one) for one in self.constraints]
-        if found and self.rungs.reward is not None:
+        found: list[tuple[str, str, RiskConstraint | RewardTerm]] = [
+            (f"the constraint {one.name!r}", "cost", one) for one in self.constraints
+        ]
+        if found and isinstance(self.rungs.reward, RewardTerm):
             found.append(("the reward of the rungs", "reward", self.rungs.reward))
         return found
 
