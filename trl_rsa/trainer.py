@@ -336,7 +336,7 @@ optimizers, quantization_config, peft_config:
         completion_mask: Tensor,  # [2B, L]
         pair_weight: Tensor | None,  # [B]
         pair_label: Tensor | None,  # [B]
-        sft_weight: Tensor | None,  # [B]
+        sft_weight: Tensor | None = None,  # [B]
     ) -> Tensor:
         args: RSAConfig = self.args
         scores = pairs.chosen_logratios, pairs.rejected_logratios, pairs.chosen_risk, pairs.rejected_risk

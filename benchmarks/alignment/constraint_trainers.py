@@ -98,7 +98,15 @@ def train_safedpo(lab: Lab, start: str, rows: Sequence[dict[str, Any]], steps: i
 class OffsetTrainer(RSATrainer):
     """Reads `pair_weight` as an offset δ: the loss is that of σ(β·(margin of log-ratios) − δ)."""
 
-    def _loss(self, pairs: Any, log_probs: Any, completion_mask: Any, pair_weight: Any, pair_label: Any) -> Any:
+    def _loss(
+        self,
+        pairs: Any,
+        log_probs: Any,
+        completion_mask: Any,
+        pair_weight: Any,
+        pair_label: Any,
+        sft_weight: Any = None,
+    ) -> Any:
         shifted = pairs._replace(chosen_logratios=pairs.chosen_logratios - pair_weight / self.beta)
         return super()._loss(shifted, log_probs, completion_mask, None, pair_label)
 
