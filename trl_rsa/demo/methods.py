@@ -245,6 +245,7 @@ def align_methods(
                 keep = running.keep(output_dir / method.folder / "log.txt")
                 made = (output_dir, max_steps, n_test, training)
                 folders[method.name], running.result = align_row(method, sandbox, start, *made, keep)
+    later.sort(key=lambda row: row[0].budget is None)  # ladders take longest: they are not to be waited for at the end
     work = [(method, sandbox, start, output_dir, max_steps, n_test, training) for method, start in later]
     for method, (folder, result), seconds in side_by_side(align_row, work, log):
         folders[method.name] = folder
