@@ -245,10 +245,7 @@ class Lab:
     @cached_property
     def _learned_cost(self) -> tuple[Any, float]:
         """The cost model and the factor that gives its cost the unit of the true one: least squares through zero."""
-        from transformers import AutoModelForSequenceClassification
-
-        model = AutoModelForSequenceClassification.from_pretrained(self.sandbox.cost_model_path).eval()
-        score = scorer_function(model, self.tokenizer)
+        score = self._score_function(self.sandbox.cost_model_path)
         pairs = self.sandbox.safe[:500]
         learned = np.array(score([*pairs["prompt"]] * 2, [*pairs["chosen"], *pairs["rejected"]]))
         true = np.array([*pairs["chosen_cost"], *pairs["rejected_cost"]])
@@ -299,10 +296,13 @@ class Lab:
 
     @cached_property
     def _learned_reward(self) -> Any:
+        return self._score_function(self.sandbox.reward_model_path)
+
+    def _score_function(self, path: Path) -> Any:
+        """Of a score model of the sandbox."""
         from transformers import AutoModelForSequenceClassification
 
-        model = AutoModelForSequenceClassification.from_pretrained(self.sandbox.reward_model_path).eval()
-        return scorer_function(model, self.tokenizer)
+        return scorer_function(AutoModelForSequenceClassification.from_pretrained(path).eval(), self.tokenizer)
 
     # Labels
 

@@ -505,7 +505,8 @@ def _with_reward(rows: Sequence[Row], true: Sequence[Row]) -> str:
         f"{_share_kept(pick(here, world=w), true):.2f} in `{w}`" for w in BUDGETS if pick(here, world=w)
     )
     return (
-        f"\n\nWith a learned reward in the rungs (same seeds, run later on another machine): truly met {met} of {n}, "
+        f"\n\nWith a learned reward in the rungs (same seeds, run later on another machine, before the likelihood "
+        f"of unsafe chosen responses was left out): truly met {met} of {n}, "
         f"and {share:.2f} of the reward of the ladder on the true cost, which has no reward in its rungs ({shares})."
     )
 
