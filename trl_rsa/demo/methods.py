@@ -1,6 +1,6 @@
 """What the demo compares, and how each is trained; the same for all methods, and tuned for none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,44 +233,33 @@ def align_methods(
         `dict[str, str]`: the folder of each row's model, by name.
     """
     folders: dict[str, str] = {}
-    later: list[tuple[Method, str]] = []
+    later: list[tuple[Method, Plan]] = []
     for method in methods:
         start = folders[method.start] if method.start else str(sandbox.sft_path)
         if not method.stages and method.budget is None:
             folders[method.name] = start
-        elif method.start:
-            later.append((method, start))
+            continue
+        plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
+        if method.start:
+            later.append((method, plan))
         else:
             with phase(log, method.name) as running:
-                keep = running.keep(output_dir / method.folder / "log.txt")
-                made = (output_dir, max_steps, n_test, training)
-                folders[method.name], running.result = align_row(method, sandbox, start, *made, keep)
+                folders[method.name], running.result = align_row(method, plan, running)
     later.sort(key=lambda row: row[0].budget is None)  # ladders take longest: they are not to be waited for at the end
-    work = [(method, sandbox, start, output_dir, max_steps, n_test, training) for method, start in later]
-    for method, (folder, result), seconds in side_by_side(align_row, work, log):
+    for method, (folder, result), seconds in side_by_side(align_row, later, log):
         folders[method.name] = folder
         log(f"{method.name}: {seconds:.0f} s{f'; {result}' if result else ''}")
     return folders
 
 
-def align_row(
-    method: Method,
-    sandbox: Any,
-    start: str,
-    output_dir: Path,
-    max_steps: int,
-    n_test: int,
-    training: dict[str, Any],
-    log: Callable[[str], None] | None = None,
-) -> tuple[str, str]:
+def align_row(method: Method, plan: Plan, running: Phase | None = None) -> tuple[str, str]:
     """The folder of a row's model, and in words how its search ended."""
     # Imported here: it loads TRL, and the rows are also read by what does not train.
     from trl_rsa.alignment.run import align
 
-    plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
-    keep = log or Phase(method.name).keep(output_dir / method.folder / "log.txt")
+    running = running or Phase(method.name)
     with quiet():
-        alignment = align(plan, log=keep)
+        alignment = align(plan, log=running.keep(Path(plan.output_dir) / "log.txt"))
     return alignment.model, _in_words(alignment.manifest.get("ladder"))
 
 
