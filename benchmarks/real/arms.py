@@ -176,6 +176,7 @@ class Workshop:
             batch_size=self.sizes.sample_batch,
             pairs_per_prompt=self.sizes.pairs_per_prompt,
             ties=arm.ties,
+            reward={"scorer": self.scores.spec("h"), "scorer_options": {"dtype": DTYPE}} if arm.reward else None,
             risk_measure=arm.measure,
             max_rungs=self.sizes.rungs,
             args={"risk_alpha": arm.alpha, "learning_rate": RUNG_RATE, **self._steps(self.sizes.steps)}

@@ -60,7 +60,7 @@ def seconds_of(work: Work, sizes: Sizes, rates: Rates) -> float:
 
 
 def score_model_seconds(sizes: Sizes, rates: Rates) -> float:
-    """Of all three, their held-out measures included; half of their rows are pairs."""
+    """Of all, their held-out measures included; half of their rows are pairs."""
     length, seconds = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon, 0.0
     for name, recipe in SCORE_MODELS.items():
         rows = score_steps(name, sizes) * sizes.scored_batch * SCORE_FORWARDS[recipe["body"]]

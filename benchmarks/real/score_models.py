@@ -1,4 +1,4 @@
-"""The three score models: cost A, which steers, cost B, which judges, and the reward R; each trained once."""
+"""The score models: cost A and reward H steer, cost B and reward R judge; each is trained once."""
 
 import json
 import time

@@ -129,6 +129,8 @@ class Arm:
             Weight and measure of the token-level risk in `rsa2`; α = 0 is DPO.
         ties (`float`):
             Share of a rung's tied pairs that is kept.
+        reward (`bool`):
+            Whether of two harmless responses a rung prefers the one that reward model H finds more helpful.
         part (`str`):
             `"main"`, or the ablation that it belongs to.
     """
@@ -140,6 +142,7 @@ class Arm:
     alpha: float = 0.0
     measure: str | None = None
     ties: float = 1.0
+    reward: bool = False
     part: str = "main"
 
 
@@ -158,7 +161,14 @@ SACPO = Arm(
 )
 NEUTRAL = Arm("neutral", "ladder, α = 0", "rungs on the policy's own pairs, labelled by unsafe cost", "ladder")
 CVAR = Arm("cvar", "ladder, RSA-2 CVaR", "the same with `rsa2`, CVaR 0.1 of the drift, α = 0.5", "ladder", 0.5, "cvar")
-ARMS = (START, HELPFUL, SACPO, NEUTRAL, CVAR)
+REWARDED = Arm(
+    "rewarded",
+    "ladder, with a reward",
+    "as the ladder with α = 0; of two harmless responses the labels prefer what reward model H finds more helpful",
+    "ladder",
+    reward=True,
+)
+ARMS = (START, HELPFUL, SACPO, NEUTRAL, CVAR, REWARDED)
 # All ties kept is the arm "neutral" itself.
 TIES = tuple(
     Arm(f"ties-{share:g}", f"ladder, α = 0, ties {share:g}", "", "ladder", ties=share, part="ties")
@@ -166,12 +176,14 @@ TIES = tuple(
 )
 ABLATIONS = {"ties": TIES}
 
-# Of the score models. A learns grades and R pairs, both with all weights of a small encoder; B, which judges, labels
-# and pairs, with an adapter in the last layers of the chat model: other data, another body, another recipe.
+# Of the score models. A, which steers, learns grades, and H and R pairs, with all weights of a small encoder; B, which
+# judges, labels and pairs, with an adapter in the last layers of the chat model: other data, another body, another
+# recipe. H is for the rungs of one arm, and R judges: it learned from other pairs, of other people.
 LAST_LAYERS = 4
 SCORE_MODELS: dict[str, dict[str, Any]] = {
     "a": {"objective": "cost", "harm_scale": HARM_SCALE, "body": "encoder", "learning_rate": 1e-4, "seed": 11},
     "b": {"objective": "cost", "body": "chat", "share": 0.5, "learning_rate": 5e-4, "seed": 12},
+    "h": {"objective": "reward", "body": "encoder", "learning_rate": 1e-4, "seed": 14},
     "r": {"objective": "reward", "body": "encoder", "learning_rate": 1e-4, "seed": 13},
 }
 

@@ -33,7 +33,7 @@ class Sets:
             Where the files are.
         files (`dict[str, list[str]]`):
             Names of the files, by set: `train`, `decide`, `certify`, `harmless`, `helpful_train`, `helpful_test`, and
-            the rows of the score models `a`, `b` and `r`.
+            the rows of the score models `a`, `b`, `h` and `r`.
         counts (`dict[str, dict[str, int]]`):
             Rows and prompts, by set. These may go into the repository.
     """
@@ -92,8 +92,8 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
         sets.add(name, maker.take(safety, getattr(sizes, name), name))
     harmless = [row for source in sources["harmless"] for row in source.prompts() if row["benign"] is not False]
     sets.add("harmless", maker.take(maker.claim(harmless), sizes.refusal, "harmless"))
-    helpful = maker.claim([row for source in sources["helpful"] for row in source.pairs()])
-    helpful = [row for row in helpful if maker.short_answers(row)]
+    every = maker.claim([row for source in sources["helpful"] for row in source.pairs()])
+    helpful = [row for row in every if maker.short_answers(row)]
     by_prompt = _by_prompt(helpful)
     test = maker.take(list(by_prompt), max(sizes.helpful, sizes.texts), "helpful_test")
     sets.add("helpful_test", [by_prompt[key][0] for key in test])
@@ -105,6 +105,9 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
         maker.close()
         for rows in read:
             sets.add(role, maker.choose(rows, score_rows(role, sizes) // len(read)))
+    # What a user has: the reward model learns from the helpful stage's own data, long answers too.
+    seen = [maker.shortened(row) for row in every if prompt_key(row["prompt"]) not in held_out]
+    sets.add("h", maker.choose(seen, score_rows("h", sizes)))
     write_json(index, {"files": sets.files, "counts": sets.counts})
     return sets
 
@@ -152,7 +155,7 @@ class _Maker:
     def judged(self, source: Source) -> list[Row]:
         """Rows for a score model: with responses no longer than those that it will score."""
         rows = self._new(source.pairs() if source.kind == "pairs" else source.judged())
-        return [self._shortened(row) for row in rows]
+        return [self.shortened(row) for row in rows]
 
     def choose(self, rows: list[Row], count: int) -> list[Row]:
         """Some rows, whole prompts at a time; those with different verdicts first where a prompt has many."""
@@ -175,7 +178,7 @@ class _Maker:
         turns = [text] if isinstance(text, str) else [message["content"] for message in text]
         return sum(len(ids) for ids in self.tokenizer(turns, add_special_tokens=False)["input_ids"])
 
-    def _shortened(self, row: Row) -> Row:
+    def shortened(self, row: Row) -> Row:
         changed = {name: self._cut(row[name]) for name in RESPONSES if isinstance(row.get(name), str)}
         for side in ("chosen", "rejected"):
             if side in row:
