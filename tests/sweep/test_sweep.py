@@ -19,7 +19,7 @@ from trl_rsa.sweep.axes import Axis
 from trl_rsa.sweep.files import read_sweep
 from trl_rsa.sweep.page import write_front
 from trl_rsa.sweep.run import Sweep
-from trl_rsa.sweep.shared import common_stages, copy_finished_stages
+from trl_rsa.sweep.shared import common_stages, copy_finished_stages, copy_first_responses
 
 
 ARGS = {
@@ -220,18 +220,84 @@ def test_only_what_is_finished_and_unchanged_is_copied(plan, tmp_path):
     assert not (tmp_path / "target/manifest.json").exists()
 
 
+def ladder_of(plan, folder="unused", stages=None, rungs=None, seed=42, **changes):
+    """From the helpful stage, or without a stage, to a budget."""
+    settings = {"tail": 0.5, "confidence": 0.5, "bounds": (-1.0, 1.0), "budget": 0.9}
+    prompts = {"train": PROMPTS[:4], "decide": PROMPTS[4:8], "certify": PROMPTS[8:]}
+    constraint = RiskConstraint(**({"scorer": cost, "prompts": prompts} | settings | changes))
+    options = {"sampling": {"max_new_tokens": 4}, "draws": {"train": 2}, "max_rungs": 1, "max_walk_backs": 0}
+    return Plan(
+        plan.stages[:1] if stages is None else stages,
+        plan.model,
+        str(folder),
+        args=ARGS,
+        constraint=constraint,
+        rungs=RungSettings(**(options | (rungs or {}))),
+        seed=seed,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [1, 0])
+def test_ladders_from_one_model_share_its_responses_and_end_as_if_alone(plan, tmp_path, stages):
+    """The copied responses, their model's name but for, are those that it would have drawn."""
+    folder, asked = tmp_path / "sweep", []
+
+    def counted(prompts, completions, **kwargs):
+        asked.extend(prompts)
+        return cost(prompts, completions)
+
+    given = plan.stages[:stages]
+    axes = [Axis("constraints.cost.budget", (-0.9, -0.95))]
+    state, lines = run(ladder_of(plan, stages=given, scorer=counted), folder, axes)
+    first, second = (folder / point["folder"] / "run" for point in state["points"])
+    assert f"copied from {first}" in "".join(lines)
+    alone = ladder_of(plan, tmp_path / "alone", stages=given, scorer=counted, budget=-0.95)
+    before = len(asked)
+    found = align(alone, log=lines.append)
+    # A rung is trained on 4 · 2 responses, and each of 2 models is observed on 4 prompts; then 4 for the certificate.
+    assert len(asked) - before == 8 + 2 * 4 + 4 and len(asked) == 2 * 20 + 8
+    assert same(found.model, state["points"][1]["model"])
+    for name in ("00-train", "00-decide", "01-decide"):
+        mine, theirs = ([*read_records(f / f"ladder/{name}.jsonl", scores=())] for f in (second, tmp_path / "alone"))
+        assert [record | {"model": ""} for record in mine] == [record | {"model": ""} for record in theirs]
+        if stages and name.startswith("00"):
+            assert {record["model"] for record in mine} == {str(second / "01-helpful")}
+
+
+def test_only_responses_that_would_be_the_same_are_copied(plan, tmp_path, other_tiny_model_path):
+    donor = ladder_of(plan, tmp_path / "donor", stages=[])
+    assert copy_first_responses(ladder_of(plan, tmp_path / "early", stages=[]), [donor]) is None
+    align(donor, log=lambda line: None)
+    files = sorted(path.name for path in (tmp_path / "donor/ladder").glob("00-*"))
+    assert "00-decide.jsonl" in files
+
+    def copied(name, **changes):
+        return copy_first_responses(ladder_of(plan, tmp_path / name, **({"stages": []} | changes)), [donor])
+
+    assert copied("same", budget=-0.5, tail=0.25) == str(tmp_path / "donor")
+    assert sorted(path.name for path in (tmp_path / "same/ladder").iterdir()) == files
+    assert copied("same", budget=-0.5) is None, "it has begun"
+    different = {
+        "seed": {"seed": 1},
+        "tokens": {"rungs": {"sampling": {"max_new_tokens": 5}}},
+        "draws": {"rungs": {"draws": {"train": 3}}},
+        "reward": {"rungs": {"reward": {"scorer": reward}}},
+        "scorer": {"scorer": reward},
+        "prompts": {"prompts": {"train": PROMPTS[:5], "decide": PROMPTS[5:8], "certify": PROMPTS[8:]}},
+        "heat": {"under": {"temperature": 1.5}},
+        "stage": {"stages": plan.stages[:1]},
+    }
+    for name, changes in different.items():
+        assert copied(name, **changes) is None, name
+        assert not (tmp_path / name).exists()
+    plan.model = other_tiny_model_path
+    assert copied("model") is None
+
+
 @pytest.mark.slow
 def test_several_sweeps_on_one_page(plan, tmp_path):
-    constraint = RiskConstraint(
-        cost,
-        {"train": PROMPTS[:4], "decide": PROMPTS[4:8], "certify": PROMPTS[8:]},
-        budget=0.9,
-        bounds=(-1.0, 1.0),
-        tail=0.5,
-        confidence=0.5,
-    )
-    rungs = RungSettings(sampling={"max_new_tokens": 4}, draws={"train": 2}, max_rungs=1, max_walk_backs=0, cut="keep")
-    ladder = Plan(plan.stages[:1], plan.model, "unused", args=ARGS, constraint=constraint, rungs=rungs)
+    ladder = ladder_of(plan)
     run(plan, tmp_path / "one", [Axis(MULTIPLIER, (0.5, 4.0))], "SACPO")
     run(ladder, tmp_path / "two", [Axis("constraints.cost.budget", (0.9, -0.9))], "RSA")
     folder = tmp_path / "page"

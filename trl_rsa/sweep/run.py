@@ -5,6 +5,7 @@
     ├── _check                       alignment/preview.py: each plan, before anything is trained
     └── for every point that is not complete:
         ├── copy_finished_stages     shared.py: what another point has trained already
+        ├── copy_first_responses     shared.py: what another ladder has drawn from the model that both start from
         ├── align                    alignment/run.py
         └── EvaluationRun            evaluation/run.py, on the same prompts and with the same noise for all
 
@@ -34,7 +35,7 @@ from trl_rsa.sweep.axes import Axis
 from trl_rsa.sweep.cost import describe_costs
 from trl_rsa.sweep.files import SweepFile, SweepState
 from trl_rsa.sweep.points import Point, make_points
-from trl_rsa.sweep.shared import copy_finished_stages
+from trl_rsa.sweep.shared import copy_finished_stages, copy_first_responses
 from trl_rsa.training.launcher import Launcher
 
 
@@ -165,6 +166,9 @@ class Sweep:
         if reused:
             log(f"{', '.join(reused)}: trained already by another point, and copied")
             state.update(point.folder, reused=reused)
+        donor = copy_first_responses(point.plan, others)
+        if donor is not None:
+            log(f"the first responses of its ladder: copied from {donor}")
         alignment = align(point.plan, self.processing_class, log=log, launcher=launcher)
         ladder = alignment.manifest.get("ladder")
         return {"model": alignment.model, **({} if ladder is None else {"met": ladder["met"]})}

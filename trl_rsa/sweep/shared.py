@@ -1,8 +1,11 @@
-"""Stages that several points have in common are trained once: a finished one is copied, by its identity.
+"""What several points have in common is made once: finished stages, and the first responses of a ladder, are copied.
 
 Two plans have a stage in common if everything that decides its result is equal, from the model on: the base model's
 content, how it is loaded, the adapter, the seed, the arguments, and this stage and all before it. The data is compared
 by `align`, which refuses a copied stage whose pairs have other fingerprints.
+
+Two ladders from one model draw the same responses of it, and score them alike, whatever their budgets: the draws
+follow from seed, prompts and sampling.
 """
 
 import dataclasses
@@ -14,6 +17,10 @@ from typing import Any
 
 from trl_rsa.alignment.manifest import Manifest, StageEntry, describe
 from trl_rsa.alignment.plan import Plan
+from trl_rsa.ladder.done import DONE
+from trl_rsa.ladder.observations import FILE_NAME as OBSERVATIONS
+from trl_rsa.storage.files import replacing
+from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.names import MANIFEST
 from trl_rsa.storage.provenance import now, versions
 from trl_rsa.training.anchor import model_identity
@@ -82,6 +89,83 @@ def copy_finished_stages(plan: Plan, donors: Sequence[Plan]) -> list[str]:
             (folder / MANIFEST).unlink()
             raise OSError(f"The copy of {source} in {folder} is not as its origin. Start again.")
     return [entry["name"] for _, entry in found]
+
+
+def copy_first_responses(plan: Plan, donors: Sequence[Plan]) -> str | None:
+    """Takes over the responses of the model that the ladder starts from, with their scores, from another ladder that
+    starts from it. Nothing where the plan's own ladder has begun.
+
+    Args:
+        plan ([`Plan`]):
+            About to be run; its stages, if it has any, are finished.
+        donors (`Sequence[Plan]`):
+            Plans that were run, or still run.
+
+    Returns:
+        `str`, *optional*: the donor's folder, if anything was copied.
+    """
+    folder = Path(plan.output_dir) / "ladder"
+    if not plan.constraints or folder.exists():
+        return None
+    for donor in donors:
+        files = _complete_responses(donor) if _starts_alike(plan, donor) else []
+        for file in files:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / file.name) as partial, LineWriter(partial) as writer:
+                for record in read_lines(file):
+                    writer.write(record | _as_in(plan))
+        if files:
+            return donor.output_dir
+    return None
+
+
+def _as_in(plan: Plan) -> dict[str, str]:
+    """Each plan has a copy of the stages' model, in its own folder."""
+    return {"model": str(plan.folder_of(len(plan.stages) - 1))} if plan.stages else {}
+
+
+def _starts_alike(plan: Plan, donor: Plan) -> bool:
+    """Whether both ladders start from one model, and draw and score its responses alike."""
+    count, path = len(plan.stages), Path(donor.output_dir) / MANIFEST
+    one, other = describe(plan), describe(donor)
+    if any(one[name] != other[name] for name in _COMMON) or len(donor.stages) != count or not path.exists():
+        return False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["versions"] != versions() or not _is_same(plan.model, donor.model):
+        return False
+    if count:
+        mine = Path(plan.output_dir) / MANIFEST
+        last = [content["stages"][count - 1]]
+        last += [json.loads(mine.read_text(encoding="utf-8"))["stages"][count - 1]] if mine.exists() else []
+        if [entry["status"] for entry in last] != ["complete"] * 2 or last[0]["fingerprint"] != last[1]["fingerprint"]:
+            return False
+    elif not _has_same_base(plan, content["models"]):
+        return False
+    return _draws_alike(plan, donor)
+
+
+def _draws_alike(plan: Plan, donor: Plan) -> bool:
+    if any(getattr(plan.rungs, name) != getattr(donor.rungs, name) for name in ("sampling", "draws", "reward")):
+        return False
+    if len(plan.constraints) != len(donor.constraints):
+        return False
+    # Objects too: prompts in memory are described by their number only.
+    decisive = ("name", "scorer", "scorer_options", "prompts", "under")
+    return all(
+        getattr(mine, name) == getattr(other, name)
+        for mine, other in zip(plan.constraints, donor.constraints, strict=True)
+        for name in decisive
+    )
+
+
+def _complete_responses(donor: Plan) -> list[Path]:
+    """Files of the donor's first responses that it has completed: those to train on once the first rung is trained."""
+    folder = Path(donor.output_dir)
+    if not any(read_lines(folder / OBSERVATIONS)):
+        return []
+    trained = (folder / "ladder" / "rung-01" / DONE).exists()
+    splits = ("train", "decide") if trained else ("decide",)
+    return [path for split in splits for path in sorted((folder / "ladder").glob(f"00-{split}*.jsonl"))]
 
 
 def _finished(plan: Plan, donor: Plan) -> list[tuple[Path, StageEntry]]:
