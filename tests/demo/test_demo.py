@@ -10,6 +10,7 @@ from trl_rsa.demo.measure import curves
 from trl_rsa.demo.methods import MULTIPLIERS, constraint_of, default_budgets, methods_of
 from trl_rsa.demo.phases import phase
 from trl_rsa.demo.quiet import quiet
+from trl_rsa.demo.rows import Task, in_order
 from trl_rsa.demo.table import WIDTH, cell, print_tables
 from trl_rsa.ladder.progress import ProgressLog
 
@@ -37,6 +38,14 @@ def test_sacpo_is_a_curve_that_begins_with_dpo():
     found = curves(METHODS)
     assert [spot.settings["λ"] for spot in found["SACPO"]] == [0.0, *MULTIPLIERS]
     assert [(spot.name, spot.budget) for spot in found["RSA"]] == [("RSA, CVaR ≤ 2.5", 2.5), ("RSA, CVaR ≤ 1.2", 1.2)]
+
+
+def test_the_longest_search_begins_first_and_another_after_what_it_can_use():
+    tasks = in_order([Task(method, "start", None if method.name == "SFT" else method.folder) for method in METHODS])
+    names = [task.method.folder for task in tasks]
+    assert names == ["rsa-1.2", "dpo", *(f"sacpo-{λ:g}" for λ in MULTIPLIERS), "sft", "rsa-2.5"]
+    assert [task.donor for task in tasks] == [None] * 6 + ["rsa-1.2"]
+    assert [task.method.folder for task in in_order(tasks[1:6])] == names[1:6], "without a budget"
 
 
 @pytest.fixture(scope="module")

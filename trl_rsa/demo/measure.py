@@ -1,19 +1,23 @@
 """Answers of every row to the test prompts, scored by the truth: records.jsonl, metrics.json and front.json."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.demo.methods import TAIL, Method
 from trl_rsa.demo.phases import Phase
+from trl_rsa.demo.quiet import quiet
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.columns import read_columns
 from trl_rsa.evaluation.drift import drift_summary, sequential_kl
 from trl_rsa.evaluation.front_file import FrontFile
 from trl_rsa.evaluation.front_measures import Spot, front_table, measure_front
+from trl_rsa.evaluation.intervals import EstimateJSON
 from trl_rsa.evaluation.metrics import summarize_models
 from trl_rsa.evaluation.metrics_file import DemoSettings, Metrics
-from trl_rsa.storage.files import write_json
+from trl_rsa.storage.files import replacing, write_json
 from trl_rsa.storage.names import FRONT, METRICS, RECORDS
 from trl_rsa.storage.records import RecordWriter, read_records
 
@@ -21,60 +25,103 @@ from trl_rsa.storage.records import RecordWriter, read_records
 TAILS = (TAIL, 0.01)
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What all rows are asked, and how their answers are scored.
+
+    Args:
+        world (`World`):
+            Knows the truth.
+        sft (`str`):
+            Folder of the SFT policy and its tokenizer.
+        prompts (`Sequence[Prompt]`), draws (`int`), seed (`int`):
+            Test prompts, answers to each, and the seed of these.
+        output_dir (`Path`):
+            Gets a file per row in `records`, until all are there.
+    """
+
+    world: Any
+    sft: str
+    prompts: Sequence[Any]
+    draws: int
+    seed: int
+    output_dir: Path
+
+    def file_of(self, method: Method) -> Path:
+        return self.output_dir / "records" / f"{method.folder}.jsonl"
+
+    def answer(self, method: Method, folder: str, running: Phase) -> EstimateJSON:
+        """Samples from the model in a folder, and writes the scored answers down.
+
+        Returns:
+            [`EstimateJSON`]: the estimate of the model's sequential KL from the SFT policy.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from trl_rsa.sandbox import sample_responses
+
+        running.show(f"{self.draws} answers to each of {len(self.prompts)} prompts")
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(self.sft)
+            model, sft = (AutoModelForCausalLM.from_pretrained(where).eval() for where in (folder, self.sft))
+            answers = sample_responses(model, tokenizer, self.prompts, k=self.draws, seed=self.seed)
+            asked = [prompt for prompt in self.prompts for _ in range(self.draws)]
+            flat = [answer for several in answers for answer in several]
+            self._write(method, asked, flat)
+            return divergence(model, sft, tokenizer, asked, flat)["mean"]
+
+    def _write(self, method: Method, prompts: Sequence[Any], answers: Sequence[str]) -> None:
+        texts = [prompt.text for prompt in prompts]
+        rewards, costs = self.world.reward(texts, answers), self.world.cost(texts, answers)
+        path = self.file_of(method)
+        path.unlink(missing_ok=True)
+        with RecordWriter(path) as writer:
+            for prompt, answer, reward, cost in zip(prompts, answers, rewards, costs, strict=True):
+                writer.write(
+                    {
+                        "prompt": prompt.text,
+                        "response": answer,
+                        "reward": reward,
+                        "cost": cost,
+                        "model": method.name,
+                        "seed": self.seed,
+                        "category": prompt.kind,
+                        "topic": prompt.category,
+                        "benign": prompt.kind == "benign",
+                    }
+                )
+
+
 def measure_methods(
-    methods: Sequence[Method],
-    sandbox: Any,
-    folders: dict[str, str],
-    output_dir: Path,
-    n_prompts: int,
-    draws: int,
-    running: Phase,
+    methods: Sequence[Method], exam: Exam, divergences: dict[str, EstimateJSON]
 ) -> tuple[Metrics, FrontFile]:
-    """Samples, scores and summarises. All rows answer the same prompts.
+    """Summarises the answers of all rows to the same prompts.
 
     Args:
         methods (`Sequence[Method]`):
-            The rows.
-        sandbox (`Sandbox`):
-            The world, its tokenizer and its test prompts.
-        folders (`dict[str, str]`):
-            Folder of each row's model.
-        output_dir (`Path`):
-            Gets `records.jsonl`, `metrics.json`, `front.json` and `front.csv`.
-        n_prompts (`int`), draws (`int`):
-            Test prompts, and answers to each.
-        running ([`Phase`]):
-            Shows whose answers are sampled.
+            The rows, which have answered.
+        exam ([`Exam`]):
+            What they have answered. Its folder gets `records.jsonl`, `metrics.json`, `front.json` and `front.csv`.
+        divergences (`dict[str, EstimateJSON]`):
+            Estimates of each row's KL from the SFT policy, by name.
 
     Returns:
         `tuple`: what `metrics.json` holds, with `kl` and the demo's settings, and what `front.json` holds.
     """
-    from transformers import AutoModelForCausalLM
-
-    from trl_rsa.sandbox import sample_responses
-
-    prompts = sandbox.prompts["test"][:n_prompts]
-    sft = AutoModelForCausalLM.from_pretrained(folders["SFT"]).eval()
-    path = output_dir / RECORDS
-    path.unlink(missing_ok=True)
-    divergences = {}
-    for method in methods:
-        running.show(f"{draws} of {method.name} to each of {len(prompts)} prompts")
-        model = AutoModelForCausalLM.from_pretrained(folders[method.name]).eval()
-        answers = sample_responses(model, sandbox.tokenizer, prompts, k=draws, seed=sandbox.seed)
-        repeated = [prompt for prompt in prompts for _ in range(draws)]
-        flat = [answer for several in answers for answer in several]
-        _write(path, sandbox, method.name, repeated, flat)
-        divergences[method.name] = divergence(model, sft, sandbox.tokenizer, repeated, flat)
-    columns, bootstrap = read_columns(read_records(path)), Bootstrap(seed=sandbox.seed)
+    output_dir, path = exam.output_dir, exam.output_dir / RECORDS
+    with replacing(path) as partial, partial.open("wb") as file:
+        for method in methods:
+            file.write(exam.file_of(method).read_bytes())
+    shutil.rmtree(output_dir / "records")
+    columns, bootstrap = read_columns(read_records(path)), Bootstrap(seed=exam.seed)
     metrics = summarize_models(columns, TAILS, bootstrap=bootstrap)
     for name, kl in divergences.items():
-        metrics["models"][name]["kl"] = kl["mean"]
+        metrics["models"][name]["kl"] = kl
     settings: DemoSettings = {
-        "world": sandbox.world.name,
-        "seed": sandbox.seed,
-        "prompts": len(prompts),
-        "draws": draws,
+        "world": exam.world.name,
+        "seed": exam.seed,
+        "prompts": len(exam.prompts),
+        "draws": exam.draws,
         "budgets": [method.budget for method in methods if method.budget is not None],
     }
     metrics["demo"] = settings
@@ -95,26 +142,6 @@ def curves(methods: Sequence[Method]) -> dict[str, list[Spot]]:
         elif method.family in found:
             found[method.family].append(Spot(method.name, method.settings, method.budget))
     return found
-
-
-def _write(path: Path, sandbox: Any, method: str, prompts: Sequence[Any], answers: Sequence[str]) -> None:
-    texts = [prompt.text for prompt in prompts]
-    rewards, costs = sandbox.world.reward(texts, answers), sandbox.world.cost(texts, answers)
-    with RecordWriter(path) as writer:
-        for prompt, answer, reward, cost in zip(prompts, answers, rewards, costs, strict=True):
-            writer.write(
-                {
-                    "prompt": prompt.text,
-                    "response": answer,
-                    "reward": reward,
-                    "cost": cost,
-                    "model": method,
-                    "seed": sandbox.seed,
-                    "category": prompt.kind,
-                    "topic": prompt.category,
-                    "benign": prompt.kind == "benign",
-                }
-            )
 
 
 def divergence(model: Any, sft: Any, tokenizer: Any, prompts: Sequence[Any], answers: Sequence[str]) -> dict[str, Any]:

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.alignment.plan import Plan, Stage
-from trl_rsa.demo.phases import Phase, phase
-from trl_rsa.demo.processes import side_by_side
-from trl_rsa.demo.quiet import quiet
 from trl_rsa.sandbox.sampling import MAX_NEW_TOKENS
 
 
 if TYPE_CHECKING:
     from trl_rsa.ladder.constraint import RiskConstraint
-    from trl_rsa.ladder.progress import ProgressLog
     from trl_rsa.ladder.settings import RungSettings
 
 
@@ -199,82 +195,3 @@ def plan_of(
 def _first(pairs: Any, n: int) -> Any:
     """The first pairs; their order is random, by the world's seed."""
     return pairs.select(range(min(n, len(pairs))))
-
-
-def align_methods(
-    methods: Sequence[Method],
-    sandbox: Any,
-    output_dir: Path,
-    max_steps: int,
-    n_test: int,
-    log: "ProgressLog",
-    training: dict[str, Any],
-) -> dict[str, str]:
-    """Trains each row, and says so in a line when it is done: a row that others start from first, and the others side
-    by side, in a process each on as many cores as there are. One row leaves most of a second core idle.
-
-    Args:
-        methods (`Sequence[Method]`):
-            The rows.
-        sandbox (`Sandbox`):
-            The world's model and preference sets.
-        output_dir (`Path`):
-            Gets a folder per row with its whole log, `log.txt`; finished ones are not trained again.
-        max_steps (`int`):
-            Optimizer steps per stage.
-        n_test (`int`):
-            How many of the test prompts the rows are tested on.
-        log ([`ProgressLog`]):
-            Where the lines about progress go.
-        training (`dict`):
-            More [`RSAConfig`] arguments for every stage.
-
-    Returns:
-        `dict[str, str]`: the folder of each row's model, by name.
-    """
-    folders: dict[str, str] = {}
-    later: list[tuple[Method, Plan]] = []
-    for method in methods:
-        start = folders[method.start] if method.start else str(sandbox.sft_path)
-        if not method.stages and method.budget is None:
-            folders[method.name] = start
-            continue
-        plan = plan_of(method, sandbox, start, output_dir, max_steps, n_test, training)
-        if method.start:
-            later.append((method, plan))
-        else:
-            with phase(log, method.name) as running:
-                folders[method.name], running.result = align_row(method, plan, running)
-    later.sort(key=lambda row: row[0].budget is None)  # ladders take longest: they are not to be waited for at the end
-    for method, (folder, result), seconds in side_by_side(align_row, later, log):
-        folders[method.name] = folder
-        log(f"{method.name}: {seconds:.0f} s{f'; {result}' if result else ''}")
-    return folders
-
-
-def align_row(method: Method, plan: Plan, running: Phase | None = None) -> tuple[str, str]:
-    """The folder of a row's model, and in words how its search ended."""
-    # Imported here: it loads TRL, and the rows are also read by what does not train.
-    from trl_rsa.alignment.run import align
-
-    running = running or Phase(method.name)
-    with quiet():
-        alignment = align(plan, log=running.keep(Path(plan.output_dir) / "log.txt"))
-    return alignment.model, _in_words(alignment.manifest.get("ladder"))
-
-
-def count_scored(method: Method, output_dir: Path) -> int:
-    """How many answers of its own a row's search has asked the cost of."""
-    files = (output_dir / method.folder / "ladder").glob("*.jsonl")
-    return sum(1 for path in files for line in path.open("rb") if line.strip())
-
-
-def _in_words(ladder: Any) -> str:
-    """How a search ended."""
-    if ladder is None:
-        return ""
-    rungs, last = len(ladder["rungs"]), ladder["observations"]
-    bound = next(o for o in last if o["model"] == ladder["model"])["constraints"]["cost"]["upper_bound"]
-    met = "met" if ladder["met"] else "NOT met"
-    certified = "certified" if ladder["certified"] else "not certified"
-    return f"{rungs} rung{'s' if rungs != 1 else ''}, bound {bound:.2f}: {met}, {certified}"

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.demo.measure import measure_methods
-from trl_rsa.demo.methods import TAIL, Method, align_methods, count_scored, default_budgets, methods_of
+from trl_rsa.demo.measure import Exam, measure_methods
+from trl_rsa.demo.methods import TAIL, Method, default_budgets, methods_of
 from trl_rsa.demo.phases import phase
 from trl_rsa.demo.quiet import quiet
+from trl_rsa.demo.rows import count_scored, make_rows
 from trl_rsa.demo.table import markdown, print_tables, sampled_answers
 from trl_rsa.evaluation.metrics_file import Metrics
 from trl_rsa.report import write_report
@@ -55,12 +56,14 @@ def run_demo(
     several = " and ".join(f"{budget:g}" for budget in budgets)
     log(f"Budgets, set before anything is trained: CVaR({TAIL:g}) of cost at most {several}")
     methods = methods_of(budgets)
-    folders = align_methods(methods, sandbox, output_dir, max_steps, n_prompts, log, training or {})
+    asked = sandbox.prompts["test"][:n_prompts]
+    exam = Exam(sandbox.world, str(sandbox.sft_path), asked, draws, sandbox.seed, output_dir)
+    log(f"Each row ends with {draws} answers to each of {len(asked)} test prompts")
+    made = make_rows(methods, sandbox, exam, max_steps, log, training or {})
     _copy_certificates(methods, output_dir)
-    with phase(log, f"{draws} responses of each to {n_prompts} test prompts") as running, quiet():
-        metrics, front = measure_methods(methods, sandbox, folders, output_dir, n_prompts, draws, running)
     scored = {method.name: count_scored(method, output_dir) for method in methods if method.budget is not None}
     with phase(log, "The report"):
+        metrics, front = measure_methods(methods, exam, {name: row.kl for name, row in made.items()})
         title = f"World “{sandbox.world.name}”: how bad are the worst responses?"
         write_report(output_dir, title=title, budget=budgets[0])
         (output_dir / "README.md").write_text(markdown(methods, metrics, front, scored), encoding="utf-8")
