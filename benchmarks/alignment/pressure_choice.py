@@ -10,12 +10,11 @@ from scipy.stats import ttest_1samp
 from benchmarks.alignment.cells import Row
 from benchmarks.alignment.pressure_arms import (
     ALPHA_ZERO,
-    ARMS,
     BASE,
     CANDIDATES,
     PRIMARIES,
-    SHAPES,
     SLACK,
+    TUNED,
     TUNING_SEED,
     WORLDS,
     Arm,
@@ -42,13 +41,12 @@ def candidates(rows: Sequence[Row]) -> list[tuple[Arm, Shape]]:
     found: dict[tuple[str, str], list[Row]] = {}
     for row in tuning:
         found.setdefault((row["arm"], row["shape"]), []).append(row)
-    if any(len(found.get((arm.name, shape.name), ())) < len(WORLDS) for arm in ARMS for shape in SHAPES):
+    if any(len(found.get((arm.name, shape.name), ())) < len(WORLDS) for arm, shape in TUNED):
         return []
     least = _mean(found[ALPHA_ZERO.name, BASE.name], ["reward"]) - SLACK
     good = [
         (arm, shape)
-        for arm in ARMS
-        for shape in SHAPES
+        for arm, shape in TUNED
         if (arm, shape) != (ALPHA_ZERO, BASE) and _mean(found[arm.name, shape.name], ["reward"]) >= least
     ]
     return sorted(good, key=lambda pair: _mean(found[pair[0].name, pair[1].name], TAILS))[:CANDIDATES]

@@ -92,7 +92,13 @@ class PressureLab(Lab):
         eta = value_at_risk(decide.costs.clip(*BOUNDS), TAIL)
         weigh, costs = _constraint(self.world.cost).label_cost, answers.costs.tolist()
         responses = [
-            (prompt.messages, [ScoredResponse(answers.texts[i], weigh(costs[i], eta), costs[i]) for i in places])
+            (
+                prompt.messages,
+                [
+                    ScoredResponse(answers.texts[i], weigh(costs[i], eta), costs[i], harmless=costs[i] <= 0.0)
+                    for i in places
+                ],
+            )
             for places, prompt in grouped(answers)
         ]
         return safety_pairs(responses, self.seed + number, True, shape.pairs_per_prompt)

@@ -22,15 +22,14 @@ from benchmarks.alignment.cells import Row
 from benchmarks.alignment.constraint_methods import Sizes
 from benchmarks.alignment.pressure_arms import (
     ALPHA_ZERO,
-    ARMS,
     BASE,
     BATCH,
     BUDGET_SHARE,
     DELTAS,
     REFUSING,
-    SHAPES,
     STEPS,
     TEST_SEEDS,
+    TUNED,
     TUNING_SEED,
     WORLDS,
     Arm,
@@ -49,8 +48,7 @@ MakeLab = Callable[[str, int], PressureLab]
 
 def tuning_cells() -> Iterator[Cell]:
     for world in WORLDS:
-        for shape in SHAPES:
-            yield from ((world, TUNING_SEED, arm, shape) for arm in ARMS)
+        yield from ((world, TUNING_SEED, arm, shape) for arm, shape in TUNED)
 
 
 def test_cells(rows: Sequence[Row]) -> Iterator[Cell]:

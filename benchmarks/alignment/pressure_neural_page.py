@@ -7,12 +7,11 @@ import numpy as np
 from benchmarks.alignment.cells import Row
 from benchmarks.alignment.pressure_arms import (
     ALPHA_ZERO,
-    ARMS,
     BASE,
     PRIMARIES,
-    SHAPES,
     SLACK,
     TEST_SEEDS,
+    TUNED,
     TUNING_SEED,
     WORLDS,
     Arm,
@@ -38,8 +37,7 @@ def neural_part(rows: Sequence[Row]) -> str:
     if not rows:
         return f"## With a trained model\n\n{NOT_RUN}\n"
     tuning = [row for row in rows if int(row["seed"]) == TUNING_SEED]
-    pairs = [(arm, shape) for shape in SHAPES for arm in ARMS]
-    asked, chosen = len(pairs) * len(WORLDS), candidates(rows)
+    asked, chosen = len(TUNED) * len(WORLDS), candidates(rows)
     said = f"{asked - len(tuning)} of its {asked} runs are missing, so that nothing is chosen yet. " * (not chosen)
     return f"""## With a trained model
 
@@ -56,14 +54,13 @@ a budget; what is compared, and by which rule, was committed before anything was
 def _tuning_table(rows: Sequence[Row]) -> str:
     heads = ["arm", "rung", "worlds", "budget met", "scorer calls", *(NAMES[name] for name in PRIMARIES)]
     lines = []
-    for shape in SHAPES:
-        for arm in ARMS:
-            mine = [row for row in rows if (row["arm"], row["shape"]) == (arm.name, shape.name)]
-            if mine:
-                met = sum(int(row["met"]) for row in mine)
-                scored = f"{_mean(mine, 'scored'):,.0f}"
-                numbers = [f"{_mean(mine, name):.2f}" for name in PRIMARIES]
-                lines.append([arm.name, shape.name, str(len(mine)), f"{met} of {len(mine)}", scored, *numbers])
+    for arm, shape in TUNED:
+        mine = [row for row in rows if (row["arm"], row["shape"]) == (arm.name, shape.name)]
+        if mine:
+            met = sum(int(row["met"]) for row in mine)
+            scored = f"{_mean(mine, 'scored'):,.0f}"
+            numbers = [f"{_mean(mine, name):.2f}" for name in PRIMARIES]
+            lines.append([arm.name, shape.name, str(len(mine)), f"{met} of {len(mine)}", scored, *numbers])
     return table(heads, lines)
 
 

@@ -18,6 +18,7 @@ from benchmarks.alignment.pressure_arms import (
     PRIMARIES,
     SHAPES,
     TEST_SEEDS,
+    TUNED,
     TUNING_SEED,
     WORLDS,
     Shape,
@@ -32,6 +33,7 @@ from trl_rsa.sandbox.policy import PolicySettings
 
 SIZES = Sizes(prompts=8, draws=4, steps=2, helpful_rungs=1.0, decide=24, test=16, test_draws=1)
 TINY = Shape(8, 4, 2)
+HEAT = ARMS[4]
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +129,17 @@ def made_up(arm, shape, world, seed, **numbers):
 
 
 def tuning_rows(**best):
-    rows = [made_up(a, s, w, TUNING_SEED) for a in ARMS for s in SHAPES for w in WORLDS]
+    rows = [made_up(a, s, w, TUNING_SEED) for a, s in TUNED for w in WORLDS]
     for row in rows:
-        if (row["arm"], row["shape"]) == (ARMS[4].name, SHAPES[2].name):
+        if (row["arm"], row["shape"]) == (HEAT.name, BASE.name):
             row |= {name: str(value) for name, value in best.items()}
     return rows
 
 
 def test_candidates():
     """The least tails among those whose reward is not lower; none before the tuning seed is complete."""
-    assert choice.candidates(tuning_rows(heat=0.1))[0] == (ARMS[4], SHAPES[2])
-    assert (ARMS[4], SHAPES[2]) not in choice.candidates(tuning_rows(heat=0.1, reward=0.5))
+    assert choice.candidates(tuning_rows(heat=0.1))[0] == (HEAT, BASE)
+    assert (HEAT, BASE) not in choice.candidates(tuning_rows(heat=0.1, reward=0.5))
     assert choice.candidates(tuning_rows()[:-1]) == []
     cells = list(track.test_cells(tuning_rows(heat=0.1)))
     assert len(cells) == len(TEST_SEEDS) * len(WORLDS) * 4 and cells[0][2:] == (ALPHA_ZERO, BASE)
@@ -159,8 +161,8 @@ def test_the_rule(gains, shipped):
         for world in WORLDS:
             base = {name: rng.normal() for name in PRIMARIES}
             mine = {name: base[name] + gains.get(name, 0.0) + 0.05 * rng.normal() for name in PRIMARIES}
-            rows += [made_up(ALPHA_ZERO, BASE, world, seed, **base), made_up(ARMS[4], BASE, world, seed, **mine)]
-    assert choice.ships(choice.primaries(rows, ARMS[4].name, BASE.name)) == shipped
+            rows += [made_up(ALPHA_ZERO, BASE, world, seed, **base), made_up(HEAT, BASE, world, seed, **mine)]
+    assert choice.ships(choice.primaries(rows, HEAT.name, BASE.name)) == shipped
 
 
 @pytest.mark.slow
@@ -185,7 +187,7 @@ def test_the_page_says_what_is_there():
     numbers = {"met": "1", "scored": "2304"}
     tuning = [row | numbers for row in tuning_rows(heat=0.1)]
     few = neural_part(tuning[:-1])
-    assert "1 of its 224 runs are missing" in few and "fresh seeds" not in few
+    assert "1 of its 56 runs are missing" in few and "fresh seeds" not in few
     assert "Not run yet" in neural_part(tuning)
     rng = np.random.default_rng(0)
     fresh = []
@@ -194,7 +196,7 @@ def test_the_page_says_what_is_there():
             base = {name: rng.normal() for name in PRIMARIES}
             mine = base | {name: base[name] - 0.5 + 0.05 * rng.normal() for name in ("heat", "halfway")}
             fresh += [made_up(ALPHA_ZERO, BASE, world, seed, **base) | numbers]
-            fresh += [made_up(ARMS[4], SHAPES[2], world, seed, **mine) | numbers]
+            fresh += [made_up(HEAT, BASE, world, seed, **mine) | numbers]
     page = neural_part([*tuning, *fresh])
-    name = f"{ARMS[4].name}, {SHAPES[2].name}"
+    name = f"{HEAT.name}, {BASE.name}"
     assert f"**{name}** changes the default" in page and "| 40 | 40 of 40 | +0.00 (1) | **-0.5" in page
