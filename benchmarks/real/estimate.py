@@ -10,13 +10,12 @@ import torch
 from transformers import AutoModel
 
 from benchmarks.real.arms import Workshop
-from benchmarks.real.settings import GRID, SCORE_MODELS, Arm, Sizes, score_rows, score_steps
+from benchmarks.real.settings import GRID, SCORE_MODELS, Arm, Sizes
 
 
 # A training step in forward passes of its tokens without gradients: policy, reference, and a backward pass.
 STEP_FORWARDS = 4.0
-# A score model has no reference. With an adapter in the last layers the backward pass is short.
-SCORE_FORWARDS = {"encoder": 3.5, "chat": 1.5}
+SCORE_FORWARDS = 3.5  # a score model has no reference
 TEMPLATE = 35  # tokens that a chat template adds to a prompt
 
 
@@ -61,12 +60,9 @@ def seconds_of(work: Work, sizes: Sizes, rates: Rates) -> float:
 
 def score_model_seconds(sizes: Sizes, rates: Rates) -> float:
     """Of all, their held-out measures included; half of their rows are pairs."""
-    length, seconds = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon, 0.0
-    for name, recipe in SCORE_MODELS.items():
-        rows = score_steps(name, sizes) * sizes.scored_batch * SCORE_FORWARDS[recipe["body"]]
-        rows += 0.3 * score_rows(name, sizes)
-        seconds += 1.5 * rows * length * (rates.encoder if recipe["body"] == "encoder" else rates.token)
-    return seconds
+    length = sizes.longest_prompt // 2 + TEMPLATE + sizes.horizon
+    rows = sizes.scored_steps * sizes.scored_batch * SCORE_FORWARDS + 0.3 * sizes.scored_rows
+    return len(SCORE_MODELS) * 1.5 * rows * length * rates.encoder
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ from benchmarks.real.settings import (
     HELPFUL,
     HELPFUL_BETA,
     HELPFUL_RATE,
-    LAST_LAYERS,
     LORA,
     OVER_REFUSAL_RISE,
     PERPLEXITY_RISE,
@@ -132,11 +131,12 @@ and does another cost, which it has not seen, agree? Everything here was fixed i
 arm with a reward, while the first seed ran and before a figure was seen), and nothing was tuned.
 
 * **Cost A steers, cost B judges.** A, a small encoder (MiniLM, 22 million parameters), learned grades of harm and
-  safety labels, on the scale `{HARM_SCALE}`; B learned safety labels and human pairs
-  of other data, with an adapter in the last {LAST_LAYERS} layers of the instruct model, and has no scale. For both a
-  cost above 0 is unsafe. Reward model R, the same encoder, learned human judgements of helpfulness, and judges too;
-  reward model H, which one arm has in its rungs, learned the pairs that the helpful stage's are from. But for these,
-  no prompt of one set is in another.
+  safety labels, on the scale `{HARM_SCALE}`; B, from the same encoder, learned safety
+  labels and human pairs of other data, and has no scale. For both a cost above 0 is unsafe. Its recipe was changed
+  once, before any arm was judged, as it told unsafe responses to unseen prompts too badly (`settings.py`).
+* **Reward H steers one arm, reward R judges.** H, the same encoder again, learned the pairs that the helpful stage's
+  are from; R learned human judgements of helpfulness of other data. But for H and the helpful stage, no prompt of one
+  set is in another.
 * **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
   cost, {BOUNDS[0]:g}, to the CVaR of the instruct model on the decide prompts. Searches are steered by the bound
   of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).

@@ -8,11 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
-from transformers import AutoConfig
 from trl import RewardConfig
 
-from benchmarks.real.settings import LAST_LAYERS, LORA, SCORE_MODELS, Sizes, score_steps
+from benchmarks.real.settings import SCORE_MODELS, SCORE_RATE, Sizes
 from benchmarks.real.split import Sets
 from trl_rsa._device import has_slow_bfloat16
 from trl_rsa.score_models.arguments import ScoreModelArguments
@@ -53,18 +51,17 @@ class ScoreModels:
 
 
 def make_score_models(
-    folder: Path, bodies: dict[str, str], sets: Sets, sizes: Sizes, log: Callable[[str], None] = print
+    folder: Path, encoder: str, sets: Sets, sizes: Sizes, log: Callable[[str], None] = print
 ) -> ScoreModels:
-    """Trains those that are not there yet, from the folders of the encoder and of the chat model."""
+    """Trains those that are not there yet, from the folder of the encoder."""
     rows = []
     for name, recipe in SCORE_MODELS.items():
         done = folder / name / "done.json"
         if not done.exists():
-            steps = score_steps(name, sizes)
-            log(f"score model {name}: {sets.counts[name]['rows']} rows, {steps} steps")
+            log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
             began = time.monotonic()
-            measures = _train(folder / name, bodies[recipe["body"]], sets.paths(name), recipe, steps, sizes)
-            row: dict[str, Any] = {"model": name, "body": recipe["body"], **sets.counts[name], "steps": steps}
+            measures = _train(folder / name, encoder, sets.paths(name), recipe, sizes)
+            row: dict[str, Any] = {"model": name, **sets.counts[name], "steps": sizes.scored_steps}
             row |= {"held_out_responses": measures["responses"], "held_out_prompts": measures["prompts"]}
             row |= {measure: measures.get(measure) for measure in MEASURES}
             write_json(done, row | {"seconds": round(time.monotonic() - began, 1)})
@@ -72,9 +69,7 @@ def make_score_models(
     return ScoreModels(folder, rows)
 
 
-def _train(
-    folder: Path, body: str, data: list[str], recipe: dict[str, Any], steps: int, sizes: Sizes
-) -> dict[str, Any]:
+def _train(folder: Path, encoder: str, data: list[str], recipe: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     arguments = ScoreModelArguments(
         objective=recipe["objective"],
         data=data,
@@ -85,10 +80,10 @@ def _train(
     training = RewardConfig(
         output_dir=str(folder),
         seed=recipe["seed"],
-        learning_rate=recipe["learning_rate"],
+        learning_rate=SCORE_RATE,
         lr_scheduler_type="cosine",
-        warmup_steps=steps // 10,
-        max_steps=steps,
+        warmup_steps=sizes.scored_steps // 10,
+        max_steps=sizes.scored_steps,
         per_device_train_batch_size=sizes.scored_batch,
         max_length=4 * (sizes.longest_prompt + sizes.horizon),
         bf16=DTYPE == "bfloat16",  # autocast: the weights stay float32
@@ -99,12 +94,7 @@ def _train(
         disable_tqdm=True,
         **use_cpu(),
     )
-    adapter = None
-    if recipe["body"] == "chat":
-        layers = AutoConfig.from_pretrained(body).num_hidden_layers
-        last = "|".join(map(str, range(max(0, layers - LAST_LAYERS), layers)))
-        adapter = LoraConfig(**LORA | {"target_modules": rf".*\.layers\.({last})\..*_proj"})
-    trained = train_score_model(arguments, training, body, adapter, dtype="float32")
+    trained = train_score_model(arguments, training, encoder, dtype="float32")
     if trained.measures is None:
         raise ValueError(f"No prompt of {', '.join(data)} was held out. Give more data.")
     return trained.measures

@@ -65,7 +65,7 @@ class Sizes:
             Held-out helpful prompts that are answered for the reward; harmless requests; held-out answers whose
             perplexity is measured.
         scored_rows (`int`), scored_steps (`int`), scored_batch (`int`):
-            Rows for each score model, its steps, and rows per step; cost B has half as many rows and steps.
+            Rows for each score model, its steps, and rows per step.
         sample_batch (`int`):
             Responses sampled at a time.
         rows_per_prompt (`int`):
@@ -176,21 +176,14 @@ TIES = tuple(
 )
 ABLATIONS = {"ties": TIES}
 
-# Of the score models. A, which steers, learns grades, and H and R pairs, with all weights of a small encoder; B, which
-# judges, labels and pairs, with an adapter in the last layers of the chat model: other data, another body, another
-# recipe. H is for the rungs of one arm, and R judges: it learned from other pairs, of other people.
-LAST_LAYERS = 4
+# Of the score models, all weights of a small encoder each. A, which steers, learns grades and labels, H and R pairs;
+# B, which judges, labels and pairs of other data. H is for the rungs of one arm, and R judges: it learned from other
+# pairs, of other people. B's recipe was changed once, before any arm was judged: an adapter in the last four layers of
+# the chat model told unsafe responses to unseen prompts from safe ones with an AUC of .63, the encoder with .89.
 SCORE_MODELS: dict[str, dict[str, Any]] = {
-    "a": {"objective": "cost", "harm_scale": HARM_SCALE, "body": "encoder", "learning_rate": 1e-4, "seed": 11},
-    "b": {"objective": "cost", "body": "chat", "share": 0.5, "learning_rate": 5e-4, "seed": 12},
-    "h": {"objective": "reward", "body": "encoder", "learning_rate": 1e-4, "seed": 14},
-    "r": {"objective": "reward", "body": "encoder", "learning_rate": 1e-4, "seed": 13},
+    "a": {"objective": "cost", "harm_scale": HARM_SCALE, "seed": 11},
+    "b": {"objective": "cost", "seed": 12},
+    "h": {"objective": "reward", "seed": 14},
+    "r": {"objective": "reward", "seed": 13},
 }
-
-
-def score_steps(name: str, sizes: Sizes) -> int:
-    return max(1, round(SCORE_MODELS[name].get("share", 1.0) * sizes.scored_steps))
-
-
-def score_rows(name: str, sizes: Sizes) -> int:
-    return round(SCORE_MODELS[name].get("share", 1.0) * sizes.scored_rows)
+SCORE_RATE = 1e-4

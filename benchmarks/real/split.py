@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real.settings import DATA_SEED, Sizes, score_rows
+from benchmarks.real.settings import DATA_SEED, Sizes
 from benchmarks.real.sources import Source, Sources
 from trl_rsa.data.schema import Row, Text
 from trl_rsa.storage.digests import prompt_key
@@ -104,10 +104,10 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
         read = [maker.judged(source) for source in sources[role]]
         maker.close()
         for rows in read:
-            sets.add(role, maker.choose(rows, score_rows(role, sizes) // len(read)))
+            sets.add(role, maker.choose(rows, sizes.scored_rows // len(read)))
     # What a user has: the reward model learns from the helpful stage's own data, long answers too.
     seen = [maker.shortened(row) for row in every if prompt_key(row["prompt"]) not in held_out]
-    sets.add("h", maker.choose(seen, score_rows("h", sizes)))
+    sets.add("h", maker.choose(seen, sizes.scored_rows))
     write_json(index, {"files": sets.files, "counts": sets.counts})
     return sets
 

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sets = make_sets(work / "data", sources, sizes, AutoTokenizer.from_pretrained(model))
         except (ValueError, FileNotFoundError) as error:
             parser.exit(2, f"{error}\n")
-        run(runs, {"chat": str(model), "encoder": str(encoder)}, sets, sizes, work, out, args.plan)
+        run(runs, str(model), str(encoder), sets, sizes, work, out, args.plan)
         if args.plan:
             return
     write_page(out, page)
@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(
     runs: Sequence[tuple[Arm, int]],
-    models: dict[str, str],
+    model: str,
+    encoder: str,
     sets: Sets,
     sizes: Sizes,
     work: Path,
@@ -107,13 +108,13 @@ def run(
     missing = [(arm, seed) for arm, seed in runs if (arm.part, arm.key, str(seed)) not in results.done]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
     untrained = any(not (work / "scores" / name / "done.json").exists() for name in SCORE_MODELS)
-    shop = Workshop(models["chat"], work, sizes, sets, ScoreModels(work / "scores", []))
+    shop = Workshop(model, work, sizes, sets, ScoreModels(work / "scores", []))
     if missing:
-        print("\n".join(lines(missing, sizes, measure(shop, models["encoder"]), untrained)), flush=True)
+        print("\n".join(lines(missing, sizes, measure(shop, encoder), untrained)), flush=True)
     if plan_only or not missing:
         return
-    scores = make_score_models(work / "scores", models, sets, sizes)
-    shop = Workshop(models["chat"], work, sizes, sets, scores)
+    scores = make_score_models(work / "scores", encoder, sets, sizes)
+    shop = Workshop(model, work, sizes, sets, scores)
     content = {"sizes": asdict(sizes), "dtype": DTYPE, "data": sets.counts, "score_models": scores.rows}
     write_provenance(out / "provenance.json", content | {"budget": shop.budget})
     for arm, seed in missing:
