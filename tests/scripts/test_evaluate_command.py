@@ -155,6 +155,18 @@ def test_drift_and_harm(arguments, tiny_model_path, other_tiny_model_path, no_pa
     assert Path("out/drift.jsonl").read_bytes() != before
 
 
+def test_a_run_without_a_safe_part_is_evaluated_and_the_page_is_told(arguments, tiny_model_path, no_page, capsys):
+    """A plan of one stage, or a ladder that met its budget without a rung: there is no token harm, and all else."""
+    run = Path("run")
+    run.mkdir()
+    plan = {"model": tiny_model_path, "stages": [{"preferred_by": "better", "beta": 0.1, "constraint_multiplier": 1}]}
+    manifest = {"plan": plan, "stages": [{"status": "complete", "folder": tiny_model_path}]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["evaluate", *arguments, "--manifest", "run", "--output_dir", "out"]) == 0
+    assert "no token harm" in capsys.readouterr().out
+    assert not Path("out/tokens.jsonl").exists() and json.loads(Path("out/manifest.json").read_text()) == manifest
+
+
 def test_cost_model_in_a_folder_with_options(arguments, tiny_model_path, tiny_tokenizer, no_page):
     """A sequence classifier; its scores in the records are those of the scorer itself."""
     from transformers import LlamaConfig, LlamaForSequenceClassification

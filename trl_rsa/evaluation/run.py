@@ -23,7 +23,7 @@ from trl_rsa.evaluation.request import CertificateSettings, Evaluation, Progress
 from trl_rsa.evaluation.responses import sample_responses
 from trl_rsa.evaluation.scores import ScorerSpec, StoredScores, describe, score_responses, sign_in_words, with_scores
 from trl_rsa.evaluation.tables import read_responses
-from trl_rsa.evaluation.token_risk import HarmModels
+from trl_rsa.evaluation.token_risk import HarmModels, NothingToCompare
 from trl_rsa.evaluation.workspace import EvaluationSettings, ModelJSON, ScorerJSON, Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import free_memory, load_tokenizer
@@ -87,7 +87,7 @@ class EvaluationRun:
         # A mistake in what comes last should not cost the sampling.
         if evaluation.benchmarks:
             require_harness()
-        self.harm = None if evaluation.manifest is None else HarmModels.from_manifest(evaluation.manifest)
+        self.harm = self._find_harm()
         self._try_templates()
         self.pressures = self._find_pressures()
         self.specs: dict[str, ScorerSpec] = {
@@ -297,6 +297,17 @@ class EvaluationRun:
                 f"You set the responses to {given}, but that file is written in this output_dir. Use another "
                 "output_dir."
             )
+
+    def _find_harm(self) -> HarmModels | None:
+        """What token harm compares. A run without two such models, as of a ladder which met its budget without a rung,
+        is evaluated all the same."""
+        if self.evaluation.manifest is None:
+            return None
+        try:
+            return HarmModels.from_manifest(self.evaluation.manifest)
+        except NothingToCompare:
+            self.log(f"warning: {self.evaluation.manifest} has no helpful part and then a safe one: no token harm")
+            return None
 
     def _try_templates(self) -> None:
         """Writes one prompt of text and one of messages down for every model."""

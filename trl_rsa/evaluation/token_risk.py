@@ -169,6 +169,10 @@ def encode_response(
     return list(ids), pieces
 
 
+class NothingToCompare(ValueError):
+    """A finished run has no helpful part and then a safe one: it has no token harm."""
+
+
 @dataclass(frozen=True)
 class HarmModels:
     """What token harm is read from.
@@ -220,7 +224,7 @@ class HarmModels:
     def _from_steps(cls, name: str, start: str, steps: Sequence["_Step"]) -> "HarmModels":
         safety = [i for i, step in enumerate(steps) if step.safer] or list(range(1, len(steps)))
         if not safety or safety != list(range(safety[0], safety[-1] + 1)):
-            raise ValueError(
+            raise NothingToCompare(
                 f"You set the manifest to {name!r}, but its stages are not a helpful part and then a safe one, which "
                 "token harm compares. Compute token_harm with two models of your choice."
             )
