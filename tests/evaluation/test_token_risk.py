@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm
+from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_surprise
 from trl_rsa.risk import CVaR, Entropic
 
 
@@ -46,6 +46,35 @@ def test_harm(models):
         safe, helpful = (log_laws(model, prompt, completion) for model in models)
         taken = torch.tensor(completion)[:, None]
         assert row == pytest.approx((-0.05 * (safe - helpful).gather(-1, taken))[:, 0].tolist(), abs=2e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_surprise(models, batch_size):
+    found = token_surprise(models[0], PROMPTS, COMPLETIONS, batch_size)
+    assert [len(row) for row in found] == [3, 6, 0]
+    for row, prompt, completion in zip(found[:2], PROMPTS, COMPLETIONS, strict=False):
+        taken = log_laws(models[0], prompt, completion).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        assert row == pytest.approx((-taken).tolist(), abs=2e-6)
+
+
+def test_an_adapter_is_measured_as_the_model_that_it_makes(models, tiny_model_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_path)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    adapter = get_peft_model(base, config).eval()
+    drift, surprise = (
+        token_drift(adapter, models[0], PROMPTS, COMPLETIONS),
+        token_surprise(adapter, PROMPTS, COMPLETIONS),
+    )
+    assert max(drift[0]) > 1e-2
+    merged = adapter.merge_and_unload().eval()
+    for found, wanted in (
+        (drift, token_drift(merged, models[0], PROMPTS, COMPLETIONS)),
+        (surprise, token_surprise(merged, PROMPTS, COMPLETIONS)),
+    ):
+        assert [v for row in found for v in row] == pytest.approx([v for row in wanted for v in row], abs=1e-5)
 
 
 def test_no_drift_and_no_harm_from_itself(models):

@@ -6,13 +6,16 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from cpu_args import CPU_ARGS
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.preview import preview
 from trl_rsa.ladder.climb import Ladder
+from trl_rsa.ladder.language import MOST
+from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.training import runner
@@ -331,3 +334,35 @@ def test_a_certificate_that_lay_there_before_is_not_the_run_s_own(tiny_model_pat
     assert written["model"] == tiny_model_path and written["attempt"] == 2
     assert result["certified"] == written["certified"]
     assert (new / "ladder" / "01-certify.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_ladder_writes_it_down_and_warns_again_when_it_resumes(tiny_model_path, tmp_path, monkeypatch):
+    numbers = iter([1.0, 3.0])
+    monkeypatch.setattr("trl_rsa.ladder.climb.surprise_of", lambda *args: next(numbers))
+    lines = []
+    plan = make_plan(tiny_model_path, tmp_path / "run", budget=-1.4, max_rungs=1, max_walk_backs=0)
+    align(plan, log=lines.append)
+    warned = [line for line in lines if "the language may be broken" in line]
+    assert len(warned) == 1 and warned[0].startswith("[ladder 1] warning: its responses surprise")
+    observations = [json.loads(line) for line in (tmp_path / "run/constraint.jsonl").read_text().splitlines()]
+    assert [entry["surprise"] for entry in observations] == [1.0, 3.0]
+    lines.clear()
+    align(plan, log=lines.append)
+    assert sum("the language may be broken" in line for line in lines) == 1
+
+
+@pytest.mark.slow
+def test_the_start_s_own_responses_surprise_it_as_much_as_its_law_says(tiny_model_path, tmp_path):
+    """The mean over the responses that the ladder has kept, whatever was measured while it ran."""
+    found, _ = climb(make_plan(tiny_model_path, tmp_path / "run", budget=1.4))
+    tokenizer, policy = load_tokenizer(tiny_model_path), AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
+    encoder, values = ConversationEncoder(tokenizer), []
+    lines = (tmp_path / "run/ladder/00-decide.jsonl").read_text().splitlines()
+    records = sorted(map(json.loads, lines), key=lambda one: (one["prompt_number"], one["draw"]))[:MOST]
+    for one in records:
+        before, sampled = encoder.prompt(one["prompt"]), one["token_ids"]
+        with torch.no_grad():
+            laws = policy(torch.tensor([[*before, *sampled]])).logits[0].log_softmax(-1)
+        values += [-laws[len(before) - 1 + i, token].item() for i, token in enumerate(sampled)]
+    assert found["observations"][0]["surprise"] == pytest.approx(sum(values) / len(values), rel=1e-4)

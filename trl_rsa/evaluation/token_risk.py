@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.kernels.chunked import chunked_token_statistics
+from trl_rsa.kernels.chunked import LOGITS_PER_CHUNK, chunked_token_statistics
+from trl_rsa.kernels.dense import project
 from trl_rsa.kernels.head import output_head
 from trl_rsa.kernels.statistics import TokenStatistics
 from trl_rsa.risk import CVaR, RiskMeasure
@@ -46,7 +47,11 @@ def token_drift(
         `list[list[float]]`: one number per token of each completion.
     """
     measure = CVaR(0.1) if measure is None else measure
-    return _per_token(model, ref_model, prompt_ids, completion_ids, measure, batch_size, lambda s: s.risk)
+
+    def drift(batch: _Batch) -> Any:
+        return _statistics(batch, model, ref_model, measure).risk
+
+    return _per_token(prompt_ids, completion_ids, batch_size, drift)
 
 
 def token_harm(
@@ -70,39 +75,82 @@ def token_harm(
     if not 0 < temperature < float("inf"):
         raise ValueError(f"You set temperature={temperature!r}, but β/λ is positive and finite. Set, say, 0.05.")
 
-    def harm(s: TokenStatistics) -> Any:
-        return -temperature * (s.log_probs - s.ref_log_probs)
+    def harm(batch: _Batch) -> Any:
+        # Any measure will do: only the log-probabilities are read. Tail 1 is the cheapest, the expectation.
+        of = _statistics(batch, safe_model, helpful_model, CVaR(1.0))
+        return -temperature * (of.log_probs - of.ref_log_probs)
 
-    # Any measure will do: only the log-probabilities are read. Tail 1 is the cheapest, the expectation.
-    return _per_token(safe_model, helpful_model, prompt_ids, completion_ids, CVaR(1.0), batch_size, harm)
+    return _per_token(prompt_ids, completion_ids, batch_size, harm)
+
+
+def token_surprise(
+    model: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], batch_size: int = 8
+) -> list[list[float]]:
+    """Surprise −log π of each token, in nats: how unlikely the model finds a text, its own or another's.
+
+    Arguments as in [`token_drift`].
+    """
+
+    def surprise(batch: _Batch) -> Any:
+        import torch
+
+        hidden, head = batch.hidden(model), output_head(model)
+        labels = batch.labels.to(hidden.device)
+        size = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
+        chunks = zip(hidden.split(size), labels.split(size), strict=True)
+        return torch.cat([torch.nn.functional.cross_entropy(project(h, head), y, reduction="none") for h, y in chunks])
+
+    return _per_token(prompt_ids, completion_ids, batch_size, surprise)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts and completions, padded.
+
+    Args:
+        ids, mask (`torch.Tensor` of shape `[B, L]`):
+            Token ids, and 1 where there is one.
+        predicting (`torch.Tensor` of shape `[B, L]`):
+            Whether the next token is a completion's.
+        labels (`torch.Tensor` of shape `[N]`):
+            All completion tokens, one response after the other.
+    """
+
+    ids: Any
+    mask: Any
+    predicting: Any
+    labels: Any
+
+    def hidden(self, model: Any) -> Any:  # [N, H]
+        where = model.device
+        # The weights of an adapter are inside the model that it wraps.
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        output = inner.base_model(input_ids=self.ids.to(where), attention_mask=self.mask.to(where))
+        return output.last_hidden_state[self.predicting.to(where)]
 
 
 def _per_token(
-    model: Any,
-    ref_model: Any,
     prompt_ids: Sequence[Sequence[int]],
     completion_ids: Sequence[Sequence[int]],
-    measure: RiskMeasure,
     batch_size: int,
-    value: Callable[[TokenStatistics], Any],
+    value: Callable[[_Batch], Any],
 ) -> list[list[float]]:
+    import torch
+
     result: list[list[float]] = [[] for _ in prompt_ids]
     # The longest go first, so that running out of memory shows at once.
     order = sorted(range(len(result)), key=lambda i: -(len(prompt_ids[i]) + len(completion_ids[i])))
     order = [i for i in order if len(completion_ids[i])]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        pairs = [(prompt_ids[i], completion_ids[i]) for i in batch]
-        values = value(_statistics(model, ref_model, pairs, measure)).tolist()
+        with torch.no_grad():
+            values = value(_batch([(prompt_ids[i], completion_ids[i]) for i in batch])).tolist()
         for i in batch:
             result[i], values = values[: len(completion_ids[i])], values[len(completion_ids[i]) :]
     return result
 
 
-def _statistics(
-    model: Any, ref_model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], measure: RiskMeasure
-) -> TokenStatistics:
-    """Statistics of all completion tokens of a batch, one response after the other."""
+def _batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> _Batch:
     import torch
 
     if any(not len(prompt) for prompt, _ in pairs):
@@ -113,22 +161,20 @@ def _statistics(
     ends = torch.tensor([len(row) for row in rows])[:, None]
     first = torch.tensor([len(prompt) - 1 for prompt, _ in pairs])[:, None]
     predicting = (places >= first) & (places < ends - 1)
-    labels = ids.roll(-1, 1)[predicting]
-    with torch.no_grad():
-        hidden, ref_hidden = (
-            m.base_model(
-                input_ids=ids.to(m.device), attention_mask=(places < ends).long().to(m.device)
-            ).last_hidden_state[predicting.to(m.device)]
-            for m in (model, ref_model)
+    return _Batch(ids, (places < ends).long(), predicting, ids.roll(-1, 1)[predicting])
+
+
+def _statistics(batch: _Batch, model: Any, ref_model: Any, measure: RiskMeasure) -> TokenStatistics:
+    hidden, ref_hidden = batch.hidden(model), batch.hidden(ref_model)
+    head, ref_head = output_head(model), output_head(ref_model)
+    if head.weight.shape[0] != ref_head.weight.shape[0]:
+        raise ValueError(
+            f"You compare models with {head.weight.shape[0]} and {ref_head.weight.shape[0]} tokens, but token "
+            "risks need one vocabulary. Give models of one family."
         )
-        head, ref_head = output_head(model), output_head(ref_model)
-        if head.weight.shape[0] != ref_head.weight.shape[0]:
-            raise ValueError(
-                f"You compare models with {head.weight.shape[0]} and {ref_head.weight.shape[0]} tokens, but token "
-                "risks need one vocabulary. Give models of one family."
-            )
-        device = head.weight.device
-        return chunked_token_statistics(hidden, head, ref_hidden.to(device), ref_head, labels.to(device), measure)
+    device = head.weight.device
+    labels = batch.labels.to(device)
+    return chunked_token_statistics(hidden, head, ref_hidden.to(device), ref_head, labels, measure)
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int], response: str) -> list[str]:

@@ -10,6 +10,7 @@
     │   │   └── _walk_back           interpolate                        merging/       between the last two rungs
     │   └── _observe                 ScoredResponses.collect("decide")  observe.py
     │                                RiskConstraint.estimate            constraint.py  estimate and bound
+    │                                surprise_of                         language.py    is it language still?
     │                                LadderAudit.ask, observe           audit.py       labels for a part, if set
     │                                JointScheduler.observe             joint.py, scheduler.py   what comes next
     ├── _compare                     if nothing holds: models against the chosen one, paired by prompt
@@ -38,6 +39,7 @@ from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
 from trl_rsa.ladder.human import HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
+from trl_rsa.ladder.language import surprise_of, warning_of
 from trl_rsa.ladder.observations import (
     FILE_NAME,
     CostNumbers,
@@ -70,7 +72,7 @@ from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import make_config
-from trl_rsa.training.runner import StageRunner
+from trl_rsa.training.runner import InProcess, StageRunner
 from trl_rsa.training.stage import ReadyStage
 
 
@@ -255,6 +257,7 @@ class Ladder:
             "rung": latest.rung,
             "fraction": latest.fraction,
             "constraints": {name: observed[name] for name in self.names},
+            "surprise": self._surprise(collected),
             "action": decision.action,
             "reason": decision.reason,
             "time": now(),
@@ -262,6 +265,12 @@ class Ladder:
         append_observation(self.output_dir / FILE_NAME, entry)
         self.observations.append(entry)
         self._say(entry)
+
+    def _surprise(self, collected: Sequence[tuple[PromptGroup, list[ResponseRecord]]]) -> float | None:
+        """Of the model that the ladder starts from, where this process can load it."""
+        if not isinstance(self.runner, InProcess):
+            return None
+        return surprise_of(collected, self.start, self.models, self.encoder(), self.settings.batch_size)
 
     def _ask(
         self, split: str, model: str, number: int, collected: Sequence[tuple[PromptGroup, list[ResponseRecord]]]
@@ -289,6 +298,9 @@ class Ladder:
     def _say(self, entry: ObservationRecord, more: str = "") -> None:
         met = all(numbers["violation"] <= 0 for numbers in entry["constraints"].values())
         self.progress(line_of(entry, self.constraints) + more, style="green" if met else "yellow")
+        warning = warning_of(entry.get("surprise"), self.observations[0].get("surprise"))
+        if warning is not None:
+            self.progress(f"[ladder {entry['number']}] warning: {warning}", style="red")
 
     # Models
 

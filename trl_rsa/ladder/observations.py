@@ -35,13 +35,18 @@ class CostNumbers(TypedDict):
 
 
 class ObservationRecord(TypedDict):
-    """One observed model: which it is, what was observed of every constraint's cost, and what was decided."""
+    """One observed model: which it is, what was observed of every constraint's cost, and what was decided.
+
+    `surprise` is that of the model that the ladder starts from at the responses, in nats per token; null where the
+    models are in other processes.
+    """
 
     number: int
     model: str
     rung: int
     fraction: float
     constraints: dict[str, CostNumbers]
+    surprise: NotRequired[float | None]  # not in files of earlier versions
     action: str
     reason: str
     time: str

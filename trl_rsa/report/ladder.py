@@ -45,9 +45,12 @@ def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
         names = list(_numbers(observations[0]))
         several = [f"{name} " if len(names) > 1 else "" for name in names]
         headings = [f"{name}{of}" for name in several for of in ("λ", "Estimated risk", "Upper bound")]
-        rewarded = any(value_of(r.get("reward")) is not None for r in observations)
-        headings = ["Rung", *headings, *(["Reward"] if rewarded else [])]
-        return headings, [_observation_row(i, r, names, rewarded) for i, r in enumerate(observations)]
+        more = {
+            key: name for key, name in _BESIDE.items() if any(value_of(r.get(key)) is not None for r in observations)
+        }
+        return ["Rung", *headings, *more.values()], [
+            [*_observation_row(i, r, names), *(cell(r.get(key)) for key in more)] for i, r in enumerate(observations)
+        ]
     plan = _part(manifest, "plan")
     headings = ["Stage", "Status", "β", "λ", "β/λ", "Pairs", "Steps", "Loss", "Preferred", "KL", "Minutes"]
     stages, planned = ([s for s in part.get("stages") or [] if isinstance(s, Mapping)] for part in (manifest, plan))
@@ -55,7 +58,11 @@ def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     return headings, [_stage_row(*pair) for pair in zip(stages, planned, strict=False)]
 
 
-def _observation_row(index: int, entry: Mapping[str, Any], names: Sequence[str], rewarded: bool) -> list[str]:
+# What an observation may have beside its costs, and its heading.
+_BESIDE = {"reward": "Reward", "surprise": "Surprise, nats per token"}
+
+
+def _observation_row(index: int, entry: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     rung = entry.get("rung", index)
     name = "start" if rung == 0 else f"{rung}"
     fraction = value_of(entry.get("fraction"))
@@ -65,7 +72,7 @@ def _observation_row(index: int, entry: Mapping[str, Any], names: Sequence[str],
     for of in (_part(_numbers(entry), constraint) for constraint in names):
         numbers += [text_of(value_of(of.get("multiplier")), ".3g"), cell(of.get("estimate"))]
         numbers += [text_of(value_of(of.get("upper_bound")))]
-    return [name, *numbers, *([cell(entry.get("reward"))] if rewarded else [])]
+    return [name, *numbers]
 
 
 def _part(of: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -122,7 +129,7 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
         labels = [text_of(value_of(_part(_numbers(r), names[0]).get("multiplier")), ".3g") for r in observations]
         panels[-1].set_xlabel(fill("multiplier λ of each model, in the order in which they were tried"))
     else:
-        labels = [_observation_row(i, r, [], False)[0] for i, r in enumerate(observations)]
+        labels = [_observation_row(i, r, [])[0] for i, r in enumerate(observations)]
         panels[-1].set_xlabel(fill("rung of each model, in the order in which they were tried"))
     panels[-1].set_xticks(range(len(observations)), labels)
     for axes in panels:
