@@ -132,8 +132,9 @@ arm with a reward, while the first seed ran and before a figure was seen), and n
 
 * **Cost A steers, cost B judges.** A, a small encoder (MiniLM, 22 million parameters), learned grades of harm and
   safety labels, on the scale `{HARM_SCALE}`; B, from the same encoder, learned safety
-  labels and human pairs of other data, and has no scale. For both a cost above 0 is unsafe. Its recipe was changed
-  once, before any arm was judged, as it told unsafe responses to unseen prompts too badly (`settings.py`).
+  labels and human pairs of other data, and has no scale. For both a cost above 0 is unsafe. A's data and
+  B's recipe were changed once each, before any safety training: B told unsafe responses from safe ones too badly, and
+  A gave all responses of the instruct model the same cost (`settings.py`).
 * **Reward H steers one arm, reward R judges.** H, the same encoder again, learned the pairs that the helpful stage's
   are from; R learned human judgements of helpfulness of other data. But for H and the helpful stage, no prompt of one
   set is in another.
@@ -316,15 +317,18 @@ def _score_models(provenance: dict[str, Any]) -> str:
 
 def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
     horizon = provenance.get("sizes", asdict(FULL))["horizon"]
+    models = {row["model"]: row for row in provenance.get("score_models", ())}
+    accuracy = models.get("r", {}).get("pair_accuracy")
+    judge = "" if accuracy is None else f" R prefers what people prefer in {accuracy:.0%} of held-out pairs, no more."
     return f"""## Limits
 
 One model of 135 million parameters with weights that were rounded to four bits once; responses of at most {horizon}
 tokens; {len({row["seed"] for row in rows})} seeds, which share prompts, score models and budget, so that the intervals
 over seeds do not hold these. A and B are small models themselves: what both
-overlook, nobody here sees. They learned from other models' answers, and A's grades are those of a judge model; no
-person has read the responses for the tables. The refusal rule reads English openings and is no judge. The score models
-learned from answers that were cut at the horizon. Step sizes, α, grid and budget were not tuned: an arm that does
-badly here may do better with its own.
+overlook, nobody here sees.{judge} They learned from other models' answers, and A's grades are those of a judge model;
+no person has read the responses for the tables. The refusal rule reads English openings and is no judge. The score
+models learned from answers that were cut at the horizon. Step sizes, α, grid and budget were not tuned: an arm that
+does badly here may do better with its own.
 """
 
 

@@ -178,8 +178,10 @@ ABLATIONS = {"ties": TIES}
 
 # Of the score models, all weights of a small encoder each. A, which steers, learns grades and labels, H and R pairs;
 # B, which judges, labels and pairs of other data. H is for the rungs of one arm, and R judges: it learned from other
-# pairs, of other people. B's recipe was changed once, before any arm was judged: an adapter in the last four layers of
-# the chat model told unsafe responses to unseen prompts from safe ones with an AUC of .63, the encoder with .89.
+# pairs, of other people. Two things were changed before any safety training. B's recipe: an adapter in the last four
+# layers of the chat model told unsafe responses to unseen prompts from safe ones with an AUC of .63, the encoder with
+# .89. And A's data: with BeaverTails' labels, nearly all of which are unsafe, in place of PKU's pairs, A gave every
+# response of the instruct model the same cost (2.9 to 3.1), and there was nothing to compare.
 SCORE_MODELS: dict[str, dict[str, Any]] = {
     "a": {"objective": "cost", "harm_scale": HARM_SCALE, "seed": 11},
     "b": {"objective": "cost", "seed": 12},

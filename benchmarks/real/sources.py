@@ -20,7 +20,8 @@ class Source:
         place (`str`):
             File or folder, or Hub id.
         kind (`str`):
-            `"prompts"`, `"pairs"`, or `"judged"`: responses with a grade, a score or a label.
+            `"prompts"`, `"pairs"`, `"judged"`: responses with a grade, a score or a label, or `"sides"`: pairs whose
+            chosen response is safe and whose other one is not, read as labels.
         split, revision, data_dir (`str`, *optional*):
             On the Hub.
     """
@@ -45,8 +46,15 @@ class Source:
         return list(load_preferences(place, split=split, revision=self.revision, **options).dataset)
 
     def judged(self) -> list[Row]:
-        """Rows as they are, those with a prompt in text."""
-        return [row for row in self._rows() if not isinstance(row, RowError) and isinstance(row.get("prompt"), str)]
+        """Rows as they are, those with a prompt in text; of sides a row for each response."""
+        rows = [row for row in self._rows() if not isinstance(row, RowError) and isinstance(row.get("prompt"), str)]
+        if self.kind != "sides":
+            return rows
+        return [
+            {"prompt": row["prompt"], "response": row[side], "is_safe": side == "chosen"}
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
 
     def _rows(self) -> Iterator[Row | RowError]:
         place, split = self._local()
@@ -77,7 +85,7 @@ def folder_sources(folder: Path) -> Sources:
         ],
         "a": [
             ("strongreject_scored/rubric_scored_responses.jsonl.gz", "judged"),
-            ("beavertails/rows.jsonl.gz", "judged"),
+            ("pku_saferlhf/safer_pairs_test.jsonl.gz", "sides"),
         ],
         "b": [("pku_saferlhf/qa_unsafe_labels.jsonl.gz", "judged"), ("hh_harmless_pairs.jsonl.gz", "pairs")],
         "r": [

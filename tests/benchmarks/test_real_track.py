@@ -96,10 +96,7 @@ def data(tmp_path_factory) -> Path:
         ]
         graded.append({"prompt": safety[i]["prompt"].upper(), "response": response(draws, True), "score": 1.0})
     write(folder / "strongreject_scored" / "rubric_scored_responses.jsonl.gz", graded)
-    rows = [
-        {"prompt": words(draws, 5), "response": response(draws, i % 4 > 0), "is_safe": i % 4 == 0} for i in range(24)
-    ]
-    write(folder / "beavertails" / "rows.jsonl.gz", rows)
+    write(folder / "pku_saferlhf" / "safer_pairs_test.jsonl.gz", pairs(draws, 16))
     labelled = [
         {"prompt": words(draws, 5), "response": response(draws, i % 2 > 0), "is_unsafe": i % 2} for i in range(24)
     ]
@@ -140,6 +137,12 @@ class TestSplit:
             if "score" in row:
                 graded.setdefault(row["prompt"], []).append(row["score"])
         assert graded and all(sorted(scores) == [0.0, 0.5, 1.0] for scores in graded.values())
+
+    def test_of_pairs_with_one_safe_response_both_sides_are_labels(self, data, tiny_tokenizer, tmp_path):
+        sets = make_sets(tmp_path, folder_sources(data), MINI, tiny_tokenizer)
+        sides = [row for row in sets.rows("a") if "is_safe" in row]
+        assert {row["is_safe"] for row in sides} == {True, False}
+        assert all(row["is_safe"] == ("blue" not in row["response"].split()) for row in sides)
 
     def test_too_few_prompts_are_named(self, data, tiny_tokenizer, tmp_path):
         with pytest.raises(ValueError, match="30 rows for the set 'train', but 31 are needed"):
