@@ -22,6 +22,8 @@ def test_the_budget_among_the_costs():
     assert "1 lie outside the bounds [-2, 2] and count as these" in said
     assert place(1.9, [-1.0, 0.0, 1.0, 1.8]).endswith("above 100% of them: the constraint may never act.")
     assert place(1.6, [-1.0, 0.0, 1.0, 1.8]).endswith("few rungs, or none, may be needed.")
+    # A cost that finds all that the model says alike, and bad: there is nothing to prefer.
+    assert "it said nothing within the budget. Look whether the scorer tells" in place(1.2, [1.7, 1.71, 1.69, 1.7])
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,11 @@ def _placed(
         said += f"; {outside} lie outside the bounds [{low:g}, {high:g}] and count as these"
     if below == 1.0:
         return f"{said}: the constraint may never act."
+    if below == 0.0:
+        return (
+            f"{said}: rungs make likelier what the model says now and then, and it said nothing within the budget. "
+            "Look whether the scorer tells its responses apart, or raise the budget."
+        )
     return said + (": few rungs, or none, may be needed." if estimate <= constraint.budget else ".")
 
 
