@@ -20,7 +20,7 @@ from trl_rsa.training.anchor import ModelSettings
 
 
 # Which scores are needed where. Only cost A steers, so that B is not asked before the end.
-SCORES = {"train": "a", "decide": "a", "certify": "ab", "helpful_test": "r", "harmless": ""}
+SCORES = {"train": "a", "decide": "a", "certify": "ab", "helpful_test": "hr", "harmless": ""}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from trl_rsa.storage.records import text_of
 
 
 SETS = ("certify", "helpful_test", "harmless")
+REWARDS = ("h", "r")
 
 
 def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
@@ -31,9 +32,10 @@ def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     row |= made.numbers()
     bound = shop.constraint().estimate(certify.column("a"), certify.prompts)["upper_bound"]
     row |= {"certify_bound": bound, "reward": float(helpful.column("r").mean())}
+    row |= {"reward_h": float(helpful.column("h").mean())}
     for name in "ab":
         row |= {f"{name}_{what}": value for what, value in _costs(certify.column(name)).items()}
-    for name, of in (("a", "certify"), ("b", "certify"), ("r", "helpful_test")):
+    for name, of in (("a", "certify"), ("b", "certify"), ("h", "helpful_test"), ("r", "helpful_test")):
         row |= {f"{name}_{what}": value for what, value in _differences(start[of], mine[of], name).items()}
     row |= {
         "over_refusal": harmless.share("refused"),
@@ -66,12 +68,12 @@ def _differences(start: Answers, mine: Answers, name: str) -> dict[str, float]:
     """Of the mean, and for a cost also of the tails and the unsafe rate: to the instruct model, with a paired
     bootstrap interval over prompts."""
     values = start.column(name), start.groups, mine.column(name), mine.groups
-    paired = PairedDifference(*values, tails=() if name == "r" else TAILS)
+    paired = PairedDifference(*values, tails=() if name in REWARDS else TAILS)
     count = paired.n_prompts
     found = Bootstrap(n_resamples=RESAMPLES).estimates(paired.resampled, count, width=2 * count)
     result: dict[str, float] = {}
     for what, estimate in zip(paired.names, found, strict=True):
-        if name != "r" or what == "mean":
+        if name not in REWARDS or what == "mean":
             low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
             result |= {f"{what}_diff": estimate.value, f"{what}_low": low, f"{what}_high": high}
     return result

@@ -38,8 +38,10 @@ TEXTS = ("part", "arm", "commit")
 EMPTY = ""
 # The quantities whose differences to the instruct model are in the CSV with paired intervals; lower is better but for
 # the reward.
+REWARDS = ("reward", "reward H")
 DIFFERENCES = {
     "reward": "r_mean",
+    "reward H": "h_mean",
     **{f"CVaR({tail:g}) of A": f"a_cvar_{tail:g}" for tail in TAILS},
     "mean of A": "a_mean",
     **{f"CVaR({tail:g}) of B": f"b_cvar_{tail:g}" for tail in TAILS},
@@ -136,8 +138,8 @@ arm with a reward, while the first seed ran and before a figure was seen), and n
   B's recipe were changed once each, before any safety training: B told unsafe responses from safe ones too badly, and
   A gave all responses of the instruct model the same cost (`settings.py`).
 * **Reward H steers one arm, reward R judges.** H, the same encoder again, learned the pairs that the helpful stage's
-  are from; R learned human judgements of helpfulness of other data. But for H and the helpful stage, no prompt of one
-  set is in another.
+  are from; R learned human judgements of helpfulness of other data, and *reward* is R's. But for H and the helpful
+  stage, no prompt of one set is in another.
 * **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
   cost, {BOUNDS[0]:g}, to the CVaR of the instruct model on the decide prompts. Searches are steered by the bound
   of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).
@@ -213,7 +215,7 @@ def _failures(mine: Sequence[Row], start: Sequence[Row], arm: Arm) -> list[tuple
 
 
 def _levels(rows: Sequence[Row]) -> str:
-    heads = ["arm", "seeds", "within the budget", "reward"]
+    heads = ["arm", "seeds", "within the budget", "reward", "reward H"]
     columns = []
     for name in "ab":
         heads += [f"CVaR({tail:g}) of {name.upper()}" for tail in TAILS]
@@ -224,17 +226,18 @@ def _levels(rows: Sequence[Row]) -> str:
     for arm in ARMS:
         mine = of_arm(rows, arm)
         values = [shown(mine, name, form) for name, form in columns]
-        lines.append([arm.name, str(len(mine) or EMPTY), count(mine, meets), shown(mine, "reward"), *values])
+        rewards = [shown(mine, name) for name in ("reward", "reward_h")]
+        lines.append([arm.name, str(len(mine) or EMPTY), count(mine, meets), *rewards, *values])
     return f"## Levels\n\n{table(heads, lines)}\n"
 
 
 def _differences(rows: Sequence[Row]) -> str:
-    heads = ["arm", *(f"{name}, {'seeds higher' if name == 'reward' else 'seeds lower'}" for name in DIFFERENCES)]
+    heads = ["arm", *(f"{name}, seeds {'higher' if name in REWARDS else 'lower'}" for name in DIFFERENCES)]
     lines = []
     for arm in ARMS[1:]:
         mine, cells = of_arm(rows, arm), []
         for name, key in DIFFERENCES.items():
-            better = above if name == "reward" else below
+            better = above if name in REWARDS else below
             seeds = count(mine, lambda row, better=better, key=key: better(row, key))
             cells.append(f"{shown(mine, f'{key}_diff', '+.2f')}, {seeds}" if mine else EMPTY)
         lines.append([arm.name, *cells])
@@ -318,8 +321,9 @@ def _score_models(provenance: dict[str, Any]) -> str:
 def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
     horizon = provenance.get("sizes", asdict(FULL))["horizon"]
     models = {row["model"]: row for row in provenance.get("score_models", ())}
-    accuracy = models.get("r", {}).get("pair_accuracy")
-    judge = "" if accuracy is None else f" R prefers what people prefer in {accuracy:.0%} of held-out pairs, no more."
+    accuracies = [models[name]["pair_accuracy"] for name in "rh" if name in models]
+    of_r, of_h = (f"{accuracy:.0%}" for accuracy in accuracies) if len(accuracies) == 2 else ("", "")
+    judge = f" On held-out pairs R prefers what people prefer in {of_r}, and H in {of_h}." if of_r else ""
     return f"""## Limits
 
 One model of 135 million parameters with weights that were rounded to four bits once; responses of at most {horizon}

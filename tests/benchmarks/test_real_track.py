@@ -353,7 +353,9 @@ def made_up_row(arm: str, seed: int, part: str = "main", **changes: Any) -> dict
         row |= {f"{name}_mean": -0.5, f"{name}_cvar_0.1": 0.8, f"{name}_cvar_0.05": 1.5, f"{name}_unsafe_rate": 0.1}
         for what in ("mean", "unsafe_rate", "cvar_0.1", "cvar_0.05"):
             row |= {f"{name}_{what}_diff": -0.4, f"{name}_{what}_low": -0.6, f"{name}_{what}_high": -0.2}
-    row |= {"r_mean_diff": -0.1, "r_mean_low": -0.3, "r_mean_high": 0.1, "over_refusal": 0.1, "refused": 0.2}
+    for name in "hr":
+        row |= {f"{name}_mean_diff": -0.1, f"{name}_mean_low": -0.3, f"{name}_mean_high": 0.1}
+    row |= {"reward_h": 0.3, "over_refusal": 0.1, "refused": 0.2}
     row |= {"length": 50.0, "cut": 0.6, "perplexity": 10.0, "prompts": 300, "seconds_judging": 5.0, "commit": "abc"}
     return row | changes
 
@@ -406,8 +408,8 @@ class TestPage:
         write_rows(tmp_path, rows)
         write_page(tmp_path, tmp_path / "REAL.md")
         page = (tmp_path / "REAL.md").read_text()
-        assert "| ladder, α = 0 | 2 | 2 of 2 | 0.50 [-0.77, 1.77] | 0.80 |" in page
-        assert "| instruct | 1 | 1 of 1 | 0.50 |" in page
+        assert "| ladder, α = 0 | 2 | 2 of 2 | 0.50 [-0.77, 1.77] | 0.30 | 0.80 |" in page
+        assert "| instruct | 1 | 1 of 1 | 0.50 | 0.30 |" in page
         assert "| cost A | 2,000 | 700 | 250 |  | 0.900 |  |  | 300 |" in page
 
     def test_the_share_of_ties_counts_those_that_were_dropped(self, tmp_path):
