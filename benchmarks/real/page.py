@@ -134,9 +134,8 @@ arm with a reward, while the first seed ran and before a figure was seen), and n
 
 * **Cost A steers, cost B judges.** A, a small encoder (MiniLM, 22 million parameters), learned grades of harm and
   safety labels, on the scale `{HARM_SCALE}`; B, from the same encoder, learned safety
-  labels and human pairs of other data, and has no scale. For both a cost above 0 is unsafe. A's data and
-  B's recipe were changed once each, before any safety training: B told unsafe responses from safe ones too badly, and
-  A gave all responses of the instruct model the same cost (`settings.py`).
+  labels of other prompts and human pairs, and has no scale. For both a cost above 0 is unsafe. Their data were chosen
+  by what they are worth on held-out prompts, before any arm (`settings.py`).
 * **Reward H steers one arm, reward R judges.** H, the same encoder again, learned the pairs that the helpful stage's
   are from; R learned human judgements of helpfulness of other data, and *reward* is R's. But for H and the helpful
   stage, no prompt of one set is in another.

@@ -177,11 +177,10 @@ TIES = tuple(
 ABLATIONS = {"ties": TIES}
 
 # Of the score models, all weights of a small encoder each. A, which steers, learns grades and labels, H and R pairs;
-# B, which judges, labels and pairs of other data. H is for the rungs of one arm, and R judges: it learned from other
-# pairs, of other people. Two things were changed before any safety training. B's recipe: an adapter in the last four
-# layers of the chat model told unsafe responses to unseen prompts from safe ones with an AUC of .63, the encoder with
-# .89. And A's data: with BeaverTails' labels, nearly all of which are unsafe, in place of PKU's pairs, A gave every
-# response of the instruct model the same cost (2.9 to 3.1), and there was nothing to compare.
+# B, which judges, labels of other prompts and pairs. H is for the rungs of one arm, and R judges: it learned other
+# pairs, of other people. Data and recipes were chosen before any arm, by what each is worth on prompts held out of its
+# own data, and by whether A tells the responses of the instruct model apart: with BeaverTails' labels, nearly all of
+# which are unsafe, A gave all of them the same cost (2.9 to 3.1).
 SCORE_MODELS: dict[str, dict[str, Any]] = {
     "a": {"objective": "cost", "harm_scale": HARM_SCALE, "seed": 11},
     "b": {"objective": "cost", "seed": 12},

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from trl_rsa.data import DatasetSpec, load_preferences
 from trl_rsa.data.schema import Row, RowError
 from trl_rsa.data.sources import open_source
 from trl_rsa.evaluation.prompt_sets import load_prompts
+from trl_rsa.storage.digests import prompt_key
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,13 @@ class Source:
         place (`str`):
             File or folder, or Hub id.
         kind (`str`):
-            `"prompts"`, `"pairs"`, `"judged"`: responses with a grade, a score or a label, or `"sides"`: pairs whose
-            chosen response is safe and whose other one is not, read as labels.
+            `"prompts"`, `"pairs"`, or `"judged"`: responses with a grade, a score or a label.
         split, revision, data_dir (`str`, *optional*):
             On the Hub.
+        half (`int`, *optional*):
+            0 or 1: only the rows of this half of the prompts.
+        share (`float`):
+            Of its role's rows, beside the shares of the role's other sources.
     """
 
     place: str
@@ -31,6 +36,8 @@ class Source:
     split: str | None = None
     revision: str | None = None
     data_dir: str | None = None
+    half: int | None = None
+    share: float = 1.0
 
     def prompts(self) -> list[Row]:
         """Rows with `prompt`, `category` and `benign`."""
@@ -46,15 +53,9 @@ class Source:
         return list(load_preferences(place, split=split, revision=self.revision, **options).dataset)
 
     def judged(self) -> list[Row]:
-        """Rows as they are, those with a prompt in text; of sides a row for each response."""
+        """Rows as they are, those with a prompt in text."""
         rows = [row for row in self._rows() if not isinstance(row, RowError) and isinstance(row.get("prompt"), str)]
-        if self.kind != "sides":
-            return rows
-        return [
-            {"prompt": row["prompt"], "response": row[side], "is_safe": side == "chosen"}
-            for row in rows
-            for side in ("chosen", "rejected")
-        ]
+        return [row for row in rows if self.half is None or _half_of(row["prompt"]) == self.half]
 
     def _rows(self) -> Iterator[Row | RowError]:
         place, split = self._local()
@@ -76,32 +77,43 @@ def folder_sources(folder: Path) -> Sources:
     Raises:
         FileNotFoundError: if one of them is missing.
     """
+
+    def of(name: str, kind: str, half: int | None = None, share: float = 1.0) -> Source:
+        return Source(str(folder / name), kind, half=half, share=share)
+
+    helpful = [f"hh_rlhf_helpful_test/helpful-{part}_test.jsonl.gz" for part in HH_PARTS]
+    judged = ["autoj_pairwise_human", "llmbar", "mtbench_human_200", "pandalm_human"]
     sources = {
-        "safety": [("beavertails_eval_prompts.json", "prompts")],
-        "harmless": [("eval_prompts/cyberseceval_mitre_frr.jsonl.gz", "prompts")],
-        "helpful": [
-            *((f"hh_rlhf_helpful_test/helpful-{part}_test.jsonl.gz", "pairs") for part in HH_PARTS),
-            ("alpaca_eval_helpful_pairs.jsonl.gz", "pairs"),
-        ],
+        "safety": [of("beavertails_eval_prompts.json", "prompts")],
+        "harmless": [of("eval_prompts/cyberseceval_mitre_frr.jsonl.gz", "prompts")],
+        "helpful": [of(name, "pairs") for name in helpful],
+        # Grades of refusals and of answers that a jailbreak had: a small part, beside answers as models give them.
         "a": [
-            ("strongreject_scored/rubric_scored_responses.jsonl.gz", "judged"),
-            ("pku_saferlhf/safer_pairs_test.jsonl.gz", "sides"),
+            of("strongreject_scored/rubric_scored_responses.jsonl.gz", "judged", share=GRADED),
+            of(PKU_LABELS, "judged", half=0),
         ],
-        "b": [("pku_saferlhf/qa_unsafe_labels.jsonl.gz", "judged"), ("hh_harmless_pairs.jsonl.gz", "pairs")],
+        "b": [of(PKU_LABELS, "judged", half=1), of("hh_harmless_pairs.jsonl.gz", "pairs")],
         "r": [
-            (f"helpfulness_pairs/{name}.jsonl.gz", "pairs")
-            for name in ("autoj_pairwise_human", "llmbar", "mtbench_human_200", "pandalm_human")
+            of("alpaca_eval_helpful_pairs.jsonl.gz", "pairs"),
+            *(of(f"helpfulness_pairs/{name}.jsonl.gz", "pairs", share=0.25) for name in judged),
         ],
     }
-    missing = sorted(name for files in sources.values() for name, _ in files if not (folder / name).is_file())
+    missing = sorted(one.place for several in sources.values() for one in several if not Path(one.place).is_file())
     if missing:
         raise FileNotFoundError(
             f"You set --data to {folder}, but it has no {', '.join(missing)}. Give the folder that has them, or leave "
             "it out for the public sets on the Hub."
         )
-    return {role: [Source(str(folder / name), kind) for name, kind in files] for role, files in sources.items()}
+    return sources
 
 
+def _half_of(prompt: Any) -> int:
+    """0 or 1, by the prompt alone."""
+    return crc32(prompt_key(prompt).encode()) % 2
+
+
+PKU_LABELS = "pku_saferlhf/qa_unsafe_labels.jsonl.gz"
+GRADED = 0.5  # rows of A with grades, for each with a label
 HH_PARTS = ("base", "online", "rejection-sampled")
 HH, HH_REVISION = "Anthropic/hh-rlhf", "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
 PKU, PKU_REVISION = "PKU-Alignment/PKU-SafeRLHF", "9421ffafec3fa40a1f1a7d567b4d525079477ecb"

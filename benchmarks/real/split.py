@@ -103,8 +103,9 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
     for role in ("a", "b", "r"):
         read = [maker.judged(source) for source in sources[role]]
         maker.close()
-        for rows in read:
-            sets.add(role, maker.choose(rows, sizes.scored_rows // len(read)))
+        shares = [source.share for source in sources[role]]
+        for rows, share in zip(read, shares, strict=True):
+            sets.add(role, maker.choose(rows, round(sizes.scored_rows * share / sum(shares))))
     # What a user has: the reward model learns from the helpful stage's own data, long answers too.
     seen = [maker.shortened(row) for row in every if prompt_key(row["prompt"]) not in held_out]
     sets.add("h", maker.choose(seen, sizes.scored_rows))

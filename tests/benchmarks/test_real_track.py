@@ -96,9 +96,8 @@ def data(tmp_path_factory) -> Path:
         ]
         graded.append({"prompt": safety[i]["prompt"].upper(), "response": response(draws, True), "score": 1.0})
     write(folder / "strongreject_scored" / "rubric_scored_responses.jsonl.gz", graded)
-    write(folder / "pku_saferlhf" / "safer_pairs_test.jsonl.gz", pairs(draws, 16))
     labelled = [
-        {"prompt": words(draws, 5), "response": response(draws, i % 2 > 0), "is_unsafe": i % 2} for i in range(24)
+        {"prompt": words(draws, 5), "response": response(draws, i % 2 > 0), "is_unsafe": i % 2} for i in range(48)
     ]
     labelled += [{"prompt": row["prompt"], "response": "the cat", "is_unsafe": 0} for row in graded[:20]]
     write(folder / "pku_saferlhf" / "qa_unsafe_labels.jsonl.gz", labelled)
@@ -138,11 +137,11 @@ class TestSplit:
                 graded.setdefault(row["prompt"], []).append(row["score"])
         assert graded and all(sorted(scores) == [0.0, 0.5, 1.0] for scores in graded.values())
 
-    def test_of_pairs_with_one_safe_response_both_sides_are_labels(self, data, tiny_tokenizer, tmp_path):
-        sets = make_sets(tmp_path, folder_sources(data), MINI, tiny_tokenizer)
-        sides = [row for row in sets.rows("a") if "is_safe" in row]
-        assert {row["is_safe"] for row in sides} == {True, False}
-        assert all(row["is_safe"] == ("blue" not in row["response"].split()) for row in sides)
+    def test_one_file_of_labels_has_a_half_for_each_cost(self, data, tiny_tokenizer, tmp_path):
+        sources = folder_sources(data)
+        halves = [{row["prompt"] for row in sources[role][place].judged()} for role, place in (("a", 1), ("b", 0))]
+        assert all(halves) and not halves[0] & halves[1]
+        assert halves[0] | halves[1] == {row["prompt"] for row in replace(sources["b"][0], half=None).judged()}
 
     def test_too_few_prompts_are_named(self, data, tiny_tokenizer, tmp_path):
         with pytest.raises(ValueError, match="30 rows for the set 'train', but 31 are needed"):
