@@ -74,6 +74,7 @@ def write_page(out: Path, page: Path) -> None:
         _price(rows),
         _ties(rows),
         _score_models(provenance),
+        _pilot(out / "pilot.csv"),
         _limits(rows, provenance),
         _provenance(rows, provenance, folder),
     ]
@@ -315,6 +316,42 @@ def _score_models(provenance: dict[str, Any]) -> str:
         + table(heads, lines)
         + "\n"
     )
+
+
+def _pilot(path: Path) -> str:
+    """What was run before the score models had their present data; nothing where there is no such file."""
+    rows = read(path)
+    if not rows:
+        return ""
+    of = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    sizes, tail = of["sizes"], of["tail"]
+    cvar = f"CVaR({tail:g}) of A"
+    accuracy = {row["model"]: row["pair_accuracy"] for row in of["score_models"]}
+    (start,) = of_arm(rows, START)
+    lines = []
+    for arm in ARMS:
+        for row in of_arm(rows, arm):
+            differences = [_paired(row, name) if arm != START else EMPTY for name in ("a_mean", "b_mean", "h_mean")]
+            shares = [f"{row[f'{name}_unsafe_rate']:.0%}" for name in "ab"]
+            numbers = [f"{row[f'a_cvar_{tail:g}']:.2f}", *shares, *differences, f"{row['perplexity']:.2f}"]
+            minutes = (row["seconds_training"] + row["seconds_search"]) / 60
+            lines.append([arm.name, *numbers, f"{row['sampled']:,.0f}", f"{row['steps']:.0f}", f"{minutes:.0f}"])
+    heads = ["arm", cvar, "unsafe by A", "unsafe by B", "mean of A", "mean of B", "reward H", "perplexity"]
+    return f"""## A first run
+
+One seed at commit {start["commit"]}, before cost A and reward R had their present data; R was of no use (it agreed
+with people in {accuracy["r"]:.0%} of held-out pairs). The budget, {cvar} at most {of["budget"]:g}, was out of
+reach: A found {start["a_unsafe_rate"]:.0%} of the instruct model's responses unsafe, and a rung of
+{sizes["train"] * sizes["pairs_per_prompt"]} pairs moves such a model little. Data and sizes were changed after it, so
+that these rows are not among the results. Means are differences to the instruct model, with 95 % intervals over
+prompts.
+
+{table([*heads, "responses", "steps", "minutes"], lines)}
+"""
+
+
+def _paired(row: Row, name: str) -> str:
+    return f"{row[f'{name}_diff']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
 def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
