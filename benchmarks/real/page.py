@@ -67,7 +67,7 @@ def write_page(out: Path, page: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(os.path.relpath(out, page.parent)).as_posix()
     parts = [
-        _introduction(rows, provenance),
+        _introduction(rows, provenance, (out / "pilot.csv").exists()),
         _answer(rows),
         _levels(rows),
         _differences(rows),
@@ -120,10 +120,11 @@ def above(row: Row, name: str) -> bool:
 # Parts
 
 
-def _introduction(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
+def _introduction(rows: Sequence[Row], provenance: dict[str, Any], piloted: bool) -> str:
     sizes = provenance.get("sizes", asdict(FULL))
     budget = f"CVaR({TAIL:g}) of A at most {provenance['budget']:g}" if "budget" in provenance else "not computed yet"
-    nothing = "" if rows else "\n**Nothing has been run yet: the cells are empty.**\n"
+    but = ", but for a first run with other data (below)" if piloted else ""
+    nothing = "" if rows else f"\n**Nothing has been run yet{but}: the cells are empty.**\n"
     pairs, dtype = sizes["train"] * sizes["pairs_per_prompt"], provenance.get("dtype", "bfloat16")
     return f"""# The real track
 
