@@ -31,6 +31,13 @@ ARGS = {
     "learning_rate": 5e-3,
     "logging_steps": 6,
 }
+SEARCH = {
+    "sampling": {"max_new_tokens": 24},
+    "max_rungs": 3,
+    "max_growth": 4.0,
+    "initial_delta": 1.0,
+    "max_walk_backs": 2,
+}
 PROMPTS = [
     " ".join(words) for words in product(["the", "a", "in", "on"], ["cat", "dog", "hill", "mat", "big", "small"])
 ]
@@ -57,12 +64,11 @@ def make_plan(model, folder, budget, peft_config=None, **changes):
     )
     rungs = RungSettings(
         beta=0.5,
-        sampling={"max_new_tokens": 24},
         batch_size=256,
         draws={"decide": 4, "certify": 4},
         risk_measure="expectation",
         args={"loss_type": ["rsa2"]},
-        **{"max_rungs": 3, "max_growth": 4.0, "initial_delta": 1.0, "max_walk_backs": 2, **changes},
+        **{**SEARCH, **changes},
     )
     return Plan(
         [],
@@ -241,6 +247,30 @@ def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_noth
     with pytest.raises(ValueError, match="You set tail"):
         climb(plan)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({}, None),
+        ({"temperature": 0.7, "top_p": 0.9}, "drawn at temperature 0.7, top_p 0.9."),
+        ({"top_k": 5}, "drawn at top_k 5."),
+    ],
+)
+def test_how_responses_are_drawn_is_in_the_limits_of_the_certificate(tiny_model_path, tmp_path, sampling, said):
+    plan = make_plan(tiny_model_path, tmp_path / "run", budget=1.4, sampling={"max_new_tokens": 8, **sampling})
+    climb(plan)
+    limits = " ".join(json.loads((tmp_path / "run/certificate-cost.json").read_text())["limits"])
+    assert said in limits if said else "drawn at temp" not in limits and "top_" not in limits
+
+
+def test_a_temperature_that_the_budget_holds_under_is_not_said_twice(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path / "run", budget=1.4, sampling={"max_new_tokens": 8, "top_p": 0.9})
+    plan.constraint = dataclasses.replace(plan.constraint, under={"temperature": 1.6})
+    climb(plan)
+    certificate = json.loads((tmp_path / "run/certificate-cost.json").read_text())
+    assert "at temperature 1.6" in certificate["statement"]
+    assert "drawn at top_p 0.9." in " ".join(certificate["limits"])
 
 
 def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificate(tiny_model_path, tmp_path):

@@ -231,7 +231,7 @@ class EvaluationRun:
             n_unreadable=self._source.unreadable if self.evaluation.responses is not None else 0,
             max_new_tokens=None if self.evaluation.responses is not None else self.evaluation.sampling.max_new_tokens,
             n_cut=found.n_cut,
-            notes=found.notes,
+            notes=[*found.notes, *([] if self.evaluation.responses is not None else self.evaluation.sampling.limits)],
             under=found.under,
             ledger_path=self.workspace.certificate,
             again=settings.again,

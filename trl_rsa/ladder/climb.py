@@ -23,7 +23,7 @@ kill, the ladder reads them and goes on; draws are a function of seed, prompt an
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +438,7 @@ class Ladder:
                     "max_new_tokens": self.settings.sampling_of("certify", 0).max_new_tokens,
                     "n_cut": sum(not record["finished"] for record in records),
                     "under": constraint.under_in_words,
+                    "notes": self._sampling_limits(group),
                 }
                 if self._is_audited(name):
                     certificate: Certificate = self.audits[name].certify(number, records, **about)
@@ -445,6 +446,13 @@ class Ladder:
                     certificate = certify(costs[name], constraint.budget, prompts=prompts, **about)
                 self.progress(certificate.statement, style="green" if certificate.certified else "red")
         return paths
+
+    def _sampling_limits(self, group: PromptGroup) -> list[str]:
+        """How responses are drawn; a temperature that the budget must hold under is in the statement."""
+        sampling = self.settings.sampling_of("certify", self.seed)
+        if group.under is not None and group.under.temperature is not None:
+            sampling = replace(sampling, temperature=1.0)
+        return sampling.limits
 
     def _is_certificate_of(
         self, path: Path, name: str, model: str, costs: Sequence[float], prompts: Sequence[Any]

@@ -104,3 +104,15 @@ class Sampling:
                     f"You set {name}={getattr(self, name)!r} with engine={self.engine!r}, but only the engine "
                     "'server' asks a server. Set engine to server, or leave it out."
                 )
+
+    @property
+    def limits(self) -> list[str]:
+        """A sentence for a certificate, unless the model's own law was drawn from."""
+        named = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        changed = [f"{name} {getattr(self, name):g}" for name, usual in named.items() if getattr(self, name) != usual]
+        if not changed:
+            return []
+        return [
+            f"The responses were drawn at {', '.join(changed)}. Drawn at temperature 1, from all tokens, they may be "
+            "worse."
+        ]
