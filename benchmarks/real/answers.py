@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real.score_models import ScoreModels
-from benchmarks.real.settings import Sizes
+from benchmarks.real.settings import TEMPERATURE, Sizes
 from benchmarks.real.split import Sets
 from trl_rsa.evaluation.refusal import is_refusal
 from trl_rsa.sampling.generation import generate
@@ -85,7 +85,8 @@ class Sampler:
         done = {(record["number"], record["draw"]) for record in records}
         if len(done) < len(prompts) * draws:
             model = self.settings.load_policy(policy)
-            sampling = Sampling(draws=draws, seed=seed, max_new_tokens=self.sizes.horizon)
+            horizon = self.sizes.horizon
+            sampling = Sampling(draws=draws, seed=seed, max_new_tokens=horizon, temperature=TEMPERATURE)
             batches = generate(model, self.tokenizer, prompts, sampling, batch_size=self.sizes.sample_batch, skip=done)
             with LineWriter(path) as writer:
                 for batch in batches:

@@ -24,6 +24,7 @@ from benchmarks.real.settings import (
     LORA,
     RUNG_RATE,
     TAIL,
+    TEMPERATURE,
     TRAINING,
     Arm,
     Sizes,
@@ -171,7 +172,7 @@ class Workshop:
 
     def _ladder(self, arm: Arm, seed: int, folder: Path) -> Made:
         rungs = RungSettings(
-            sampling={"max_new_tokens": self.sizes.horizon},
+            sampling={"max_new_tokens": self.sizes.horizon, "temperature": TEMPERATURE},
             draws={"train": self.sizes.draws},
             batch_size=self.sizes.sample_batch,
             pairs_per_prompt=self.sizes.pairs_per_prompt,

@@ -21,6 +21,9 @@ CONFIDENCE = 0.8  # of the bound that steers a search and of the certificate
 # seeds, computed once, before anything is trained.
 BUDGET_SHARE = 0.7
 
+# Of all responses, in training and in judgement. At 1 a model of this size, with weights of four bits, writes scraps
+# of sentences; its authors draw at 0.2.
+TEMPERATURE = 0.7
 # Judged responses are drawn with a seed of their own, the same for all arms of a seed.
 JUDGE_SEED = 1000
 RESAMPLES = 2000  # of the paired bootstrap
