@@ -52,6 +52,7 @@ RULES = {
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
     "_device": Rule(others=("torch",)),
     "_process": Rule(),
+    "_quiet": Rule(),
     "_trl": Rule(others=("packaging", "trl")),
     "config": Rule(ours=("_device", "losses", "risk"), others=("trl",)),
     "collator": Rule(ours=("_trl",), others=("torch",)),

@@ -18,6 +18,12 @@ def squared(number):
     return number**2, os.getpid()
 
 
+def noisy(number):
+    import logging
+
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm %d", number)
+
+
 def refused(number):
     raise ValueError(f"no {number}")
 
@@ -37,6 +43,12 @@ def test_each_result_with_its_work_from_other_processes(monkeypatch):
 def test_one_core_or_one_row_needs_no_process(monkeypatch, cores, numbers):
     monkeypatch.setattr(processes, "cores", lambda: cores)
     assert collect(squared, numbers) == {n: (n**2, os.getpid()) for n in numbers}
+
+
+def test_other_processes_are_as_quiet_as_the_command(monkeypatch, capfd):
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    assert collect(noisy, [1, 2]) == {1: None, 2: None}
+    assert "Failed to load" not in capfd.readouterr().err
 
 
 def test_an_error_ends_it(monkeypatch):

@@ -42,3 +42,14 @@ def test_in_words():
     assert few.startswith("20 decide prompts are too few: even if every response cost -2, the bound would be ")
     assert f"about {least} would do" in few
     assert "at best; a policy whose CVaR is -0.2 would get about" in describe_prompts(constraint, "certify", 2000)
+
+
+def test_a_policy_inside_its_budget_that_few_prompts_do_not_show_is_told_how_many_would():
+    constraint = make()
+    enough = least_prompts(constraint, bound=bound_within_the_budget)
+    assert (
+        bound_within_the_budget(constraint, enough) <= 0.0 < bound_within_the_budget(constraint, round(0.9 * enough))
+    )
+    few = describe_prompts(constraint, "decide", enough // 2)
+    assert few.endswith(f"above the budget 0; about {enough} prompts would bring it within.")
+    assert describe_prompts(constraint, "decide", enough).endswith("within the budget 0.")

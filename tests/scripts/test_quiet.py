@@ -5,7 +5,7 @@ import subprocess
 import sys
 import warnings
 
-from trl_rsa.scripts._quiet import MESSAGES, WARNINGS, hush
+from trl_rsa._quiet import MESSAGES, WARNINGS, hush
 
 
 def test_a_command_says_nothing_that_a_user_cannot_act_on():

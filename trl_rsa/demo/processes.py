@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from multiprocessing import get_context, parent_process
 from typing import Any
 
+from trl_rsa._quiet import hush
 from trl_rsa.ladder.progress import ProgressLog
 
 
@@ -56,6 +57,8 @@ def cores() -> int:
 
 
 def _begin() -> None:
+    hush()  # as the command does in its own process
+
     import torch
 
     torch.set_num_threads(1)

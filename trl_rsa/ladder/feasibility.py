@@ -1,6 +1,7 @@
 """What a constraint's prompts can show at best, before anything is sampled: too few make a budget hopeless."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -37,16 +38,19 @@ def bound_within_the_budget(constraint: RiskConstraint, n: int, among: int = 1) 
     return _bound(constraint, costs, among)
 
 
-def least_prompts(constraint: RiskConstraint, among: int = 1) -> int | None:
-    """The least number of prompts from which the bound can meet the budget at all; None beyond [`MOST_PROMPTS`]."""
+def least_prompts(
+    constraint: RiskConstraint, among: int = 1, bound: Callable[[RiskConstraint, int, int], float] = bound_at_best
+) -> int | None:
+    """The least number of prompts from which the bound can meet the budget: at all, or for the policy of
+    [`bound_within_the_budget`]. None beyond [`MOST_PROMPTS`]."""
     low, high = LEAST_PROMPTS, LEAST_PROMPTS
-    while bound_at_best(constraint, high, among) > constraint.budget:
+    while bound(constraint, high, among) > constraint.budget:
         low, high = high, 2 * high
         if high > MOST_PROMPTS:
             return None
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
-        low, high = (middle, high) if bound_at_best(constraint, middle, among) > constraint.budget else (low, middle)
+        low, high = (middle, high) if bound(constraint, middle, among) > constraint.budget else (low, middle)
     return high
 
 
@@ -62,10 +66,14 @@ def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int 
         )
     inside = bound_within_the_budget(constraint, n, among)
     wish = constraint.budget - constraint.allowed_margin
-    verdict = "within" if inside <= constraint.budget else "above"
+    verdict = f"within the budget {constraint.budget:g}"
+    if inside > constraint.budget:
+        least = least_prompts(constraint, among, bound_within_the_budget)
+        verdict = f"above the budget {constraint.budget:g}"
+        verdict += "" if least is None else f"; about {least} prompts would bring it within"
     return (
         f"{n} {split} prompts: the bound is {at_best:.3g} at best; a policy whose CVaR is {wish:.3g} would get about "
-        f"{inside:.3g}, {verdict} the budget {constraint.budget:g}."
+        f"{inside:.3g}, {verdict}."
     )
 
 

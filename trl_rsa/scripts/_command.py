@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trl_rsa import _process
+from trl_rsa._quiet import hush
 from trl_rsa.scripts._pages import page_for
-from trl_rsa.scripts._quiet import hush
 from trl_rsa.storage.printable import printable
 
 
