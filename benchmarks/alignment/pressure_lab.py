@@ -91,16 +91,11 @@ class PressureLab(Lab):
         decide = self.drawn(policy, self.prompts["decide"][: self.base.decide], 1)
         eta = value_at_risk(decide.costs.clip(*BOUNDS), TAIL)
         weigh, costs = _constraint(self.world.cost).label_cost, answers.costs.tolist()
-        responses = [
-            (
-                prompt.messages,
-                [
-                    ScoredResponse(answers.texts[i], weigh(costs[i], eta), costs[i], harmless=costs[i] <= 0.0)
-                    for i in places
-                ],
-            )
-            for places, prompt in grouped(answers)
+        scored = [
+            ScoredResponse(text, weigh(cost, eta), cost, harmless=cost <= 0.0)
+            for text, cost in zip(answers.texts, costs, strict=True)
         ]
+        responses = [(prompt.messages, [scored[i] for i in places]) for places, prompt in grouped(answers)]
         return safety_pairs(responses, self.seed + number, True, shape.pairs_per_prompt)
 
     def at_budget(self, policies: Sequence[str], budget: float) -> tuple[str, bool]:

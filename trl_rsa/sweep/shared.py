@@ -31,10 +31,9 @@ _COMMON = ("model", "args", "peft_config", "model_init_kwargs", "seed")
 
 def common_stages(one: Plan, other: Plan) -> int:
     """How many stages, from the first on, end with the same model in both plans."""
-    described, others = describe(one), describe(other)
-    if any(described[name] != others[name] for name in _COMMON) or not _is_same(one.model, other.model):
+    if not _begin_alike(one, other):
         return 0
-    count = 0
+    described, others, count = describe(one), describe(other), 0
     # As objects too: a dataset in memory is described by its columns only.
     for first, second, a, b in zip(one.stages, other.stages, described["stages"], others["stages"], strict=False):
         if a != b or not all(
@@ -45,10 +44,30 @@ def common_stages(one: Plan, other: Plan) -> int:
     return count
 
 
+def _begin_alike(one: Plan, other: Plan) -> bool:
+    """Whether all that stages share is equal."""
+    described, others = describe(one), describe(other)
+    return all(described[name] == others[name] for name in _COMMON) and _is_same(one.model, other.model)
+
+
 def _is_same(one: Any, other: Any) -> bool:
     """Equal as JSON values are, or the same object."""
     plain = (str, int, float, bool, dict, list, type(None))
     return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
+
+
+def _usable_manifest(plan: Plan, donor: Plan) -> dict[str, Any] | None:
+    """The donor's manifest. None if it has none, or not this plan's: another version of a library may train another
+    model, and so does another base model under the same name."""
+    content = _manifest_of(donor)
+    if content is None or content["versions"] != versions() or not _has_same_base(plan, content["models"]):
+        return None
+    return content
+
+
+def _manifest_of(plan: Plan) -> dict[str, Any] | None:
+    path = Path(plan.output_dir) / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _has_same_base(plan: Plan, models: Mapping[str, str | None]) -> bool:
@@ -126,22 +145,17 @@ def _as_in(plan: Plan) -> dict[str, str]:
 
 def _starts_alike(plan: Plan, donor: Plan) -> bool:
     """Whether both ladders start from one model, and draw and score its responses alike."""
-    count, path = len(plan.stages), Path(donor.output_dir) / MANIFEST
-    one, other = describe(plan), describe(donor)
-    if any(one[name] != other[name] for name in _COMMON) or len(donor.stages) != count or not path.exists():
+    # The cheapest first: a manifest is compared by the digest of the base model.
+    if len(donor.stages) != len(plan.stages) or not _begin_alike(plan, donor) or not _draws_alike(plan, donor):
         return False
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["versions"] != versions() or not _is_same(plan.model, donor.model):
+    theirs = _usable_manifest(plan, donor)
+    if theirs is None:
         return False
-    if count:
-        mine = Path(plan.output_dir) / MANIFEST
-        last = [content["stages"][count - 1]]
-        last += [json.loads(mine.read_text(encoding="utf-8"))["stages"][count - 1]] if mine.exists() else []
-        if [entry["status"] for entry in last] != ["complete"] * 2 or last[0]["fingerprint"] != last[1]["fingerprint"]:
-            return False
-    elif not _has_same_base(plan, content["models"]):
-        return False
-    return _draws_alike(plan, donor)
+    if not plan.stages:
+        return True
+    last = [content["stages"][-1] for content in (_manifest_of(plan), theirs) if content is not None]
+    complete = [entry["status"] for entry in last] == ["complete"] * 2
+    return complete and last[0]["fingerprint"] == last[1]["fingerprint"]
 
 
 def _draws_alike(plan: Plan, donor: Plan) -> bool:
@@ -170,17 +184,13 @@ def _complete_responses(donor: Plan) -> list[Path]:
 
 def _finished(plan: Plan, donor: Plan) -> list[tuple[Path, StageEntry]]:
     """Folder and entry of the stages that the donor has finished for both."""
-    path = Path(donor.output_dir) / MANIFEST
     count = common_stages(plan, donor)
-    if not count or not path.exists():
-        return []
-    content = json.loads(path.read_text(encoding="utf-8"))
-    # Another version of a library may train another model, and so does another base model under the same name.
-    if content["versions"] != versions() or not _has_same_base(plan, content["models"]):
+    content = _usable_manifest(plan, donor) if count else None
+    if content is None:
         return []
     found: list[tuple[Path, StageEntry]] = []
     for entry in content["stages"][:count]:
         if entry["status"] != "complete":
             break
-        found.append((path.parent / entry["folder"], entry))
+        found.append((Path(donor.output_dir) / entry["folder"], entry))
     return found
