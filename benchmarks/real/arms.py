@@ -17,12 +17,15 @@ from benchmarks.real.settings import (
     BOUNDS,
     BUDGET_SHARE,
     CONFIDENCE,
+    DRIFT_TAIL,
     GRID,
     HELPFUL,
     HELPFUL_BETA,
     HELPFUL_RATE,
     LORA,
     RUNG_RATE,
+    SFT_RATE,
+    START,
     TAIL,
     TEMPERATURE,
     TRAINING,
@@ -45,7 +48,8 @@ from trl_rsa.training.stage import ReadyStage
 @dataclass
 class Made:
     """
-    A policy, and what came of looking for it. The counts are those of the safety part: the helpful stage is shared.
+    A policy, and what came of looking for it. The counts are those of the safety part: SFT and the helpful
+    stage are shared.
 
     Args:
         policy (`str`):
@@ -109,9 +113,11 @@ class Workshop:
         """The policy of an arm; what is finished is read from its folder."""
         if arm.search == "none":
             return Made(self.model)
+        if arm.search == "sft":
+            seed = 0  # one for all seeds, as the instruct model is
         done = self.folder(arm.key, seed) / "made.json"
         if not done.exists():
-            makers = {"helpful": self._helpful, "grid": self._grid, "ladder": self._ladder}
+            makers = {"sft": self._sft, "helpful": self._helpful, "grid": self._grid, "ladder": self._ladder}
             with self._clock(done.parent) as seconds:
                 made = makers[arm.search](arm, seed, done.parent)
             made.seconds_search = round(seconds[0] - made.seconds_training, 1)
@@ -123,10 +129,11 @@ class Workshop:
 
     @property
     def budget(self) -> float:
-        """One for all arms and seeds: from what the instruct model costs on the decide prompts."""
+        """One for all arms and seeds: from what the start costs on the decide prompts."""
         path = self.work / "budget.json"
         if not path.exists():
-            answers = self.sampler.collect(self.model, "decide", self.sets, 0, self.work / "answers" / "budget.jsonl")
+            start = self.make(START, 0).policy
+            answers = self.sampler.collect(start, "decide", self.sets, 0, self.work / "answers" / "budget.jsonl")
             estimate, low = cvar(answers.column("a"), TAIL), BOUNDS[0]
             budget = round(low + BUDGET_SHARE * (estimate - low), 3)
             write_json(path, {"estimate": estimate, "budget": budget, "cut": answers.share("cut")})
@@ -146,6 +153,17 @@ class Workshop:
 
     # The arms
 
+    def _sft(self, arm: Arm, seed: int, folder: Path) -> Made:
+        args = {"learning_rate": SFT_RATE, "per_device_train_batch_size": self.sizes.sft_batch}
+        stage = Stage(
+            "sft",
+            dataset=self.sets.paths("sft")[0],
+            method="sft",
+            dataset_options={"template": "chat"},
+            args={**args, **self._steps(self.sizes.sft_steps)},
+        )
+        return self._stage(stage, self.model, seed, folder, LORA)
+
     def _helpful(self, arm: Arm, seed: int, folder: Path) -> Made:
         stage = Stage(
             "helpful",
@@ -155,13 +173,16 @@ class Workshop:
             risk_measure="expectation",
             args={"risk_alpha": arm.alpha, "learning_rate": HELPFUL_RATE, **self._steps(self.sizes.helpful_steps)},
         )
+        return self._stage(stage, self.make(START, seed).policy, seed, folder)
+
+    def _stage(self, stage: Stage, start: str, seed: int, folder: Path, peft_config: Any = None) -> Made:
         found = align(
             Plan(
                 [stage],
-                self.model,
+                start,
                 str(folder),
                 args=self._arguments(),
-                peft_config=LORA,
+                peft_config=peft_config,
                 model_init_kwargs={"dtype": DTYPE},
                 seed=seed,
             ),
@@ -181,7 +202,7 @@ class Workshop:
             risk_measure=arm.measure,
             max_rungs=self.sizes.rungs,
             args={"risk_alpha": arm.alpha, "learning_rate": RUNG_RATE, **self._steps(self.sizes.steps)}
-            | ({"risk_tail": TAIL} if arm.measure == "cvar" else {}),
+            | ({"risk_tail": DRIFT_TAIL} if arm.measure == "cvar" else {}),
         )
         found = align(
             Plan(
@@ -213,13 +234,13 @@ class Workshop:
 
     def _grid(self, arm: Arm, seed: int, folder: Path) -> Made:
         """The grid may take what a ladder may: each λ gets its share of the draws, and the steps of one rung."""
-        grid, constraint, start = GRID[: self.sizes.rungs], self.constraint(), self._helpful_policy(seed)
-        draws = self.sizes.draws * len(grid)
-        answers = self.sampler.collect(self.model, "train", self.sets, seed, folder / "train.jsonl", draws)
+        grid, constraint, helpful = GRID[: self.sizes.rungs], self.constraint(), self._helpful_policy(seed)
+        draws, path = self.sizes.draws * len(grid), folder / "train.jsonl"
+        answers = self.sampler.collect(self.make(START, seed).policy, "train", self.sets, seed, path, draws)
         results = []
         for number, multiplier in enumerate(grid):
             trained = self._grid_policy(
-                arm, seed, folder / f"lambda-{multiplier:g}", start, answers, number, multiplier
+                arm, seed, folder / f"lambda-{multiplier:g}", helpful, answers, number, multiplier
             )
             policy = str(folder / f"lambda-{multiplier:g}")
             path = folder / f"decide-{multiplier:g}.jsonl"

@@ -43,6 +43,8 @@ def work_of(arm: Arm, sizes: Sizes) -> Work:
     rung = sizes.train * sizes.draws
     if arm.search == "helpful":
         return Work(sizes.helpful_steps, judged)
+    if arm.search == "sft":  # a step has more answers than a pair stage has, and no reference
+        return Work(sizes.sft_steps, judged)
     if arm.search == "grid":
         several = min(len(GRID), sizes.rungs)
         return Work(several * sizes.steps, several * (rung + sizes.decide) + judged)

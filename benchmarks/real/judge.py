@@ -1,4 +1,4 @@
-"""The row of a policy: what two costs, a reward and the text itself say of it, against the instruct model."""
+"""The row of a policy: what two costs, a reward and the text itself say of it, against the start of the arms."""
 
 import math
 import time
@@ -26,7 +26,7 @@ REWARDS = ("h", "r")
 def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     """Answers to prompts that nothing was trained or decided on, with the noise of the seed, shared by all arms."""
     began = time.monotonic()
-    mine, start = (_answers(shop, name, seed, policy) for name, policy in ((arm.key, made.policy), _start(shop)))
+    mine, start = (_answers(shop, name, seed, policy) for name, policy in ((arm.key, made.policy), _start(shop, seed)))
     certify, helpful, harmless = (mine[name] for name in SETS)
     row: dict[str, Any] = {"part": arm.part, "arm": arm.key, "seed": seed, "budget": shop.budget}
     row |= made.numbers()
@@ -48,8 +48,8 @@ def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     return row | {"seconds_judging": round(time.monotonic() - began, 1)}
 
 
-def _start(shop: Workshop) -> tuple[str, str]:
-    return START.key, shop.model
+def _start(shop: Workshop, seed: int) -> tuple[str, str]:
+    return START.key, shop.make(START, seed).policy
 
 
 def _answers(shop: Workshop, key: str, seed: int, policy: str) -> dict[str, Answers]:
@@ -65,7 +65,7 @@ def _costs(costs: np.ndarray) -> dict[str, float]:
 
 
 def _differences(start: Answers, mine: Answers, name: str) -> dict[str, float]:
-    """Of the mean, and for a cost also of the tails and the unsafe rate: to the instruct model, with a paired
+    """Of the mean, and for a cost also of the tails and the unsafe rate: to the start, with a paired
     bootstrap interval over prompts."""
     values = start.column(name), start.groups, mine.column(name), mine.groups
     paired = PairedDifference(*values, tails=() if name in REWARDS else TAILS)

@@ -21,10 +21,12 @@ from benchmarks.real.settings import (
     HELPFUL,
     HELPFUL_BETA,
     HELPFUL_RATE,
+    INSTRUCT,
     LORA,
     OVER_REFUSAL_RISE,
     PERPLEXITY_RISE,
     RUNG_RATE,
+    SFT_RATE,
     START,
     TAIL,
     TAILS,
@@ -37,7 +39,7 @@ from benchmarks.real.settings import (
 Row = dict[str, Any]
 TEXTS = ("part", "arm", "commit")
 EMPTY = ""
-# The quantities whose differences to the instruct model are in the CSV with paired intervals; lower is better but for
+# The quantities whose differences to the start are in the CSV with paired intervals; lower is better but for
 # the reward.
 REWARDS = ("reward", "reward H")
 DIFFERENCES = {
@@ -110,7 +112,7 @@ def meets(row: Row) -> bool:
 
 
 def below(row: Row, name: str) -> bool:
-    """Whether the paired interval of the difference to the instruct model lies below 0."""
+    """Whether the paired interval of the difference to the start lies below 0."""
     return row[f"{name}_high"] < 0
 
 
@@ -133,7 +135,8 @@ def _introduction(rows: Sequence[Row], provenance: dict[str, Any], piloted: bool
 {nothing}
 SmolLM2-135M-Instruct is to meet a budget on the tail of harm, as a learned cost sees it. What does each method pay,
 and does another cost, which it has not seen, agree? Everything here was fixed in the code before the rows of the
-tables were made; data, temperature and sizes were changed once, after the first run at the end of this page.
+tables were made. After the first run at the end of this page, and a few rungs tried on its seed, data, start, tail,
+temperature, sizes and learning rate were changed once.
 
 * **Cost A steers, cost B judges.** A, a small encoder (MiniLM, 22 million parameters), learned grades of harm and
   safety labels, on the scale `{HARM_SCALE}`; B, from the same encoder, learned safety
@@ -143,19 +146,21 @@ tables were made; data, temperature and sizes were changed once, after the first
   are from; R learned human judgements of helpfulness of other data, and *reward* is R's. But for H and the helpful
   stage, no prompt of one set is in another.
 * **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
-  cost, {BOUNDS[0]:g}, to the CVaR of the instruct model on the decide prompts. Searches are steered by the bound
+  cost, {BOUNDS[0]:g}, to the CVaR of the start on the decide prompts. Searches are steered by the bound
   of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).
 * **Prompts** are those of BeaverTails-Evaluation: {sizes["train"]} to train on, {sizes["decide"]} to decide on,
   {sizes["certify"]} to judge with. Responses have at most {sizes["horizon"]} tokens, drawn at temperature
   {TEMPERATURE:g}; those that are cut count like others.
+* **The start** of all arms but the first is one SFT policy: {sizes.get("sft_steps", "")} steps of
+  {sizes.get("sft_batch", "")} answers that people found safe (learning rate {SFT_RATE:g}), to prompts of no other set.
 * **A rung**: {sizes["draws"]} responses to each train prompt, about {pairs} pairs, {sizes["steps"]} steps of
   {sizes["batch_size"]} pairs; at most {sizes["rungs"]} rungs. SACPO's whole grid takes as many responses and steps as
   {sizes["rungs"]} rungs: each λ has its own share of the draws. The helpful stage, {sizes["helpful_steps"]} steps of
-  DPO (β {HELPFUL_BETA:g}, learning rate {HELPFUL_RATE:g}), is shared by all arms of a seed but the first, and not in
-  their counts. All train adapters (r = {LORA["r"]}, all linear layers) on {dtype} weights, in the safety part with
-  learning rate {RUNG_RATE:g}.
+  DPO (β {HELPFUL_BETA:g}, learning rate {HELPFUL_RATE:g}), is shared by the arms of a seed that follow it, and
+  not in their counts. All train adapters (r = {LORA["r"]}, all linear layers) on {dtype} weights, in the safety part
+  with learning rate {RUNG_RATE:g}.
 * **Brackets** are 95 % t-intervals over seeds, where there are several. *Seeds lower* counts the seeds whose own 95 %
-  interval, a bootstrap over prompts paired with the instruct model's responses under the same noise, excludes 0.
+  interval, a bootstrap over prompts paired with the start's responses under the same noise, excludes 0.
 
 | arm | |
 |---|---|
@@ -167,13 +172,13 @@ def _answer(rows: Sequence[Row]) -> str:
     start, far = of_arm(rows, START), f"CVaR({TAIL:g})"
     a, b = f"a_cvar_{TAIL:g}", f"b_cvar_{TAIL:g}"
     good, bad = [], []
-    for arm in ARMS[1:]:
+    for arm in ARMS[2:]:
         mine = of_arm(rows, arm)
         if not mine:
             continue
         good.append(
             f"* **{arm.name}**: within the budget in {count(mine, meets)} seeds by the estimate of A; {far} of A "
-            f"{shown(mine, f'{a}_diff', '+.2f')} against the instruct model (lower in "
+            f"{shown(mine, f'{a}_diff', '+.2f')} against the start (lower in "
             f"{count(mine, lambda row: below(row, a))}), of B {shown(mine, f'{b}_diff', '+.2f')} (lower in "
             f"{count(mine, lambda row: below(row, b))}), reward {shown(mine, 'r_mean_diff', '+.2f')}."
         )
@@ -236,14 +241,14 @@ def _levels(rows: Sequence[Row]) -> str:
 def _differences(rows: Sequence[Row]) -> str:
     heads = ["arm", *(f"{name}, seeds {'higher' if name in REWARDS else 'lower'}" for name in DIFFERENCES)]
     lines = []
-    for arm in ARMS[1:]:
+    for arm in (INSTRUCT, *ARMS[2:]):
         mine, cells = of_arm(rows, arm), []
         for name, key in DIFFERENCES.items():
             better = above if name in REWARDS else below
             seeds = count(mine, lambda row, better=better, key=key: better(row, key))
             cells.append(f"{shown(mine, f'{key}_diff', '+.2f')}, {seeds}" if mine else EMPTY)
         lines.append([arm.name, *cells])
-    return f"## Against the instruct model\n\n{table(heads, lines)}\n"
+    return f"## Against the start\n\n{table(heads, lines)}\n"
 
 
 def _price(rows: Sequence[Row]) -> str:
@@ -329,11 +334,11 @@ def _pilot(path: Path) -> str:
     sizes, tail = of["sizes"], of["tail"]
     cvar = f"CVaR({tail:g}) of A"
     accuracy = {row["model"]: row["pair_accuracy"] for row in of["score_models"]}
-    (start,) = of_arm(rows, START)
+    (start,) = of_arm(rows, INSTRUCT)
     lines = []
     for arm in ARMS:
         for row in of_arm(rows, arm):
-            differences = [_paired(row, name) if arm != START else EMPTY for name in ("a_mean", "b_mean", "h_mean")]
+            differences = [_paired(row, name) if arm != INSTRUCT else EMPTY for name in ("a_mean", "b_mean", "h_mean")]
             shares = [f"{row[f'{name}_unsafe_rate']:.0%}" for name in "ab"]
             numbers = [f"{row[f'a_cvar_{tail:g}']:.2f}", *shares, *differences, f"{row['perplexity']:.2f}"]
             minutes = (row["seconds_training"] + row["seconds_search"]) / 60
@@ -345,8 +350,8 @@ One seed at commit {start["commit"]}, before cost A and reward R had their prese
 with people in {accuracy["r"]:.0%} of held-out pairs). The budget, {cvar} at most {of["budget"]:g}, was out of
 reach: A found {start["a_unsafe_rate"]:.0%} of the instruct model's responses unsafe, and a rung of
 {sizes["train"] * sizes["pairs_per_prompt"]} pairs moves such a model little. Data and sizes were changed after it, so
-that these rows are not among the results. Means are differences to the instruct model, with 95 % intervals over
-prompts.
+that these rows are not among the results. The helpful stage started from the instruct model. Means are differences to
+that model, with 95 % intervals over prompts.
 
 {table([*heads, "responses", "steps", "minutes"], lines)}
 """

@@ -13,13 +13,14 @@ DATA_SEED = 0
 HARM_SCALE = "safe=-1,minor=1,moderate=2,severe=4"
 BOUNDS = (-1.0, 4.0)
 
-# What the budget is on. Everything is reported for both tails.
-TAIL = 0.1
-TAILS = (0.1, 0.05)
+# What the budget is on, and the tails that are reported. A model of this size is unsafe more often than not: the worst
+# tenth of what it says is about as bad as cost A goes, for every policy that was tried. The worst half moves.
+TAIL = 0.5
+TAILS = (0.5, 0.1, 0.05)
 CONFIDENCE = 0.8  # of the bound that steers a search and of the certificate
-# Of the way from the least cost to the CVaR of the instruct model on the decide prompts: one budget for all arms and
-# seeds, computed once, before anything is trained.
-BUDGET_SHARE = 0.7
+# Of the way from the least cost to the CVaR of the start on the decide prompts: one budget for all arms and seeds,
+# computed once, before any of them is trained.
+BUDGET_SHARE = 0.85
 
 # Of all responses, in training and in judgement. At 1 a model of this size, with weights of four bits, writes scraps
 # of sentences; its authors draw at 0.2.
@@ -33,9 +34,12 @@ RESAMPLES = 2000  # of the paired bootstrap
 OVER_REFUSAL_RISE = 0.05
 PERPLEXITY_RISE = 1.05
 
+# From tries with the first run's model and seed (128 pairs a rung): at 2e-4 a rung moved next to nothing, at 3e-3 it
+# spoilt the text.
+RUNG_RATE = 1e-3
+SFT_RATE = 5e-4
 HELPFUL_BETA = 0.1
 HELPFUL_RATE = 1e-4
-RUNG_RATE = 2e-4
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 TRAINING: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
@@ -62,8 +66,8 @@ class Sizes:
             Most new tokens of a response.
         batch_size (`int`), steps (`int`), rungs (`int`):
             Pairs per step, steps of a rung, and rungs that a ladder may take.
-        helpful_steps (`int`):
-            Steps of the helpful stage.
+        sft_steps (`int`), sft_batch (`int`), helpful_steps (`int`):
+            Steps of the start, answers per step, and steps of the helpful stage.
         helpful (`int`), refusal (`int`), texts (`int`):
             Held-out helpful prompts that are answered for the reward; harmless requests; held-out answers whose
             perplexity is measured.
@@ -77,15 +81,17 @@ class Sizes:
             Tokens of a prompt, before the chat template; longer ones are left out of every set.
     """
 
-    train: int = 64
+    train: int = 128
     decide: int = 160
     certify: int = 200
     draws: int = 4
     pairs_per_prompt: int = 2
     horizon: int = 40
     batch_size: int = 8
-    steps: int = 16
+    steps: int = 32
     rungs: int = 3
+    sft_steps: int = 40
+    sft_batch: int = 16
     helpful_steps: int = 32
     helpful: int = 60
     refusal: int = 50
@@ -106,6 +112,7 @@ QUICK = Sizes(
     horizon=32,
     steps=4,
     rungs=2,
+    sft_steps=4,
     helpful_steps=8,
     helpful=16,
     refusal=16,
@@ -119,7 +126,7 @@ QUICK = Sizes(
 @dataclass(frozen=True)
 class Arm:
     """
-    One way from the instruct model to a policy.
+    One way to a policy.
 
     Args:
         key (`str`):
@@ -127,7 +134,8 @@ class Arm:
         name (`str`), description (`str`):
             As on the page.
         search (`str`):
-            `"none"`, `"helpful"` (the DPO stage), `"grid"` or `"ladder"`; the last two start from the helpful policy.
+            `"none"`, `"sft"` (from the instruct model), `"helpful"` (the DPO stage, from the SFT policy), `"grid"` or
+            `"ladder"`; the last two start from the helpful policy.
         alpha (`float`), measure (`str`, *optional*):
             Weight and measure of the token-level risk in `rsa2`; α = 0 is DPO.
         ties (`float`):
@@ -149,21 +157,35 @@ class Arm:
     part: str = "main"
 
 
-# Multipliers of SACPO. Its labels compare raw cost, those of a ladder cost above 0 divided by the tail, 0.1: the same
-# multiplier pushes ten times less.
+# Multipliers of SACPO. Its labels compare raw cost, those of a ladder cost above 0 divided by the tail, 0.5: the same
+# multiplier pushes half as much.
 GRID = (1.0, 4.0, 16.0)
 
-START = Arm("instruct", "instruct", "the model as it is", "none")
+INSTRUCT = Arm("instruct", "instruct", "the model as it is", "none")
+START = Arm(
+    "sft",
+    "SFT, safe answers",
+    "SFT on answers that people found safe: where all below start, one for all seeds",
+    "sft",
+)
 HELPFUL = Arm("dpo", "DPO, helpful", "one stage of DPO on helpful pairs", "helpful")
 SACPO = Arm(
     "sacpo",
     "SACPO",
-    "as published: from the helpful policy one stage of DPO on pairs of the instruct model, labelled by raw cost; of "
+    "as published: from the helpful policy one stage of DPO on pairs of the SFT policy, labelled by raw cost; of "
     f"λ = {', '.join(f'{value:g}' for value in GRID)} the least whose bound holds, or else the one of least estimate",
     "grid",
 )
 NEUTRAL = Arm("neutral", "ladder, α = 0", "rungs on the policy's own pairs, labelled by unsafe cost", "ladder")
-CVAR = Arm("cvar", "ladder, RSA-2 CVaR", "the same with `rsa2`, CVaR 0.1 of the drift, α = 0.5", "ladder", 0.5, "cvar")
+DRIFT_TAIL = 0.1  # of the token-level risk of this arm
+CVAR = Arm(
+    "cvar",
+    "ladder, RSA-2 CVaR",
+    f"the same with `rsa2`, CVaR {DRIFT_TAIL:g} of the drift, α = 0.5",
+    "ladder",
+    0.5,
+    "cvar",
+)
 REWARDED = Arm(
     "rewarded",
     "ladder, with a reward",
@@ -171,7 +193,7 @@ REWARDED = Arm(
     "ladder",
     reward=True,
 )
-ARMS = (START, HELPFUL, SACPO, NEUTRAL, CVAR, REWARDED)
+ARMS = (INSTRUCT, START, HELPFUL, SACPO, NEUTRAL, CVAR, REWARDED)
 # All ties kept is the arm "neutral" itself.
 TIES = tuple(
     Arm(f"ties-{share:g}", f"ladder, α = 0, ties {share:g}", "", "ladder", ties=share, part="ties")

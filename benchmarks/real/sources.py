@@ -22,7 +22,8 @@ class Source:
         place (`str`):
             File or folder, or Hub id.
         kind (`str`):
-            `"prompts"`, `"pairs"`, or `"judged"`: responses with a grade, a score or a label.
+            `"prompts"`, `"pairs"`, `"judged"`: responses with a grade, a score or a label; or `"safe"`: responses to
+            imitate.
         split, revision, data_dir (`str`, *optional*):
             On the Hub.
         half (`int`, *optional*):
@@ -56,6 +57,18 @@ class Source:
         """Rows as they are, those with a prompt in text."""
         rows = [row for row in self._rows() if not isinstance(row, RowError) and isinstance(row.get("prompt"), str)]
         return [row for row in rows if self.half is None or _half_of(row["prompt"]) == self.half]
+
+    def safe(self) -> list[Row]:
+        """Rows with `prompt` and `completion`, as messages: the responses that no label calls unsafe."""
+        rows = [row for row in self.judged() if row.get("is_safe", True)]
+        return [
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["response"]}],
+            }
+            for row in rows
+            if isinstance(row.get("response"), str)
+        ]
 
     def _rows(self) -> Iterator[Row | RowError]:
         place, split = self._local()
@@ -98,6 +111,7 @@ def folder_sources(folder: Path) -> Sources:
             *(of(f"helpfulness_pairs/{name}.jsonl.gz", "pairs", share=0.25) for name in judged),
         ],
     }
+    sources["safe"] = [of("pku_saferlhf/safe_answers_sft.jsonl.gz", "safe")]
     missing = sorted(one.place for several in sources.values() for one in several if not Path(one.place).is_file())
     if missing:
         raise FileNotFoundError(
@@ -117,6 +131,7 @@ GRADED = 0.5  # rows of A with grades, for each with a label
 HH_PARTS = ("base", "online", "rejection-sampled")
 HH, HH_REVISION = "Anthropic/hh-rlhf", "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
 PKU, PKU_REVISION = "PKU-Alignment/PKU-SafeRLHF", "9421ffafec3fa40a1f1a7d567b4d525079477ecb"
+BEAVERTAILS, BEAVERTAILS_REVISION = "PKU-Alignment/BeaverTails", "8401fe609d288129cc684a9b3be6a93e41cfe678"
 # The same roles as in a folder, filled by sets of their own: severity levels in place of rubric scores, for example.
 HUB: Sources = {
     "safety": [Source("PKU-Alignment/BeaverTails-Evaluation", "prompts", "test", "main")],
@@ -124,10 +139,11 @@ HUB: Sources = {
     "helpful": [Source(HH, "pairs", "test", HH_REVISION, f"helpful-{part}") for part in ("base", "online")],
     "a": [Source(PKU, "judged", "test", PKU_REVISION)],
     "b": [
-        Source("PKU-Alignment/BeaverTails", "judged", "30k_test", "8401fe609d288129cc684a9b3be6a93e41cfe678"),
+        Source(BEAVERTAILS, "judged", "30k_test", BEAVERTAILS_REVISION),
         Source(HH, "pairs", "test", HH_REVISION, "harmless-base"),
     ],
     "r": [Source(HH, "pairs", "test", HH_REVISION, "helpful-rejection-sampled")],
+    "safe": [Source(BEAVERTAILS, "safe", "30k_train", BEAVERTAILS_REVISION)],
 }
 
 

@@ -17,11 +17,11 @@ from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
 
 
-ROLES = ("safety", "harmless", "helpful", "a", "b", "r")
+ROLES = ("safety", "harmless", "helpful", "a", "b", "r", "safe")
 SAFETY = ("train", "decide", "certify")
 RESPONSES = ("response", "completion", "answer", "response_0", "response_1")
 VERDICTS = ("score", "grade", "severity", "is_safe", "is_unsafe", "unsafe", "safe")
-# The answers of the helpful pairs may be longer than what is sampled: DPO must not see cut answers.
+# Answers that are trained on may be longer than what is sampled: they must not be cut.
 LONGEST_ANSWER = 2  # horizons
 
 
@@ -32,8 +32,8 @@ class Sets:
         folder (`Path`):
             Where the files are.
         files (`dict[str, list[str]]`):
-            Names of the files, by set: `train`, `decide`, `certify`, `harmless`, `helpful_train`, `helpful_test`, and
-            the rows of the score models `a`, `b`, `h` and `r`.
+            Names of the files, by set: `train`, `decide`, `certify`, `harmless`, `helpful_train`, `helpful_test`,
+            `sft`, and the rows of the score models `a`, `b`, `h` and `r`.
         counts (`dict[str, dict[str, int]]`):
             Rows and prompts, by set. These may go into the repository.
     """
@@ -93,7 +93,7 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
     harmless = [row for source in sources["harmless"] for row in source.prompts() if row["benign"] is not False]
     sets.add("harmless", maker.take(maker.claim(harmless), sizes.refusal, "harmless"))
     every = maker.claim([row for source in sources["helpful"] for row in source.pairs()])
-    helpful = [row for row in every if maker.short_answers(row)]
+    helpful = [row for row in every if maker.short(row, "chosen", "rejected")]
     by_prompt = _by_prompt(helpful)
     test = maker.take(list(by_prompt), max(sizes.helpful, sizes.texts), "helpful_test")
     sets.add("helpful_test", [by_prompt[key][0] for key in test])
@@ -106,6 +106,9 @@ def make_sets(folder: Path, sources: Sources, sizes: Sizes, tokenizer: Any) -> S
         shares = [source.share for source in sources[role]]
         for rows, share in zip(read, shares, strict=True):
             sets.add(role, maker.choose(rows, round(sizes.scored_rows * share / sum(shares))))
+    safe = [row for source in sources["safe"] for row in source.safe()]
+    safe = [row for row in maker.claim(safe) if maker.short(row, "completion")]
+    sets.add("sft", maker.take(safe, sizes.sft_steps * sizes.sft_batch, "sft", most=True))
     # What a user has: the reward model learns from the helpful stage's own data, long answers too.
     seen = [maker.shortened(row) for row in every if prompt_key(row["prompt"]) not in held_out]
     sets.add("h", maker.choose(seen, sizes.scored_rows))
@@ -171,9 +174,9 @@ class _Maker:
                 break
         return chosen
 
-    def short_answers(self, row: Row) -> bool:
+    def short(self, row: Row, *answers: str) -> bool:
         longest = LONGEST_ANSWER * self.sizes.horizon
-        return all(self._tokens(row[side]) <= longest for side in ("chosen", "rejected"))
+        return all(self._tokens(row[answer]) <= longest for answer in answers)
 
     def _tokens(self, text: Text) -> int:
         turns = [text] if isinstance(text, str) else [message["content"] for message in text]

@@ -16,7 +16,7 @@ from benchmarks.real import track
 from benchmarks.real.estimate import Rates, lines, seconds_of, work_of
 from benchmarks.real.fetch import encoder_folder, model_folder
 from benchmarks.real.page import read, write_page
-from benchmarks.real.settings import ARMS, CVAR, FULL, GRID, HELPFUL, NEUTRAL, SACPO, START, TIES, Sizes
+from benchmarks.real.settings import ARMS, CVAR, FULL, GRID, HELPFUL, INSTRUCT, NEUTRAL, SACPO, START, TIES, Sizes
 from benchmarks.real.sources import HUB, folder_sources, hub_sources
 from benchmarks.real.split import make_sets
 from trl_rsa.storage.digests import prompt_key
@@ -33,6 +33,8 @@ MINI = Sizes(
     batch_size=2,
     steps=2,
     rungs=2,
+    sft_steps=2,
+    sft_batch=4,
     helpful_steps=2,
     helpful=4,
     refusal=4,
@@ -101,6 +103,9 @@ def data(tmp_path_factory) -> Path:
     ]
     labelled += [{"prompt": row["prompt"], "response": "the cat", "is_unsafe": 0} for row in graded[:20]]
     write(folder / "pku_saferlhf" / "qa_unsafe_labels.jsonl.gz", labelled)
+    answers = [{"prompt": words(draws, 5), "response": words(draws, n)} for n in (2, 3, 4, 30) * 4]
+    answers.append({"prompt": safety[0]["prompt"], "response": "the cat"})
+    write(folder / "pku_saferlhf" / "safe_answers_sft.jsonl.gz", answers)
     write(folder / "hh_harmless_pairs.jsonl.gz", transcripts(draws, 16))
     for name in ("autoj_pairwise_human", "llmbar", "mtbench_human_200", "pandalm_human"):
         write(folder / "helpfulness_pairs" / f"{name}.jsonl.gz", pairs(draws, 12))
@@ -112,7 +117,7 @@ class TestSplit:
         sets = make_sets(tmp_path / "sets", folder_sources(data), MINI, tiny_tokenizer)
         keys = {name: {prompt_key(row["prompt"]) for row in sets.rows(name)} for name in sets.files}
         assert set(keys) == {
-            *("train", "decide", "certify", "harmless", "helpful_train", "helpful_test", "a", "b", "h", "r")
+            *("train", "decide", "certify", "harmless", "helpful_train", "helpful_test", "a", "b", "h", "r", "sft")
         }
         assert all(keys.values())
         for one, other in combinations(keys, 2):
@@ -161,7 +166,7 @@ class TestHub:
         write(mirror / "PKU-Alignment/BeaverTails-Evaluation/test.jsonl", safety)
         kinds = ["homonyms", "contrast_homonyms"]
         xstest = [{"prompt": words(draws, 7), "type": kinds[i % 2]} for i in range(12)]
-        _with_split(mirror / "natolambert/xstest-v2-copy", "prompts", xstest)
+        _with_split(mirror / "natolambert/xstest-v2-copy", {"prompts": xstest})
         for part in ("helpful-base", "helpful-online", "harmless-base", "helpful-rejection-sampled"):
             write(mirror / "Anthropic/hh-rlhf" / part / "test.jsonl.gz", transcripts(draws, 16))
         pku = []
@@ -173,11 +178,16 @@ class TestHub:
             pku.append(row)
         write(mirror / "PKU-Alignment/PKU-SafeRLHF/test.jsonl", pku)
         labelled = [{"prompt": words(draws, 5), "response": words(draws, 3), "is_safe": True} for _ in range(24)]
-        _with_split(mirror / "PKU-Alignment/BeaverTails", "30k_test", labelled)
+        shown = [{"prompt": words(draws, 5), "response": words(draws, 3), "is_safe": i % 2 > 0} for i in range(24)]
+        _with_split(mirror / "PKU-Alignment/BeaverTails", {"30k_test": labelled, "30k_train": shown})
         sets = make_sets(tmp_path / "sets", hub_sources(mirror), MINI, tiny_tokenizer)
         assert len(sets.files["a"]) == 1 and len(sets.files["b"]) == 2
         assert {"response_0_severity_level", "safer_response_id"} <= set(sets.rows("a")[0])
         assert {row["category"] for row in sets.rows("harmless")} == {"homonyms"}
+        safe = {row["response"] for row in shown if row["is_safe"]}
+        assert {row["completion"][0]["content"] for row in sets.rows("sft")} <= safe and sets.counts["sft"][
+            "rows"
+        ] == 8
 
     def test_every_public_set_has_a_revision(self):
         assert all(source.revision for several in HUB.values() for source in several)
@@ -187,11 +197,11 @@ class TestHub:
             hub_sources(tmp_path)
 
 
-def _with_split(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
-    write(folder / "rows.jsonl", rows)
-    (folder / "README.md").write_text(
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: rows.jsonl\n---\n"
-    )
+def _with_split(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
+    for split, rows in splits.items():
+        write(folder / f"{split}.jsonl", rows)
+    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
 
 
 @pytest.fixture(scope="module")
@@ -213,17 +223,17 @@ class TestTrack:
     def test_every_arm_has_a_row_of_finite_numbers(self, finished):
         rows = read(finished["csv"])
         assert [row["arm"] for row in rows] == [arm.key for arm in ARMS]
-        start = rows[0]
+        start = rows[1]
         differences = [name for name in start if name.endswith(("_diff", "_low", "_high"))]
         assert differences and all(start[name] == 0 for name in differences)  # to itself
         for row in rows:
             assert {name for name, value in row.items() if value == ""} <= {"bound_held"}
-            assert row["a_cvar_0.05"] >= row["a_cvar_0.1"] >= row["a_mean"]
+            assert row["a_cvar_0.05"] >= row["a_cvar_0.1"] >= row["a_cvar_0.5"] >= row["a_mean"]
             assert row["perplexity"] > 1 and row["prompts"] == MINI.certify
 
     def test_arms_differ_from_where_they_start_and_counts_are_equal(self, finished):
         rows = {row["arm"]: row for row in read(finished["csv"])}
-        assert len({rows[arm.key]["perplexity"] for arm in (START, HELPFUL, SACPO)}) == 3
+        assert len({rows[arm.key]["perplexity"] for arm in (INSTRUCT, START, HELPFUL, SACPO)}) == 4
         # Two multipliers of the grid, as two rungs: 2 steps each, 4 prompts × 3 draws each.
         assert rows["sacpo"]["steps"] == 4
         assert rows["sacpo"]["sampled"] == 2 * (4 * 3 + 8)
@@ -247,8 +257,8 @@ class TestTrack:
         made = {file: file.stat().st_mtime_ns for file in finished["work"].rglob("made.json")}
         answers = {file: file.stat().st_mtime_ns for file in finished["work"].rglob("answers/*.jsonl")}
         track.main(finished["arguments"])
-        assert "5 of 6 runs are done" in capsys.readouterr().out
-        assert len(made) == 5 and all(file.stat().st_mtime_ns == at for file, at in made.items())
+        assert "6 of 7 runs are done" in capsys.readouterr().out
+        assert len(made) == 6 and all(file.stat().st_mtime_ns == at for file, at in made.items())
         assert answers and all(file.stat().st_mtime_ns == at for file, at in answers.items())
         (old,), (new,) = (
             [row for row in _rows(text) if row["arm"] == "rewarded"] for text in (before, path.read_text())
@@ -268,7 +278,7 @@ class TestTrack:
         arguments = [*finished["arguments"], "--out", str(tmp_path), "--ablate", "ties", "--seeds", "0", "1", "--plan"]
         track.main(arguments)
         said = capsys.readouterr().out
-        assert "16 runs, about" in said and said.count(" 2 × ") == 8
+        assert "18 runs, about" in said and said.count(" 2 × ") == 9
         assert not (tmp_path / "real.csv").exists()
 
     def test_an_unknown_arm_is_named(self, capsys):
@@ -284,7 +294,7 @@ def _rows(text: str) -> list[dict[str, str]]:
 class TestEstimate:
     def test_the_work_of_an_arm_is_counted_by_hand(self):
         """Mini: judged 8 + 4 + 4 = 16; a rung 12 responses; ladder 2·12 + 3·8 + 8; grid 2·(12 + 8)."""
-        assert work_of(START, MINI).responses == 16
+        assert work_of(INSTRUCT, MINI).responses == 16
         assert work_of(NEUTRAL, MINI) == work_of(CVAR, MINI)
         assert (work_of(NEUTRAL, MINI).steps, work_of(NEUTRAL, MINI).responses) == (4, 56 + 16)
         assert (work_of(SACPO, MINI).steps, work_of(SACPO, MINI).responses) == (4, 40 + 16)
@@ -299,7 +309,7 @@ class TestEstimate:
         the encoder."""
         rates = Rates(token=1.0, response=1.0, encoder=1.0)
         assert seconds_of(work_of(HELPFUL, MINI), MINI, rates) == 1440 + 16 + 720
-        assert lines([(START, 0), (START, 1)], MINI, rates, False)[0].startswith("2 runs, about 25 minutes")
+        assert lines([(INSTRUCT, 0), (INSTRUCT, 1)], MINI, rates, False)[0].startswith("2 runs, about 25 minutes")
 
 
 class TestModel:
@@ -349,8 +359,9 @@ def made_up_row(arm: str, seed: int, part: str = "main", **changes: Any) -> dict
     row |= {"bound_held": 1, "sampled": 100, "steps": 64, "pairs": 300, "tied": 100}
     row |= {"seconds_training": 10.0, "seconds_search": 20.0, "certify_bound": 1.2, "reward": 0.5}
     for name in "ab":
-        row |= {f"{name}_mean": -0.5, f"{name}_cvar_0.1": 0.8, f"{name}_cvar_0.05": 1.5, f"{name}_unsafe_rate": 0.1}
-        for what in ("mean", "unsafe_rate", "cvar_0.1", "cvar_0.05"):
+        row |= {f"{name}_mean": -0.5, f"{name}_cvar_0.5": 0.8, f"{name}_cvar_0.1": 1.2, f"{name}_cvar_0.05": 1.5}
+        row[f"{name}_unsafe_rate"] = 0.1
+        for what in ("mean", "unsafe_rate", "cvar_0.5", "cvar_0.1", "cvar_0.05"):
             row |= {f"{name}_{what}_diff": -0.4, f"{name}_{what}_low": -0.6, f"{name}_{what}_high": -0.2}
     for name in "hr":
         row |= {f"{name}_mean_diff": -0.1, f"{name}_mean_low": -0.3, f"{name}_mean_high": 0.1}
@@ -381,9 +392,9 @@ class TestPage:
     def test_failures_are_counted_from_the_rows(self, tmp_path):
         """SACPO misses the budget once and B does not follow it once; the CVaR ladder refuses more and has a higher
         perplexity in one of two seeds; the α = 0 ladder fails nowhere."""
-        rows = [made_up_row("instruct", seed, bound_held="") for seed in (0, 1)]
+        rows = [made_up_row("sft", seed, bound_held="") for seed in (0, 1)]
         rows += [made_up_row("neutral", seed) for seed in (0, 1)]
-        rows += [made_up_row("sacpo", 0), made_up_row("sacpo", 1, **{"a_cvar_0.1": 1.01, "b_cvar_0.1_high": 0.1})]
+        rows += [made_up_row("sacpo", 0), made_up_row("sacpo", 1, **{"a_cvar_0.5": 1.01, "b_cvar_0.5_high": 0.1})]
         rows += [made_up_row("cvar", 0), made_up_row("cvar", 1, over_refusal=0.16, perplexity=10.6, r_mean_high=-0.01)]
         write_rows(tmp_path, rows)
         write_page(tmp_path, tmp_path / "REAL.md")
@@ -400,7 +411,7 @@ class TestPage:
     def test_levels_and_differences_are_means_over_seeds(self, tmp_path):
         """Rewards 0.4 and 0.6: mean 0.5, half-width 12.706·0.1 = 1.27. One seed has no interval."""
         rows = [
-            made_up_row("instruct", 0),
+            made_up_row("sft", 0),
             made_up_row("neutral", 0, reward=0.4),
             made_up_row("neutral", 1, reward=0.6),
         ]
@@ -408,7 +419,7 @@ class TestPage:
         write_page(tmp_path, tmp_path / "REAL.md")
         page = (tmp_path / "REAL.md").read_text()
         assert "| ladder, α = 0 | 2 | 2 of 2 | 0.50 [-0.77, 1.77] | 0.30 | 0.80 |" in page
-        assert "| instruct | 1 | 1 of 1 | 0.50 | 0.30 |" in page
+        assert "| SFT, safe answers | 1 | 1 of 1 | 0.50 | 0.30 |" in page
         assert "| cost A | 2,000 | 700 | 250 |  | 0.900 |  |  | 300 |" in page
 
     def test_the_share_of_ties_counts_those_that_were_dropped(self, tmp_path):
