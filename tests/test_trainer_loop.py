@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from trl_rsa import RSAConfig, RSATrainer
+from trl_rsa.kernels.head import RiskHeadRequest
+from trl_rsa.risk import CVaR, Expectation
 
 
 @pytest.fixture
@@ -69,6 +71,35 @@ def test_max_token_is_a_maximum(make_trainer, make_preference_dataset, other_tin
         alone += trainer._metrics["train"].pop("risk/max_token")
     assert len(set(alone)) == 8
     assert logged == pytest.approx(max(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_without_a_risk_in_the_loss_it_is_measured_where_it_is_logged(make_trainer, monkeypatch, accumulation):
+    """α = 0: steps 2 and 4 are logged, and no other step's head is asked for the CVaR. The loss does not notice."""
+    asked = []
+    forward = RiskHeadRequest.__init__
+
+    def watched(self, measure=None, reference=None):
+        forward(self, measure, reference)
+        asked.extend([] if measure is None else [(trainer.state.global_step + 1, trainer.model.training, measure)])
+
+    monkeypatch.setattr(RiskHeadRequest, "__init__", watched)
+    options = {"risk_measure": "cvar", "risk_tail": 0.1, "risk_alpha": 0.0, "max_steps": 4}
+    options |= {"gradient_accumulation_steps": accumulation, "learning_rate": 1e-2}
+    trainer = make_trainer(**options, logging_steps=2)
+    trainer.train()
+    assert [step for step, _, measure in asked if measure == CVaR(0.1)] == [2] * accumulation + [4] * accumulation
+    assert [step for step, _, measure in asked if measure == Expectation()] == [1] * accumulation + [3] * accumulation
+    last = trainer.state.log_history[1]
+    assert last["risk/chosen"] > last["kl/chosen"] > 0 and last["risk/max_token"] > 0
+    of_all = trainer
+    asked.clear()
+    trainer.evaluate(trainer.train_dataset)
+    assert asked and all(measure == CVaR(0.1) for *_, measure in asked)
+    trainer = make_trainer(**options, logging_steps=1)
+    trainer.train()
+    for (name, a), b in zip(weights(of_all).items(), weights(trainer).values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_every_trainable_parameter_moves(make_trainer, tiny_tied_model_path):

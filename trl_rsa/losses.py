@@ -118,5 +118,7 @@ def rsa2_loss(
     Returns:
         `Tensor` of shape `[B]`: the loss of each pair.
     """
-    margin = (chosen_logratios - rejected_logratios) - alpha * (rejected_risk - chosen_risk.detach())
+    margin = chosen_logratios - rejected_logratios
+    if alpha:  # 0·∞ = 0
+        margin = margin - alpha * (rejected_risk - chosen_risk.detach())
     return preference_loss(margin, beta, label_smoothing, link, pair_label)

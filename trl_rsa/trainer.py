@@ -21,7 +21,7 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 from transformers.utils import logging
 from trl import DPOTrainer
 
@@ -53,7 +53,7 @@ from trl_rsa.refusals import (
     check_risk_aware,
     refuse_pair_columns,
 )
-from trl_rsa.risk import RiskMeasure
+from trl_rsa.risk import Expectation, RiskMeasure
 
 
 logger = logging.get_logger(__name__)
@@ -76,7 +76,9 @@ class RSATrainer(DPOTrainer):
 
     Beside TRL's DPO metrics, of which `rewards/*` are without the risk term, it logs `risk/chosen`, `risk/rejected`
     and `risk/margins` (sequential drift risk Σ_t ρ(−log π/π_ref), in nats per answer), `risk/max_token` (the largest
-    ρ of a single token) and `kl/chosen`, `kl/rejected` (sequential KL(π_ref‖π)).
+    ρ of a single token) and `kl/chosen`, `kl/rejected` (sequential KL(π_ref‖π)). With `risk_alpha=0` the loss has no
+    risk in it, and a step costs what DPO's does: `risk/*` are then those of evaluations, and of the one training step
+    at which they are logged.
 
     With a `loss_type` of TRL's it is TRL's trainer, with all its options, data and metrics, and nothing of the above.
 
@@ -282,7 +284,9 @@ optimizers, quantization_config, peft_config:
         reference = self._reference(model, inputs, labels)
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        outputs: Any = model(**inputs, labels=labels, risk_head=RiskHeadRequest(self.risk_measure, reference))
+        measures_risk = self._measures_risk()
+        measure = self.risk_measure if measures_risk else Expectation()
+        outputs: Any = model(**inputs, labels=labels, risk_head=RiskHeadRequest(measure, reference))
         # Prompt-learning adapters put virtual tokens before the real ones: keep the real ones' positions.
         seq_len = completion_mask.shape[1] - 1
         outputs = RiskHeadOutput(**{k: v[:, -seq_len:] if v.dim() == 2 else v for k, v in outputs.items()})
@@ -297,12 +301,26 @@ optimizers, quantization_config, peft_config:
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
             sums["aux_loss"] = outputs.aux_loss.detach(), torch.ones_like(outputs.aux_loss)
-        self._record(sums, {"risk/max_token": outputs.risk.detach().amax()}, inputs["attention_mask"])
+        maxima = {"risk/max_token": outputs.risk.detach().amax()}
+        if not measures_risk:
+            sums, maxima = {name: pair for name, pair in sums.items() if not name.startswith("risk/")}, {}
+        self._record(sums, maxima, inputs["attention_mask"])
         if not return_outputs:
             return loss
         # Only for `compute_metrics`, which TRL has deprecated for this trainer: the logits need another forward.
         with torch.no_grad():
             return loss, model(**inputs, use_cache=False)
+
+    def _measures_risk(self) -> bool:
+        """With α = 0 the risk is a metric alone. It costs more than all else that the head does, so that training
+        looks at it only where it is logged.
+        """
+        if self.args.risk_alpha != 0 or not self.model.training:
+            return True
+        step, strategy = self.state.global_step + 1, self.args.logging_strategy
+        if strategy == IntervalStrategy.STEPS:
+            return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
+        return strategy == IntervalStrategy.EPOCH and self.accelerator.gradient_state.end_of_dataloader
 
     def _reference(self, policy: PreTrainedModel, inputs: dict[str, Any], labels: Tensor) -> Reference:
         """The reference policy's hidden states at the completion tokens, and its head, without gradients."""
@@ -381,7 +399,7 @@ optimizers, quantization_config, peft_config:
         table = torch.stack([torch.stack([part.float() for part in pair]) for pair in sums.values()])  # [metrics, 2]
         # One collective and one wait for the device per step.
         everything = self.accelerator.gather(
-            torch.cat([table.flatten(), torch.stack([*maxima.values()]).float()])[None]
+            torch.cat([table.flatten(), *(value.float()[None] for value in maxima.values())])[None]
         )
         table = everything[:, : table.numel()].sum(0).view(-1, 2)
         totals = dict(zip(sums, table.tolist(), strict=True))

@@ -9,10 +9,10 @@ matrices:
 * Head. A product of N tokens is 2·N·V·H. DPO and RSA-2 with α = 0 make five: the logits of both models, the policy's
   again in the backward, and two gradients. RSA-2 makes the reference's again for the rejected half: 5.5.
 * Bytes of the risk head, with a CVaR of one tail, in Triton. Per token and word, in float32, the forward writes two
-  logits, and reads both twice for the statistics, eight times for the quantile and once for its masses: 4·(2 + 22)
+  logits, and reads both twice for the statistics, five times for the quantile and once for its masses: 4·(2 + 16)
   bytes, and 1/4 byte for the sides. The backward of a chosen token writes, reads and writes one logit, that of a
-  rejected one reads and writes the reference's too: 4·3 and 4·5 bytes. The gradient is then cast and read for two
-  products: 2·(4 + 2 + 2) bytes. The weights: both heads once per tile of the forward, and per 4,096 tokens of the
+  rejected one reads and writes the reference's too: 4·3 and 4·5 bytes. The gradient is then cast once and read for
+  two products: 4 + 2 + 2·2 bytes. The weights: both heads once per tile of the forward, and per 4,096 tokens of the
   backward; the gradient of the policy's, in float32, read and written once per 4,096 tokens. What stays in a cache of
   50 MB between two reads is not taken off, as a tile has 2²⁶ logits.
 
@@ -69,7 +69,7 @@ def head_flops(shape: dict[str, Any], scored: int, products: float) -> float:
 
 def risk_head_bytes(vocabulary: int, hidden: int, scored: int, weight_bytes: int = 2) -> float:
     """Forward and backward of the head with one CVaR; half of the `scored` tokens are chosen."""
-    logits = scored * vocabulary * (4 * (2 + 22) + 1 / 4 + 4 * (3 + 5) / 2 + 1 / 8 + 2 * (4 + 2 + 2))
+    logits = scored * vocabulary * (4 * (2 + 16) + 1 / 4 + 4 * (3 + 5) / 2 + 1 / 8 + (4 + 2 + 2 * 2))
     tiles = -(-scored // max(1, LOGITS_PER_TILE["cuda"] // vocabulary))
     turns = -(-scored // TOKENS_PER_TILE)
     # Of a turn of the backward: the policy's weights for the logits and for the hidden states' gradient, the

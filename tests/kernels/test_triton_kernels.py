@@ -120,6 +120,41 @@ def test_equals_torch_at_the_edges(measure, kind):
 
 @needs_triton
 @in_the_interpreter
+@pytest.mark.parametrize("kind", ["normal", "ties", "impossible"])
+@pytest.mark.parametrize("measure", [CVaR(0.1), Spectral()], ids=str)
+def test_words_that_find_no_room_beside_the_logits(measure, kind, monkeypatch):
+    """Their bin has more than there is memory for: they are looked for in the logits."""
+    monkeypatch.setattr(triton_kernels, "CAPACITY", 2)
+    assert_same(measure, *make_tiles(3, 1200, kind=kind))
+
+
+@needs_triton
+@in_the_interpreter
+@pytest.mark.parametrize("tail", [1e-30, 0.003, 0.5, 0.99])
+def test_quantiles_are_losses_and_exact(tail):
+    """Against a sort in float64, with one loss far above all others, so that nearly all are in a bin."""
+    z, r, *_ = make_tiles(4, 5000)
+    z[2:, 7] -= 5e4
+    table = torch.empty(4, 12)
+    tiles = (z, z.stride(0), r, r.stride(0))
+    triton_kernels._statistics_kernel[(4,)](*tiles, torch.zeros(4).long(), table, 5000, BLOCK=1024)
+    eta = triton_kernels._quantiles(triton_kernels.Tiles(tiles, table), [tail])
+    x, p = block_loss_and_law(z, r, table)
+    for row in range(4):
+        order = x[row].argsort(descending=True, stable=True)
+        mass = p[row, order].double().cumsum(0)
+        at = int((mass < tail * mass[-1]).sum())
+        near = x[row, order[max(at - 1, 0) : at + 2]]
+        assert eta[row, 0] in near, (row, eta[row], near)
+
+
+def block_loss_and_law(z, r, table):
+    z_max, z_log, r_max, r_log = (table[:, i : i + 1] for i in range(4))
+    return ((r - r_max) - (z - z_max)) + (z_log - r_log), ((r - r_max) - r_log).exp()
+
+
+@needs_triton
+@in_the_interpreter
 @pytest.mark.parametrize("measure", MEASURES, ids=str)
 def test_no_token(measure):
     z, r, labels, *_ = make_tiles(0, 17)

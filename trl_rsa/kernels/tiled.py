@@ -291,12 +291,13 @@ def _multiply_out(
 ) -> None:
     """Adds what the gradient `[T, words]` of the projection means for hidden states, weight and bias."""
     total_hidden, total_weight, total_bias = totals
+    if total_bias is not None:
+        total_bias[words] += gradient.sum(0)
+    gradient = gradient.to(dtype)  # once for both products
     if total_hidden is not None:
         add_product(total_hidden, gradient, weight[words], dtype)
     if total_weight is not None:
         add_product(total_weight[words], gradient.t(), hidden, dtype, beta=0 if first else 1)
-    if total_bias is not None:
-        total_bias[words] += gradient.sum(0)
 
 
 def _blocks(tokens: int, words: int, like: Tensor) -> list[slice]:

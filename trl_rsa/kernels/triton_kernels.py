@@ -1,8 +1,8 @@
 """The twins of [`trl_rsa.kernels.block`] in Triton, for CUDA and ROCm: one program per token, float32.
 
 The same functions of the same logits, with the same `Kept` between forward and backward. A row of logits is read
-twice for the statistics and nine times more for a CVaR: eight to find the quantile four bits at a time, one for its
-masses.
+twice for the statistics and six times more for a CVaR: four to find the quantile's bin of 4,096, one to take out the
+few words in it, and one for the masses on either side.
 """
 
 # Python < 3.14 evaluates annotations where they stand, and `tl` exists only with Triton.
@@ -60,89 +60,223 @@ def _loss_and_law(z_row, r_row, offsets, mask, z_max, z_log, r_max, r_log):
 
 @_jit
 def _statistics_kernel(z_ptr, z_stride, r_ptr, r_stride, label_ptr, out_ptr, n_words, BLOCK: tl.constexpr):
-    # Per row: both normalisations in one online pass, then what needs them in a second.
+    # Per row: both normalisations in one online pass, then what needs them in a second. Each lane has its own sums,
+    # and they are added at the end: to add up every block would make the lanes wait for each other.
     row = tl.program_id(0).to(tl.int64)
     z_row, r_row = z_ptr + row * z_stride, r_ptr + row * r_stride
     label = tl.load(label_ptr + row)
-    z_max, z_sum, z_total, before = -float("inf"), 0.0, 0.0, -float("inf")
-    r_max, r_sum = -float("inf"), 0.0
+    nothing = tl.zeros((BLOCK,), tl.float32)
+    z_top, r_top, before = nothing - float("inf"), nothing - float("inf"), nothing - float("inf")
+    z_sums, r_sums, z_total = nothing, nothing, nothing
     for start in range(0, n_words, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         mask = offsets < n_words
         z = tl.load(z_row + offsets, mask=mask, other=-float("inf"))
         r = tl.load(r_row + offsets, mask=mask, other=-float("inf"))
-        z_total += tl.sum(tl.where(mask, z, 0.0), axis=0)
+        z_total += tl.where(mask, z, 0.0)
         # argmax returns the first of equal maxima, so that a tie with an earlier word is no top-1.
-        before = tl.maximum(before, tl.max(tl.where(offsets < label, z, -float("inf")), axis=0))
-        new = tl.maximum(z_max, tl.max(z, axis=0))
-        shift = tl.where(new == -float("inf"), 0.0, new)
-        z_sum = z_sum * tl.exp(z_max - shift) + tl.sum(tl.exp(z - shift), axis=0)
-        z_max = new
-        new = tl.maximum(r_max, tl.max(r, axis=0))
-        shift = tl.where(new == -float("inf"), 0.0, new)
-        r_sum = r_sum * tl.exp(r_max - shift) + tl.sum(tl.exp(r - shift), axis=0)
-        r_max = new
+        before = tl.maximum(before, tl.where(offsets < label, z, -float("inf")))
+        z_top, z_sums = _add_exponential(z_top, z_sums, z)
+        r_top, r_sums = _add_exponential(r_top, r_sums, r)
+    z_max, z_sum = _sum_of_exponentials(z_top, z_sums)
+    r_max, r_sum = _sum_of_exponentials(r_top, r_sums)
     z_log, r_log = tl.log(z_sum), tl.log(r_sum)
-    entropy, kl, worst = 0.0, 0.0, -float("inf")
+    entropy, kl, worst, least = nothing, nothing, nothing - float("inf"), nothing + float("inf")
     for start in range(0, n_words, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         mask = offsets < n_words
         shifted = tl.load(z_row + offsets, mask=mask, other=-float("inf")) - z_max
         # 0·∞ = 0, here and below.
-        entropy += tl.sum(tl.exp(shifted) * tl.maximum(shifted, -1000.0), axis=0)
+        entropy += tl.exp(shifted) * tl.maximum(shifted, -1000.0)
         x, log_p = _loss_and_law(z_row, r_row, offsets, mask, z_max, z_log, r_max, r_log)
         p = tl.exp(log_p)
-        kl += tl.sum(tl.where(p == 0, 0.0, p * x), axis=0)
-        worst = tl.maximum(worst, tl.max(tl.where(log_p == -float("inf"), -float("inf"), x), axis=0))
+        kl += tl.where(p == 0, 0.0, p * x)
+        worst = tl.maximum(worst, tl.where(log_p == -float("inf"), -float("inf"), x))
+        least = tl.minimum(least, tl.where(log_p == -float("inf"), float("inf"), x))
     z_label, r_label = tl.load(z_row + label), tl.load(r_row + label)
-    out = out_ptr + row * 11
+    out = out_ptr + row * 12
     tl.store(out, z_max)
     tl.store(out + 1, z_log)
     tl.store(out + 2, r_max)
     tl.store(out + 3, r_log)
     tl.store(out + 4, (z_label - z_max) - z_log)
     tl.store(out + 5, (r_label - r_max) - r_log)
-    tl.store(out + 6, kl)
-    tl.store(out + 7, z_log - entropy / z_sum)
-    tl.store(out + 8, z_total / n_words)
-    tl.store(out + 9, ((z_label >= z_max) & (before < z_label)).to(tl.float32))
-    tl.store(out + 10, worst)
+    tl.store(out + 6, tl.sum(kl, axis=0))
+    tl.store(out + 7, z_log - tl.sum(entropy, axis=0) / z_sum)
+    tl.store(out + 8, tl.sum(z_total, axis=0) / n_words)
+    tl.store(out + 9, ((z_label >= z_max) & (tl.max(before, axis=0) < z_label)).to(tl.float32))
+    tl.store(out + 10, tl.max(worst, axis=0))
+    tl.store(out + 11, tl.min(least, axis=0))
+
+
+@_jit
+def _add_exponential(top, total, x):
+    # Σ e^{x − top} in each lane, with the largest so far as top.
+    new = tl.maximum(top, x)
+    shift = tl.where(tl.abs(new) == float("inf"), 0.0, new)
+    return new, total * tl.exp(top - shift) + tl.exp(x - shift)
+
+
+@_jit
+def _sum_of_exponentials(top, total):
+    # The lanes' sums together, relative to the largest top of all.
+    largest = tl.max(top, axis=0)
+    shift = tl.where(tl.abs(largest) == float("inf"), 0.0, largest)
+    return largest, tl.sum(tl.where(total == 0, 0.0, total * tl.exp(top - shift)), axis=0)
+
+
+@_jit
+def _bin(x, low, high):
+    # 4,096 bins of equal width, 0 for the largest losses. All are in the first where the losses are infinite or next
+    # to equal.
+    width = high - low
+    usable = (width > 1e-30) & (width < 1e38)
+    scale = 4096.0 / tl.where(usable, width, 1.0)
+    return tl.where(usable, tl.minimum((high - x) * scale, 4095.0), 0.0).to(tl.int32)
+
+
+@_jit
+def _next(k, mass, target, digit, passed, reached):
+    # One bin further down, as long as the mass from the top is below the target.
+    goes_on = reached < target
+    digit = tl.where(goes_on, k, digit)
+    passed = tl.where(goes_on, reached, passed)
+    return digit, passed, tl.where(goes_on, reached + mass, reached)
+
+
+@_jit
+def _bin_kernel(
+    z_ptr,
+    z_stride,
+    r_ptr,
+    r_stride,
+    kept_ptr,
+    tail_ptr,
+    missing_ptr,  # [R, K]: mass from the top of the chosen bin to the quantile
+    chosen_ptr,  # [R, K, 2]: the bin, and how many words are in it
+    x_ptr,  # [R, K, CAPACITY]: their losses and masses, as far as there is room
+    p_ptr,
+    n_words,
+    n_tails,
+    CAPACITY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # In which of 4,096 bins the quantile is, three bits in each pass: eight sums fit in registers.
+    row = tl.program_id(0).to(tl.int64)
+    tail = tl.program_id(1)
+    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 12
+    z_max, z_log = tl.load(kept), tl.load(kept + 1)
+    r_max, r_log = tl.load(kept + 2), tl.load(kept + 3)
+    high, low = tl.load(kept + 10), tl.load(kept + 11)
+    n = tl.where(low == high, 0, n_words)  # then there is nothing to look for
+    target = tl.load(tail_ptr + tail)
+    nothing = tl.zeros((BLOCK,), tl.float32)
+    prefix = 0
+    for level in tl.static_range(4):
+        shift = 9 - 3 * level
+        h0, h1, h2, h3, h4, h5, h6, h7 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+        for start in range(0, n, BLOCK):
+            offsets = start + tl.arange(0, BLOCK)
+            x, log_p = _loss_and_law(z_row, r_row, offsets, offsets < n_words, z_max, z_log, r_max, r_log)
+            p = tl.exp(log_p)
+            place = _bin(x, low, high)
+            digit = tl.where((place >> (shift + 3)) == prefix, (place >> shift) & 7, 8)
+            h0 += tl.where(digit == 0, p, 0.0)
+            h1 += tl.where(digit == 1, p, 0.0)
+            h2 += tl.where(digit == 2, p, 0.0)
+            h3 += tl.where(digit == 3, p, 0.0)
+            h4 += tl.where(digit == 4, p, 0.0)
+            h5 += tl.where(digit == 5, p, 0.0)
+            h6 += tl.where(digit == 6, p, 0.0)
+            h7 += tl.where(digit == 7, p, 0.0)
+        m0, m1, m2, m3 = tl.sum(h0, axis=0), tl.sum(h1, axis=0), tl.sum(h2, axis=0), tl.sum(h3, axis=0)
+        m4, m5, m6, m7 = tl.sum(h4, axis=0), tl.sum(h5, axis=0), tl.sum(h6, axis=0), tl.sum(h7, axis=0)
+        total = m0 + m1 + m2 + m3 + m4 + m5 + m6 + m7
+        if level == 0:
+            target = target * total
+        # Passes add in different orders: the quantile at the end of its bin must not leave it.
+        target = tl.minimum(target, total)
+        digit, passed, reached = _next(1, m1, target, 0, 0.0, m0)
+        digit, passed, reached = _next(2, m2, target, digit, passed, reached)
+        digit, passed, reached = _next(3, m3, target, digit, passed, reached)
+        digit, passed, reached = _next(4, m4, target, digit, passed, reached)
+        digit, passed, reached = _next(5, m5, target, digit, passed, reached)
+        digit, passed, reached = _next(6, m6, target, digit, passed, reached)
+        digit, passed, reached = _next(7, m7, target, digit, passed, reached)
+        prefix = prefix * 8 + digit
+        target -= passed
+    place = row * n_tails + tail
+    count = 0
+    for start in range(0, n, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        mask = offsets < n_words
+        x, log_p = _loss_and_law(z_row, r_row, offsets, mask, z_max, z_log, r_max, r_log)
+        p = tl.exp(log_p)
+        inside = mask & (p > 0) & (_bin(x, low, high) == prefix)
+        at = count + tl.cumsum(inside.to(tl.int32), axis=0) - 1
+        room = inside & (at < CAPACITY)
+        tl.store(x_ptr + place * CAPACITY + at, x, mask=room)
+        tl.store(p_ptr + place * CAPACITY + at, p, mask=room)
+        count += tl.sum(inside.to(tl.int32), axis=0)
+    tl.store(missing_ptr + place, target)
+    tl.store(chosen_ptr + place * 2, prefix)
+    tl.store(chosen_ptr + place * 2 + 1, count)
 
 
 @_jit
 def _quantile_kernel(
-    z_ptr, z_stride, r_ptr, r_stride, kept_ptr, tail_ptr, eta_ptr, n_words, n_tails, BLOCK: tl.constexpr
+    z_ptr,
+    z_stride,
+    r_ptr,
+    r_stride,
+    kept_ptr,
+    missing_ptr,
+    chosen_ptr,
+    x_ptr,
+    p_ptr,
+    eta_ptr,
+    n_words,
+    n_tails,
+    CAPACITY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    # Radix selection, four bits of the losses at a time: 16 bins fit in registers, those of `upper_quantiles` do not.
+    # Radix selection among the words of the chosen bin, four bits of the losses at a time: exact whatever they are.
+    # Words that found no room, losses that share a value for example, are looked for in the logits once more.
     row = tl.program_id(0).to(tl.int64)
-    tail = tl.program_id(1)
-    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 11
+    place = row * n_tails + tl.program_id(1)
+    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 12
     z_max, z_log = tl.load(kept), tl.load(kept + 1)
     r_max, r_log = tl.load(kept + 2), tl.load(kept + 3)
-    target = tl.load(tail_ptr + tail)
+    high, low = tl.load(kept + 10), tl.load(kept + 11)
+    target = tl.load(missing_ptr + place)
+    chosen, count = tl.load(chosen_ptr + place * 2), tl.load(chosen_ptr + place * 2 + 1)
+    n = tl.where(low == high, 0, tl.where(count > CAPACITY, n_words, count))
     bins = tl.arange(0, 16)
     prefix = tl.zeros((), tl.int64)
     for level in range(8):
         shift = (7 - level) * 4
         histogram = tl.zeros((16,), tl.float32)
-        for start in range(0, n_words, BLOCK):
+        for start in range(0, n, BLOCK):
             offsets = start + tl.arange(0, BLOCK)
-            mask = offsets < n_words
-            x, log_p = _loss_and_law(z_row, r_row, offsets, mask, z_max, z_log, r_max, r_log)
-            p = tl.exp(log_p)
+            if count > CAPACITY:
+                x, log_p = _loss_and_law(z_row, r_row, offsets, offsets < n_words, z_max, z_log, r_max, r_log)
+                p = tl.where(_bin(x, low, high) == chosen, tl.exp(log_p), 0.0)
+            else:
+                x = tl.load(x_ptr + place * CAPACITY + offsets, mask=offsets < count, other=0.0)
+                p = tl.load(p_ptr + place * CAPACITY + offsets, mask=offsets < count, other=0.0)
             bits = tl.where(p == 0, 0.0, x).to(tl.int32, bitcast=True)
             # Unsigned integers, the worst loss first.
             keys = tl.where(bits < 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64) & 0xFFFFFFFF
             digit = tl.where((keys >> (shift + 4)) == prefix, (keys >> shift) & 15, 16)
             histogram += tl.sum(tl.where(digit[:, None] == bins[None, :], p[:, None], 0.0), axis=0)
-        if level == 0:
-            target = target * tl.sum(histogram, axis=0)
-        place = tl.minimum(tl.sum((tl.cumsum(histogram, axis=0) < target).to(tl.int64), axis=0), 15)
-        target -= tl.sum(tl.where(bins < place, histogram, 0.0), axis=0)
-        prefix = prefix * 16 + place
+        mass = tl.cumsum(histogram, axis=0)
+        target = tl.minimum(target, tl.max(mass, axis=0))
+        found = tl.minimum(tl.sum((mass < target).to(tl.int64), axis=0), 15)
+        target -= tl.sum(tl.where(bins < found, histogram, 0.0), axis=0)
+        prefix = prefix * 16 + found
     bits = prefix.to(tl.int32)
     bits = tl.where(bits < 0, bits, bits ^ 0x7FFFFFFF)
-    tl.store(eta_ptr + row * n_tails + tail, bits.to(tl.float32, bitcast=True))
+    tl.store(eta_ptr + place, tl.where(low == high, high, bits.to(tl.float32, bitcast=True)))
 
 
 @_jit
@@ -163,12 +297,13 @@ def _sides_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     side = tl.program_id(1)
-    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 11
+    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 12
     z_max, z_log = tl.load(kept), tl.load(kept + 1)
     r_max, r_log = tl.load(kept + 2), tl.load(kept + 3)
     place = row * n_sides + side
     low, high = tl.load(low_ptr + place), tl.load(high_ptr + place)
-    above_mass, above_loss, atom_mass, atom_loss = 0.0, 0.0, 0.0, 0.0
+    nothing = tl.zeros((QUARTER,), tl.float32)
+    above_mass, above_loss, atom_mass, atom_loss = nothing, nothing, nothing, nothing
     for start in range(0, n_packed, QUARTER):
         packed = tl.zeros((QUARTER,), tl.int32)
         for i in tl.static_range(4):
@@ -179,17 +314,17 @@ def _sides_kernel(
             above = mask & (x > high)
             atom = mask & (x >= low) & (x <= high)
             loss = tl.where(p == 0, 0.0, p * x)
-            above_mass += tl.sum(tl.where(above, p, 0.0), axis=0)
-            above_loss += tl.sum(tl.where(above, loss, 0.0), axis=0)
-            atom_mass += tl.sum(tl.where(atom, p, 0.0), axis=0)
-            atom_loss += tl.sum(tl.where(atom, loss, 0.0), axis=0)
+            above_mass += tl.where(above, p, 0.0)
+            above_loss += tl.where(above, loss, 0.0)
+            atom_mass += tl.where(atom, p, 0.0)
+            atom_loss += tl.where(atom, loss, 0.0)
             packed |= (above.to(tl.int32) * 2 + atom.to(tl.int32)) << (2 * i)
         tl.store(sides_ptr + place * n_packed + start + tl.arange(0, QUARTER), packed.to(tl.uint8))
     sums = sums_ptr + place * 4
-    tl.store(sums, above_mass)
-    tl.store(sums + 1, above_loss)
-    tl.store(sums + 2, atom_mass)
-    tl.store(sums + 3, atom_loss)
+    tl.store(sums, tl.sum(above_mass, axis=0))
+    tl.store(sums + 1, tl.sum(above_loss, axis=0))
+    tl.store(sums + 2, tl.sum(atom_mass, axis=0))
+    tl.store(sums + 3, tl.sum(atom_loss, axis=0))
 
 
 @_jit
@@ -199,11 +334,13 @@ def _exponential_kernel(
     # Over losses from `low` on: log Σ p e^{θ(X − mean)}, the same at θ = 0, and the mean loss under the law of the
     # first. Both sums go the same way, so that equal models have a risk of exactly 0.
     row = tl.program_id(0).to(tl.int64)
-    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 11
+    z_row, r_row, kept = z_ptr + row * z_stride, r_ptr + row * r_stride, kept_ptr + row * 12
     z_max, z_log = tl.load(kept), tl.load(kept + 1)
     r_max, r_log = tl.load(kept + 2), tl.load(kept + 3)
     mean, low = tl.load(mean_ptr + row), tl.load(low_ptr + row)
-    top, total, loss, plain_top, plain = -float("inf"), 0.0, 0.0, -float("inf"), 0.0
+    nothing = tl.zeros((BLOCK,), tl.float32)
+    top, total, loss = nothing - float("inf"), nothing, nothing
+    plain_top, plain = nothing - float("inf"), nothing
     for start in range(0, n_words, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         mask = offsets < n_words
@@ -211,19 +348,19 @@ def _exponential_kernel(
         log_p = tl.where(mask & (x >= low), log_p, -float("inf"))
         # θ·∞ with θ = 0 is not a number.
         y = log_p + tl.where(theta == 0, 0.0, theta * (x - mean))
-        new = tl.maximum(top, tl.max(y, axis=0))
+        new = tl.maximum(top, y)
         shift = tl.where(tl.abs(new) == float("inf"), 0.0, new)
         e = tl.exp(y - shift)
-        total = total * tl.exp(top - shift) + tl.sum(e, axis=0)
-        loss = loss * tl.exp(top - shift) + tl.sum(tl.where(e == 0, 0.0, e * x), axis=0)
-        top = new
-        new = tl.maximum(plain_top, tl.max(log_p, axis=0))
-        shift = tl.where(new == -float("inf"), 0.0, new)
-        plain = plain * tl.exp(plain_top - shift) + tl.sum(tl.exp(log_p - shift), axis=0)
-        plain_top = new
-    tl.store(out_ptr + row * 3, top + tl.log(total))
-    tl.store(out_ptr + row * 3 + 1, plain_top + tl.log(plain))
-    tl.store(out_ptr + row * 3 + 2, loss / total)
+        loss = tl.where(loss == 0, 0.0, loss * tl.exp(top - shift)) + tl.where(e == 0, 0.0, e * x)
+        top, total = _add_exponential(top, total, y)
+        plain_top, plain = _add_exponential(plain_top, plain, log_p)
+    largest, all_total = _sum_of_exponentials(top, total)
+    shift = tl.where(tl.abs(largest) == float("inf"), 0.0, largest)
+    all_loss = tl.sum(tl.where(loss == 0, 0.0, loss * tl.exp(top - shift)), axis=0)
+    plain_largest, all_plain = _sum_of_exponentials(plain_top, plain)
+    tl.store(out_ptr + row * 3, largest + tl.log(all_total))
+    tl.store(out_ptr + row * 3 + 1, plain_largest + tl.log(all_plain))
+    tl.store(out_ptr + row * 3 + 2, all_loss / all_total)
 
 
 @_jit
@@ -288,7 +425,10 @@ def _gradient_kernel(
         tl.store(r_ptr + row * r_stride + offsets, gradient, mask=mask)
 
 
-BLOCK = 1024
+# A tile has few rows, and each its own program: they must have many warps. Four words in each lane.
+BLOCK, WARPS = 1024, 8
+# Words of the chosen bin that are kept beside the logits.
+CAPACITY = 4096
 
 
 def block_statistics(
@@ -296,10 +436,10 @@ def block_statistics(
 ) -> tuple[TokenStatistics, Kept]:
     """[`trl_rsa.kernels.block.block_statistics`], which leaves the logits as they are."""
     rows, words = logits.shape
-    table = logits.new_empty(rows, 11)
+    table = logits.new_empty(rows, 12)
     tiles = logits, logits.stride(0), ref_logits, ref_logits.stride(0)
     if rows:
-        _statistics_kernel[(rows,)](*tiles, labels, table, words, BLOCK=BLOCK)
+        _statistics_kernel[(rows,)](*tiles, labels, table, words, BLOCK=BLOCK, num_warps=WARPS)
     risk, numbers, sides = TWINS[type(measure)].solve(measure, Tiles(tiles, table))
     statistics = TokenStatistics(
         table[:, 4], table[:, 5], risk.squeeze(-1), table[:, 6], table[:, 7], table[:, 8], table[:, 9] > 0
@@ -312,7 +452,7 @@ class Tiles(NamedTuple):
     """The logits of R tokens, and what the first kernel has found of them."""
 
     logits: tuple[Tensor, int, Tensor, int]  # of both models, each with the stride between its rows
-    table: Tensor  # [R, 11], see `_statistics_kernel`
+    table: Tensor  # [R, 12], see `_statistics_kernel`
 
     @property
     def mean(self) -> Tensor:  # [R, 1], of the losses under the reference
@@ -361,10 +501,7 @@ def _solve_cvar(measure: RiskMeasure, tiles: Tiles) -> Solved:
     if not parts:
         return risk, numbers[0], _no_sides(tiles)
     tails = [max(tail, torch.finfo(table.dtype).tiny) for tail, _ in parts]
-    eta = table.new_empty(len(table), len(tails))
-    if len(table):
-        grid, of_tails, words = (len(table), len(tails)), table.new_tensor(tails), tiles.logits[0].shape[1]
-        _quantile_kernel[grid](*tiles.logits, table, of_tails, eta, words, len(tails), BLOCK=256)
+    eta = _quantiles(tiles, tails)
     sums, sides = _sides(tiles, eta - tiles.tolerance, eta + tiles.tolerance)
     for k, (tail, (_, weight)) in enumerate(zip(tails, parts, strict=True)):
         above_mass, above_loss, atom_mass, atom_loss = sums[:, k].split(1, -1)
@@ -408,6 +545,22 @@ def _no_sides(tiles: Tiles) -> Tensor:
     return tiles.table.new_empty(len(tiles.table), 0, 0, dtype=torch.uint8)
 
 
+def _quantiles(tiles: Tiles, tails: list[float]) -> Tensor:
+    """The thresholds η, `[R, K]`, as in [`~trl_rsa.kernels.cvar.upper_quantiles`]."""
+    table, words = tiles.table, tiles.logits[0].shape[1]
+    grid = len(table), len(tails)
+    eta, missing = table.new_empty(grid), table.new_empty(grid)
+    chosen = table.new_empty(*grid, 2, dtype=torch.int32)
+    x, p = (table.new_empty(*grid, CAPACITY) for _ in range(2))
+    if len(table):
+        begin, end = (*tiles.logits, table), (missing, chosen, x, p)
+        _bin_kernel[grid](
+            *begin, table.new_tensor(tails), *end, words, len(tails), CAPACITY, BLOCK=BLOCK, num_warps=WARPS
+        )
+        _quantile_kernel[grid](*begin, *end, eta, words, len(tails), CAPACITY, BLOCK=256)
+    return eta
+
+
 def _sides(tiles: Tiles, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Masses and losses above and on K thresholds, `[R, K, 4]`, and the packed sides."""
     (rows, n_sides), words, table = low.shape, tiles.logits[0].shape[1], tiles.table
@@ -426,6 +579,7 @@ def _sides(tiles: Tiles, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
             n_packed,
             n_sides,
             QUARTER=PACKED_WORDS // 4,
+            num_warps=WARPS,
         )
     return sums, sides
 
@@ -435,7 +589,9 @@ def _exponential(tiles: Tiles, mean: Tensor, low: Tensor, theta: float) -> tuple
     out = table.new_empty(len(table), 3)
     if len(table):
         low, mean = low.contiguous(), mean.contiguous()
-        _exponential_kernel[(len(table),)](*tiles.logits, table, mean, low, theta, out, words, BLOCK=BLOCK)
+        _exponential_kernel[(len(table),)](
+            *tiles.logits, table, mean, low, theta, out, words, BLOCK=BLOCK, num_warps=WARPS
+        )
     first, second, third = out.split(1, -1)
     return first.clone(), second, third
 
