@@ -126,8 +126,10 @@ def take_turn(case: Case, method: str, models: tuple[Any, Any], device: str, dea
     from trl_rsa import RSAConfig, RSATrainer
 
     for model in models:
-        # What the last turn's trainer has put around the model: its head, and accelerate's autocast.
-        model.__dict__.pop("forward", None)
+        # What the last turn's trainer has put around the model: its head, and accelerate's autocast. A model with
+        # accelerate's mark would get no autocast again.
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            model.__dict__.pop(name, None)
     gc.collect()
     on_gpu = device == "cuda"
     if on_gpu:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.alignment.constraint_page import paired, verdict
+from benchmarks.gpu.page import newest
 
 
 README = Path(__file__).parents[2] / "README.md"
@@ -95,6 +96,17 @@ def test_the_figures_are_those_of_the_tables():
         }
         return found["RSA tiled"] / found["TRL DPO"]
 
+    on_a_gpu = newest(README.parent / "benchmarks" / "gpu" / "results", "step")
+
+    def of_dpo(model, method):
+        wanted = {"benchmark": "step", "outcome": "measured", "model": model, "method": method, "weights": "bfloat16"}
+        found = [float(row["ratio"]) for row in on_a_gpu if wanted.items() <= row.items()]
+        return f"{statistics.fmean(found):.2f}"
+
+    names = "Qwen2.5-0.5B", "Llama-3.2-1B"
+    risky, plain = ([of_dpo(name, f"RSA {method}") for name in names] for method in ("CVaR", "alpha 0"))
+    assert f"it took {risky[0]} of DPO's step at that shape and {risky[1]} at Llama-3.2-1B's;" in text
+    assert f"as rungs are by default, {plain[0]} and {plain[1]} " in text
     assert f"{ratio('step', 'seconds', '128'):.2f} of TRL's DPO step at 128 tokens" in text
     assert f"and {ratio('step', 'seconds', '512'):.2f} at 512" in text
     assert (
