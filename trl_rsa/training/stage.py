@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
@@ -31,6 +30,7 @@ from trl_rsa.training.configuration import make_config
 from trl_rsa.training.methods.method import Method, StageParts
 from trl_rsa.training.methods.table import METHODS
 from trl_rsa.training.tracking import LogAtStart
+from trl_rsa.training.trend import rise_of, standstill_of
 
 
 class StageResult(EngineJSON):
@@ -136,9 +136,13 @@ def train_stage(
         load_last(trainer, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    risen = rise_of([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    history = trainer.state.log_history
+    risen = rise_of([entry["loss"] for entry in history if "loss" in entry])
     if risen and ready.does.loss_falls:
         log(f"{ready.title}: {risen}")
+    stands = standstill_of(history, ready.train_dataset) if getattr(config, "link", None) == "sigmoid" else None
+    if stands:
+        log(f"{ready.title}: {stands}")
     metrics = _final_metrics(trainer)
     _save(trainer, ready)
     _finish_trackers(config)
@@ -191,27 +195,6 @@ _HEADLINE = (
     "eval_kl/chosen",
     "eval_risk/chosen",
 )
-
-
-# Fewer logged losses say nothing about a trend.
-_LEAST_LOGGED = 8
-
-
-def rise_of(logged: Sequence[float]) -> str | None:
-    """Whether the last quarter of the logged losses is clearly above the first, in a sentence; None if not."""
-    losses = np.asarray(logged, dtype=float)
-    quarter = len(losses) // 4
-    if len(losses) < _LEAST_LOGGED:
-        return None
-    first, last = losses[:quarter], losses[-quarter:]
-    spread = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / quarter)
-    # Written so that a loss that is not a number counts as risen.
-    if last.mean() - first.mean() <= 2 * spread:
-        return None
-    return (
-        f"the loss ROSE from {first.mean():.3g} to {last.mean():.3g}. Lower learning_rate, or take more pairs a step "
-        "(gradient_accumulation_steps)."
-    )
 
 
 def _final_metrics(trainer: Any) -> dict[str, float | None]:
