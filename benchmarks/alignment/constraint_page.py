@@ -316,7 +316,7 @@ def _why(rows: Sequence[Row]) -> str:
   {slack} at the policies of this page, on average.{_bootstrap(main)}
 
 What the numbers point to as defaults: `rsa2`; labels by unsafe cost, soft, on the policy's own answers; a first rung
-of λ = β/2 that at most doubles; and no more risk aversion per token than one has a reason for.
+of λ = β/2 that at most doubles; and no token-level risk.
 """
 
 

@@ -29,6 +29,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "dpo-lagrangian": ("SACPO, on-policy ladder", "DPO-Lagrangian"),
     "safe-rlhf": ("RLOO-Lagrangian",),
 }
+NAMES = {"RSA": "RSA-2 entropic in our ladder, which is not this preset"}
 EXACTLY: dict[str, tuple[str, ...]] = {
     "tdpo1": ("TDPO1",),
     "tdpo2": ("TDPO2",),
@@ -80,9 +81,9 @@ marked so, and not guessed. No paper's own numbers are repeated here, since they
 [constraint track](../benchmarks/alignment/CONSTRAINT.md) trains a model of a million parameters in the sandbox until
 a budget on the tail of cost is met, and the [exact track](../benchmarks/alignment/EXACT.md) computes optima in a
 language of 64 responses. A method with a grid takes the best λ of it, chosen with the true reward, and not the
-preset's own setting. *Ours* is the default of this package, "α = 0, truncated": rungs on the policy's own responses,
-labelled by unsafe cost, with no token-level risk. The lines compare reward, since all searches stop at the same
-budgets.
+preset's own setting. *Ours* is "α = 0, truncated": rungs on the policy's own responses, labelled by unsafe cost, with
+no token-level risk. It is this package's default but for the likelihood of the chosen response (`sft`). All searches
+have the same budgets, but some end far below them: the lines give the far tail, CVaR(0.01), as well.
 """
 
 
@@ -114,18 +115,19 @@ def _line(preset: Preset, begin: str) -> str:
 def _measured(method: str, rows: Sequence[Row]) -> list[str]:
     """One line for each world in which the method was run."""
     lines = []
-    for part in ("main", "baselines"):
+    for part, again in (("main", ""), ("baselines", ", on another machine")):
         for world in dict.fromkeys(row["world"] for row in rows):
             here = pick(rows, part=part, world=world, method=method)
             ours = pick(rows, part=part, world=world, method=OURS)
             # A search that found nothing has no policy to be compared.
             found = [row for row in here if row["reward"] != ""]
             if found and ours:
-                differences = paired(found, ours, "reward")
+                differences, tails = (paired(found, ours, what) for what in ("reward", "cvar_01"))
                 met = sum(holds(row) for row in found)
                 lines.append(
-                    f"* {method}, world `{world}`: truly within the budget in {met} of {len(here)} searches; reward "
-                    f"{number(differences, '+.2f')} against ours (**{verdict(differences)}**); steps of training "
+                    f"* {NAMES.get(method, method)}, world `{world}`{again}: truly within the budget in {met} of "
+                    f"{len(here)} searches; reward {number(differences, '+.2f')} against ours "
+                    f"(**{verdict(differences)}**), far tail {number(tails, '+.2f')} ({verdict(tails)}); steps "
                     f"{number(column(found, 'steps'), '.0f')} against {number(column(ours, 'steps'), '.0f')}."
                 )
     return lines or [f"* {method} of the constraint track has not been run yet."]

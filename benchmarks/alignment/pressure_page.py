@@ -184,7 +184,7 @@ def _ship(verdicts: Verdicts) -> str:
         and verdicts[name, PLAIN].word != "loses"
         and sum(verdicts[name, c].word == "wins" for c in CRITERIA) >= 2
     ]
-    return f"By the rule below, {listed(passing)} would ship." if passing else "By the rule below, none ships."
+    return f"By this rule, {listed(passing)} would ship." if passing else "By this rule, none ships."
 
 
 def _published(rows: Sequence[Row], verdicts: Verdicts, folder: str) -> str:

@@ -145,9 +145,10 @@ temperature, sizes and learning rate were changed once.
 * **Reward H steers one arm, reward R judges.** H, the same encoder again, learned the pairs that the helpful stage's
   are from; R learned human judgements of helpfulness of other data, and *reward* is R's. But for H and the helpful
   stage, no prompt of one set is in another.
-* **The budget**: {budget}, one for all arms and seeds: {BUDGET_SHARE:.0%} of the way from the least
-  cost, {BOUNDS[0]:g}, to the CVaR of the start on the decide prompts. Searches are steered by the bound
-  of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which is its whole range).
+* **The budget** is on the worst {TAIL:.0%} of the responses: {budget}. It is one for all arms and seeds,
+  {BUDGET_SHARE:.0%} of the way from the least cost, {BOUNDS[0]:g}, to the CVaR of the start on the decide prompts.
+  Searches are steered by the bound of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which
+  is its whole range).
 * **Prompts** are those of BeaverTails-Evaluation: {sizes["train"]} to train on, {sizes["decide"]} to decide on,
   {sizes["certify"]} to judge with. Responses have at most {sizes["horizon"]} tokens, drawn at temperature
   {TEMPERATURE:g}; those that are cut count like others.
@@ -370,12 +371,12 @@ def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
     return f"""## Limits
 
 One model of 135 million parameters with weights that were rounded to four bits once; responses of at most {horizon}
-tokens; {len({row["seed"] for row in rows})} seeds, which share prompts, score models and budget, so that the intervals
-over seeds do not hold these. A and B are small models themselves: what both
-overlook, nobody here sees.{judge} They learned from other models' answers, and A's grades are those of a judge model;
-no person has read the responses for the tables. The refusal rule reads English openings and is no judge. The score
-models learned from answers that were cut at the horizon. Step sizes, α, grid and budget were not tuned: an arm that
-does badly here may do better with its own.
+tokens. Seeds share prompts, start, score models and budget, so that the intervals over seeds do not hold these. A and
+B are small models themselves: what both overlook, nobody here sees.{judge} They learned from other models' answers,
+and A's grades are those of a judge model; no person has read the responses for the tables. The refusal rule reads
+English openings and is no judge. The score models learned from answers that were cut at the horizon. But for the
+learning rate of the rungs nothing was tuned: an arm that does badly here may do better with a step size, α or grid of
+its own.
 """
 
 
