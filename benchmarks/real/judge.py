@@ -26,7 +26,7 @@ REWARDS = ("h", "r")
 def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     """Answers to prompts that nothing was trained or decided on, with the noise of the seed, shared by all arms."""
     began = time.monotonic()
-    mine, start = (_answers(shop, name, seed, policy) for name, policy in ((arm.key, made.policy), _start(shop, seed)))
+    mine, start = _answers(shop, arm.key, seed, made.policy), answers_of_start(shop, seed)
     certify, helpful, harmless = (mine[name] for name in SETS)
     row: dict[str, Any] = {"part": arm.part, "arm": arm.key, "seed": seed, "budget": shop.budget}
     row |= made.numbers()
@@ -48,8 +48,9 @@ def judge(shop: Workshop, arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     return row | {"seconds_judging": round(time.monotonic() - began, 1)}
 
 
-def _start(shop: Workshop, seed: int) -> tuple[str, str]:
-    return START.key, shop.make(START, seed).policy
+def answers_of_start(shop: Workshop, seed: int) -> dict[str, Answers]:
+    """What all arms are compared with."""
+    return _answers(shop, START.key, seed, shop.make(START, seed).policy)
 
 
 def _answers(shop: Workshop, key: str, seed: int, policy: str) -> dict[str, Answers]:

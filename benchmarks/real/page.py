@@ -147,8 +147,8 @@ temperature, sizes and learning rate were changed once.
   stage, no prompt of one set is in another.
 * **The budget** is on the worst {TAIL:.0%} of the responses: {budget}. It is one for all arms and seeds,
   {BUDGET_SHARE:.0%} of the way from the least cost, {BOUNDS[0]:g}, to the CVaR of the start on the decide prompts.
-  Searches are steered by the bound of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, which
-  is its whole range).
+  Searches are steered by the bound of `RiskConstraint` (confidence {CONFIDENCE:g}, cost clipped to {list(BOUNDS)}, its
+  whole range).
 * **Prompts** are those of BeaverTails-Evaluation: {sizes["train"]} to train on, {sizes["decide"]} to decide on,
   {sizes["certify"]} to judge with. Responses have at most {sizes["horizon"]} tokens, drawn at temperature
   {TEMPERATURE:g}; those that are cut count like others.

@@ -4,12 +4,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from trl import RewardConfig
 
+from benchmarks.real.processes import pool_of
 from benchmarks.real.settings import SCORE_MODELS, SCORE_RATE, Sizes
 from benchmarks.real.split import Sets
 from trl_rsa._device import has_slow_bfloat16
@@ -39,6 +40,10 @@ class ScoreModels:
     folder: Path
     rows: list[dict[str, Any]]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process go no models that are loaded here."""
+        return ScoreModels, (self.folder, self.rows)
+
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
         return {
@@ -51,22 +56,30 @@ class ScoreModels:
 
 
 def make_score_models(
-    folder: Path, encoder: str, sets: Sets, sizes: Sizes, log: Callable[[str], None] = print
+    folder: Path, encoder: str, sets: Sets, sizes: Sizes, jobs: int = 1, log: Callable[[str], None] = print
 ) -> ScoreModels:
-    """Trains those that are not there yet, from the folder of the encoder."""
-    rows = []
-    for name, recipe in SCORE_MODELS.items():
-        done = folder / name / "done.json"
-        if not done.exists():
-            log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
-            began = time.monotonic()
-            measures = _train(folder / name, encoder, sets.paths(name), recipe, sizes)
-            row: dict[str, Any] = {"model": name, **sets.counts[name], "steps": sizes.scored_steps}
-            row |= {"held_out_responses": measures["responses"], "held_out_prompts": measures["prompts"]}
-            row |= {measure: measures.get(measure) for measure in MEASURES}
-            write_json(done, row | {"seconds": round(time.monotonic() - began, 1)})
-        rows.append(json.loads(done.read_text(encoding="utf-8")))
+    """Trains those that are not there yet, from the folder of the encoder, several at a time if so told."""
+    missing = [name for name in SCORE_MODELS if not (folder / name / "done.json").exists()]
+    for name in missing:
+        log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
+    make = partial(_make, folder, encoder, sets, sizes)
+    if jobs == 1 or not missing:
+        for name in missing:
+            make(name)
+    else:
+        with pool_of(jobs) as pool:
+            list(pool.map(make, missing))
+    rows = [json.loads((folder / name / "done.json").read_text(encoding="utf-8")) for name in SCORE_MODELS]
     return ScoreModels(folder, rows)
+
+
+def _make(folder: Path, encoder: str, sets: Sets, sizes: Sizes, name: str) -> None:
+    began = time.monotonic()
+    measures = _train(folder / name, encoder, sets.paths(name), SCORE_MODELS[name], sizes)
+    row: dict[str, Any] = {"model": name, **sets.counts[name], "steps": sizes.scored_steps}
+    row |= {"held_out_responses": measures["responses"], "held_out_prompts": measures["prompts"]}
+    row |= {measure: measures.get(measure) for measure in MEASURES}
+    write_json(folder / name / "done.json", row | {"seconds": round(time.monotonic() - began, 1)})
 
 
 def _train(folder: Path, encoder: str, data: list[str], recipe: dict[str, Any], sizes: Sizes) -> dict[str, Any]:

@@ -15,19 +15,19 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 from transformers import AutoTokenizer
 
 from benchmarks.alignment.store import Results, current_commit, describe_machine
 from benchmarks.real.arms import Workshop
 from benchmarks.real.estimate import lines, measure
 from benchmarks.real.fetch import encoder_folder, model_folder
-from benchmarks.real.judge import judge
+from benchmarks.real.jobs import WATCHED, rows_of
 from benchmarks.real.page import write_page
+from benchmarks.real.processes import be_quiet
 from benchmarks.real.score_models import DTYPE, ScoreModels, make_score_models
 from benchmarks.real.settings import ABLATIONS, ARMS, FULL, QUICK, SCORE_MODELS, SEEDS, TAIL, Arm, Sizes
 from benchmarks.real.sources import folder_sources, hub_sources
@@ -37,7 +37,6 @@ from trl_rsa.storage.files import write_json
 
 HERE = Path(__file__).parent
 KEY = ("part", "arm", "seed")
-WATCHED = ("benchmarks/real/*.py", "trl_rsa")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ablate", nargs="+", choices=[*ABLATIONS], default=[], help="arms that are off by default")
     parser.add_argument("--quick", action="store_true", help="small sizes and one seed: numbers that mean nothing")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and for how long; run nothing")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1); more on a GPU")
     parser.add_argument("--draw", action="store_true", help="no runs: the page from the CSV")
     parser.add_argument("--out", type=Path, help="folder of the CSV (default: benchmarks/real/results)")
     parser.add_argument("--page", type=Path, help="results page (default: benchmarks/real/REAL.md)")
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = sorted(set(args.arms or ()) - set(known))
     if unknown:
         parser.error(f"you asked for the arms {', '.join(unknown)}, but they are {', '.join(known)}")
+    if args.jobs < 1:
+        parser.error(f"you set --jobs to {args.jobs}, but at least one run is made at a time: set 1 or more")
     cache = args.cache or Path(os.environ.get("TRL_RSA_CACHE", Path.home() / ".cache" / "trl-rsa")) / "real"
     work = cache / ("quick" if args.quick else "full")
     out = args.out or (work / "results" if args.quick else HERE / "results")
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arms += [arm for name in args.ablate for arm in ABLATIONS[name]]
         runs = [(arm, seed) for seed in seeds for arm in arms]
         sizes = QUICK if args.quick else FULL
-        _be_quiet()
+        be_quiet()
         try:
             sources = folder_sources(args.data) if args.data is not None else hub_sources(args.mirror)
             model = model_folder(args.model, cache)
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sets = make_sets(work / "data", sources, sizes, AutoTokenizer.from_pretrained(model))
         except (ValueError, FileNotFoundError) as error:
             parser.exit(2, f"{error}\n")
-        run(runs, str(model), str(encoder), sets, sizes, work, out, args.plan)
+        run(runs, str(model), str(encoder), sets, sizes, work, out, args.plan, args.jobs)
         if args.plan:
             return
     write_page(out, page)
@@ -102,6 +104,7 @@ def run(
     work: Path,
     out: Path,
     plan_only: bool = False,
+    jobs: int = 1,
 ) -> None:
     """Makes the rows that are missing; says first how many there are and how long they may take."""
     results = Results(out / "real.csv", KEY)
@@ -113,26 +116,19 @@ def run(
         print("\n".join(lines(missing, sizes, measure(shop, encoder), untrained)), flush=True)
     if plan_only or not missing:
         return
-    scores = make_score_models(work / "scores", encoder, sets, sizes)
-    shop = Workshop(model, work, sizes, sets, scores)
+    scores = make_score_models(work / "scores", encoder, sets, sizes, jobs)
+    make_shop = partial(Workshop, model, work, sizes, sets, scores)
     content = {"sizes": asdict(sizes), "dtype": DTYPE, "data": sets.counts, "score_models": scores.rows}
-    write_provenance(out / "provenance.json", content | {"budget": shop.budget})
-    for arm, seed in missing:
-        began = time.monotonic()
-        row = judge(shop, arm, seed, shop.make(arm, seed)) | {"commit": current_commit(*WATCHED)}
+    write_provenance(out / "provenance.json", content | {"budget": make_shop().budget})
+    for row in rows_of(make_shop, missing, jobs):
         results.add(row)
+        a, b = row[f"a_cvar_{TAIL:g}"], row[f"b_cvar_{TAIL:g}"]
         print(
-            f"[{len(results.done)}] {arm.key} seed {seed}: CVaR({TAIL:g}) of A {row[f'a_cvar_{TAIL:g}']:.2f} (budget "
-            f"{row['budget']:g}), of B {row[f'b_cvar_{TAIL:g}']:.2f}, reward {row['reward']:.2f}, "
-            f"λ {row['multiplier']:.3g} ({time.monotonic() - began:.0f} s, {time.strftime('%H:%M:%S')})",
+            f"[{len(results.done)}] {row['arm']} seed {row['seed']}: CVaR({TAIL:g}) of A {a:.2f} (budget "
+            f"{row['budget']:g}), of B {b:.2f}, reward {row['reward']:.2f}, "
+            f"λ {row['multiplier']:.3g} ({time.strftime('%H:%M:%S')})",
             flush=True,
         )
-
-
-def _be_quiet() -> None:
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _check_sizes(work: Path, sizes: Sizes, model: Path, encoder: Path) -> None:

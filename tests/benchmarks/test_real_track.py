@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -241,6 +242,26 @@ class TestTrack:
             rungs = rows[arm]["rungs"]
             assert rows[arm]["steps"] == 2 * rungs <= 4
             assert rows[arm]["seconds_search"] > 0
+
+    @pytest.mark.slow
+    def test_side_by_side_the_rows_are_the_same(self, finished, tmp_path, monkeypatch):
+        """Two arms once more, each in a process."""
+        monkeypatch.setattr(track, "QUICK", MINI)
+        again = ("sacpo", "neutral")
+        shutil.copytree(finished["work"], tmp_path / "quick")
+        for arm in again:
+            shutil.rmtree(tmp_path / "quick" / "runs" / f"{arm}-0")
+            for answers in (tmp_path / "quick" / "answers").glob(f"{arm}-0-*"):
+                answers.unlink()
+        (tmp_path / "quick" / "results" / "real.csv").unlink()
+        track.main([*finished["arguments"][:-1], str(tmp_path), "--arms", *again, "--jobs", "2"])
+        wanted = {row["arm"]: row for row in read(finished["csv"])}
+        rows = read(tmp_path / "quick" / "results" / "real.csv")
+        assert {row["arm"] for row in rows} == set(again)
+        for row in rows:
+            for name, value in wanted[row["arm"]].items():
+                if isinstance(value, float) and not name.startswith("seconds"):
+                    assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
     def test_nothing_of_the_texts_is_in_the_csv_or_on_the_page(self, finished):
         results = finished["csv"].parent
