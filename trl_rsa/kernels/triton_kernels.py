@@ -427,8 +427,8 @@ def _gradient_kernel(
 
 # A tile has few rows, and each its own program: they must have many warps. Four words in each lane.
 BLOCK, WARPS = 1024, 8
-# Words of the chosen bin that are kept beside the logits.
-CAPACITY = 4096
+# Words of the chosen bin that are kept beside the logits, and what part of them at most: it shall cost little memory.
+CAPACITY, PART = 4096, 16
 
 
 def block_statistics(
@@ -551,13 +551,14 @@ def _quantiles(tiles: Tiles, tails: list[float]) -> Tensor:
     grid = len(table), len(tails)
     eta, missing = table.new_empty(grid), table.new_empty(grid)
     chosen = table.new_empty(*grid, 2, dtype=torch.int32)
-    x, p = (table.new_empty(*grid, CAPACITY) for _ in range(2))
+    capacity = min(CAPACITY, max(256, words // PART))
+    x, p = (table.new_empty(*grid, capacity) for _ in range(2))
     if len(table):
         begin, end = (*tiles.logits, table), (missing, chosen, x, p)
         _bin_kernel[grid](
-            *begin, table.new_tensor(tails), *end, words, len(tails), CAPACITY, BLOCK=BLOCK, num_warps=WARPS
+            *begin, table.new_tensor(tails), *end, words, len(tails), capacity, BLOCK=BLOCK, num_warps=WARPS
         )
-        _quantile_kernel[grid](*begin, *end, eta, words, len(tails), CAPACITY, BLOCK=256)
+        _quantile_kernel[grid](*begin, *end, eta, words, len(tails), capacity, BLOCK=256)
     return eta
 
 
