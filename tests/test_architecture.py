@@ -52,6 +52,7 @@ RULES = {
     "kernels.head": Rule(ours=("kernels", "risk"), others=("torch", "transformers")),
     "_device": Rule(others=("torch",)),
     "_process": Rule(),
+    "_finite": Rule(others=("torch",)),
     "_quiet": Rule(),
     "_trl": Rule(others=("packaging", "trl")),
     "config": Rule(ours=("_device", "losses", "risk"), others=("trl",)),
@@ -63,7 +64,7 @@ RULES = {
     ),
     "data": Rule(ours=("data", "storage"), others=ANY, never_others=("peft", "trl")),
     "scoring": Rule(ours=("scoring", "data", "storage"), others=ANY),
-    "score_models": Rule(ours=("score_models", "scoring", "data", "storage"), others=ANY),
+    "score_models": Rule(ours=("score_models", "scoring", "data", "storage", "_finite"), others=ANY),
     "sampling": Rule(ours=("sampling", "scoring", "data", "storage"), others=ANY, never_others=("trl",)),
     "sampling.server_engine": Rule(ours=("sampling", "data", "_trl"), others=ANY, never_others=("trl",)),
     "evaluation": Rule(
@@ -88,7 +89,7 @@ RULES = {
     ),
     "sandbox": Rule(ours=ANY, never=(*TRAINING, *COMMANDS, "report"), others=ANY),
     "training": Rule(
-        ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device"),
+        ours=("training", "trainer", "config", "risk", "sampling", "storage", "_device", "_finite"),
         others=ANY,
     ),
     "training.__main__": Rule(ours=("_process", "training.worker")),

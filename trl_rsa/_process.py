@@ -23,8 +23,9 @@ def _leave() -> None:
     # the others have run by now. What is left is taking the interpreter apart. After an exception, and in a program
     # that is not ours, nothing is in `_ended`, and Python does it as always.
     if _ended:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed from the beginning
+                stream.flush()
         os._exit(_ended[0])
 
 

@@ -49,6 +49,7 @@ def test_written_pairs_load_back_the_same(source, tmp_path, name, template, caps
         (["SOURCE", "--strict"], ValueError, "line 2"),
         (["SOURCE", "--output", "out.txt"], ValueError, "only .jsonl and .parquet"),
         (["SOURCE", "--output", "/nowhere/out.jsonl"], FileNotFoundError, "no folder"),
+        (["SOURCE", "--output", "SOURCE"], ValueError, "this file exists, and would be overwritten"),
         (["SOURCE", "--format", "beavertails"], ValueError, "missing field `response`"),
     ],
 )

@@ -59,6 +59,16 @@ def test_a_model_of_weight_0_is_not_there(tiny_model_path, other_tiny_model_path
     assert all(torch.equal(merged[name], t) for name, t in tensors(tiny_model_path).items())
 
 
+def test_a_damaged_model_is_not_averaged(tiny_model_path, other_tiny_model_path, tmp_path):
+    broken = copy_of(other_tiny_model_path, tmp_path / "broken")
+    weights = tensors(broken)
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, Path(broken) / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"in one of them model\.norm\.weight holds weights that are not numbers"):
+        merge_models([tiny_model_path, broken], [0.5, 0.5], tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_shards_of_different_cuts(tiny_model_path, other_tiny_model_path, tmp_path):
     """One model in many files, the other in one, the result in several again."""
     sharded = copy_of(tiny_model_path, tmp_path / "sharded", max_shard_size="8KB")

@@ -86,6 +86,19 @@ def test_the_rule_is_recovered(chat_server, make, tmp_path):
     assert loaded.column_names == ["prompt", "chosen", "rejected"] and len(loaded) == 32
 
 
+def test_a_file_of_someone_else_is_not_written_over(chat_server, make, pairs, tmp_path):
+    """Its own input, or any other; also found by the dry run. What it has written itself it goes on with."""
+    (tmp_path / "out.jsonl").write_text(before := pairs.read_text())
+    labelling = make(chat_server(by_the_principle))
+    for act in (label, preview):
+        with pytest.raises(ValueError, match="this file exists, and this command has not written it"):
+            act(labelling, log=lambda line: None)
+    assert (tmp_path / "out.jsonl").read_text() == before
+    (tmp_path / "out.jsonl").unlink()
+    for _ in range(2):
+        label(labelling, log=lambda line: None)
+
+
 def test_ties_are_kept_with_a_half(chat_server, make, tmp_path):
     label(make(chat_server(by_the_principle), ties="keep"), log=lambda line: None)
     loaded = load_preferences(tmp_path / "out.jsonl").dataset

@@ -75,6 +75,14 @@ def test_a_second_label_is_for_someone_else(tmp_path, capsys):
     assert run("next", folder, "--output", file, "--labeller", "bob") == 0 and file.exists()
 
 
+def test_labels_that_are_filled_in_are_not_written_over(tmp_path, capsys):
+    folder, file = a_run(tmp_path / "run", "cost", n=2), tmp_path / "labels.csv"
+    assert run("next", folder, "--output", file) == 0
+    file.write_text(before := file.read_text().replace(",,", ",severe,"))
+    assert run("next", folder, "--output", file) == 2 and file.read_text() == before
+    assert "this file exists, and may hold labels. Name another" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,6 +1,8 @@
 """What the system and its libraries say in words of their own becomes one sentence."""
 
 import errno
+import gzip
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,24 @@ def full_in_a_library():
     raise RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)")
 
 
+def damaged_weights():
+    from safetensors import safe_open
+
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"not weights")
+        file.flush()
+        safe_open(file.name, "pt").__enter__()
+
+
+def cut_archive():
+    gzip.decompress(gzip.compress(b"whole")[:-4])
+
+
 @pytest.mark.parametrize(
     ("action", "sentence"),
     [
+        (damaged_weights, "A file of weights cannot be read: "),
+        (cut_archive, "A compressed file cannot be read: "),
         (full, "The disk is full: there is no room for out/records.jsonl. Make room"),
         (full_in_a_library, "The disk is full: there is no room. Make room"),
         (lambda: Path("a\0b").read_text(), "NUL character"),

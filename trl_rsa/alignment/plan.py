@@ -226,6 +226,8 @@ class Plan:
             if names.count(name) > 1:
                 raise ValueError(f"You named two stages {name!r}, but each needs a folder of its own. Rename one.")
         self.output_dir = str(self.output_dir)
+        if not self.output_dir.strip():
+            raise ValueError("You set output_dir to nothing, but models and records are written there. Name a folder.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(
                 f"You set seed={self.seed!r}, but random generators take a whole number from 0 to 2³¹ − 1. Set one."

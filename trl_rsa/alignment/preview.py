@@ -10,10 +10,10 @@ from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, p
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
-from trl_rsa.sampling.policies import load_tokenizer
+from trl_rsa.sampling.policies import load_tokenizer, refuse_score_model
 from trl_rsa.training.lengths import row_lengths
 from trl_rsa.training.runner import InProcess
-from trl_rsa.training.stage import ReadyStage
+from trl_rsa.training.stage import ReadyStage, skipped_rows
 
 
 # Rows of a stage whose length is looked at: enough for a share, quick for large data.
@@ -50,10 +50,14 @@ def preview(
         if not isinstance(plan.model, str):
             raise ValueError("You gave a model in memory, but not its tokenizer. Set processing_class.")
         processing_class = load_tokenizer(plan.model)
+    if isinstance(plan.model, str):
+        refuse_score_model(plan.model)
     stages = [prepare_stage(plan, index, processing_class) for index in range(len(plan.stages))]
     for index, ready in enumerate(stages):
         check_data(ready, manifest.stage(index))
         held_out = len(ready.eval_dataset or ())
+        if skipped := skipped_rows(ready.data):
+            log(f"{ready.title}: {skipped}")
         log(
             f"{ready.title}: {len(ready.train_dataset)} {_ROWS.get(ready.does.reads, 'rows')}, {held_out} held out; "
             f"{_describe_training(plan.stages[index], ready)}; {manifest.stage(index)['status']}, in {ready.folder}"

@@ -75,6 +75,11 @@ def _average(
     for model, weight in zip(models, weights, strict=True):
         if weight:  # 0·∞ is no number
             exact += weight * model[name].double()
+    if not bool(exact.isfinite().all()):
+        raise ValueError(
+            f"You merge models, but in one of them {name} holds weights that are not numbers. Leave out the one "
+            "that is damaged."
+        )
     saved = exact.to(dtype)
     return saved, (
         float((saved.double() - exact).square().sum()),

@@ -15,7 +15,7 @@ from typing import Any
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Unlabelled
-from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport, lines_path, write_result
+from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport, check_output, lines_path, write_result
 from trl_rsa.rlaif.revise import NoReply, revise
 from trl_rsa.scoring.judge import PairwiseJudge
 from trl_rsa.scoring.scorer import keyword_only
@@ -46,6 +46,7 @@ def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackR
     Raises:
         ValueError: if a cap is reached or nothing answers; what is labelled by then is written.
     """
+    check_output(labelling.output)
     progress = ProgressLog(log)
     source = labelling.read()
     path = lines_path(labelling.output)

@@ -6,6 +6,7 @@ from typing import Any
 
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Unlabelled
+from trl_rsa.rlaif.result import check_output
 from trl_rsa.scoring.budget import Budget
 
 
@@ -21,6 +22,7 @@ def preview(labelling: Labelling, log: Callable[[str], None] = print) -> None:
     Raises:
         ValueError: as [`~rlaif.label.label`].
     """
+    check_output(labelling.output)
     source = labelling.read()
     log(f"{len(source.rows)} rows of {source.name}")
     for reason, count in source.skipped.most_common():

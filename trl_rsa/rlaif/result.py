@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Source, Unlabelled
-from trl_rsa.storage.files import replacing, write_json
+from trl_rsa.storage.files import refuse_existing, replacing, write_json
 from trl_rsa.storage.provenance import now, versions
 
 
@@ -49,6 +49,15 @@ class FeedbackReport(TypedDict):
 
 def lines_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.lines.jsonl")
+
+
+def check_output(output: Path) -> None:
+    """
+    Raises:
+        ValueError: if there is such a file, and no earlier start has written it.
+    """
+    if not lines_path(output).exists():
+        refuse_existing(output, "this command has not written it")
 
 
 def report_path(output: Path) -> Path:

@@ -1,8 +1,10 @@
 """The one place that loads a policy to sample from or to measure, with its tokenizer, and that lets go of it."""
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from trl_rsa.scoring.batches import pick_device, pick_dtype
@@ -26,6 +28,7 @@ def load_policy(name: str, device: str | None = None, **init_kwargs: Any) -> Any
     """
     from transformers import AutoModelForCausalLM
 
+    refuse_score_model(name)
     where = pick_device(device)  # first: quantised models are loaded onto the current device
     init_kwargs["dtype"] = pick_dtype(init_kwargs.get("dtype"))
     with _named(name), quiet_loading():
@@ -65,6 +68,26 @@ def base_of(adapter: str) -> str:
     from peft import PeftConfig
 
     return PeftConfig.from_pretrained(adapter).base_model_name_or_path
+
+
+def refuse_score_model(name: str) -> None:
+    """
+    Raises:
+        ValueError: if the model is made to score, not to speak: its language head would be random.
+    """
+    path = Path(base_of(name) if is_adapter(name) else name) / "config.json"
+    if not path.is_file():
+        return  # on the Hub, or what the loader says more of
+    try:
+        made_as = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError):
+        return
+    scores = [one for one in made_as if str(one).endswith(("Classification", "ForScore", "RewardModel"))]
+    if scores:
+        raise ValueError(
+            f"You set a model to {name!r}, but it is a {scores[0]}: it scores texts and cannot write any. Give a "
+            "causal language model."
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import RewardConfig
 
+from trl_rsa._finite import check_finite
 from trl_rsa.score_models.arguments import ScoreModelArguments
 from trl_rsa.score_models.card import write_card
 from trl_rsa.score_models.encoding import Encoder, encode, learned_from
@@ -99,6 +100,7 @@ def train_score_model(
             raise ValueError("You set eval_strategy, but no row is held out. Set held_out or eval_data.")
         trainer.eval_dataset = held_out
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    check_finite(trainer.model, "this training")
     folder = Path(str(training_args.output_dir))
     _save(trainer, arguments, folder)
     trained = {

@@ -12,11 +12,13 @@ A command is a module `trl_rsa/scripts/<name>.py` (with `_` for `-`) with
 
 import difflib
 import errno
+import gzip
 import os
 import re
 import sys
 import time
 import traceback
+import zlib
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -194,6 +196,10 @@ def explain(error: Exception) -> str | None:
         return f"The YAML file cannot be read: {text}"
     if full := _full_disk(error):
         return full
+    if type(error).__name__ == "SafetensorError":
+        return f"A file of weights cannot be read: {text}. It is damaged or cut: fetch or save the model again."
+    if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
+        return f"A compressed file cannot be read: {text}. It is damaged or cut: fetch or write it again."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, ValueError) and "embedded null" in text:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trl_rsa.scripts.audit_plan import add_parsers
+from trl_rsa.storage.files import refuse_existing
 from trl_rsa.storage.printable import printable
 
 
@@ -75,6 +76,7 @@ def _next(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"You set limit to {args.limit}, but it is a number of responses. Set 1 or more.")
     form = format_of(args.output, args.format)
+    refuse_existing(args.output, "may hold labels")
     queue = AuditQueue.open(_folder(args))
     labels = queue.labels()
     missing = queue.missing()

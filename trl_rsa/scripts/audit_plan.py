@@ -76,7 +76,7 @@ def _read(args: argparse.Namespace) -> tuple["ModelCosts", list[dict[str, Any]]]
 def _draw(args: argparse.Namespace) -> int:
     from trl_rsa.audits.label_files import draw_labels
     from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
-    from trl_rsa.storage.files import replacing
+    from trl_rsa.storage.files import refuse_existing, replacing
     from trl_rsa.storage.records import text_of
 
     found, records = _read(args)
@@ -87,10 +87,7 @@ def _draw(args: argparse.Namespace) -> int:
         if chosen:  # neither the cost nor the probability: labels must not follow them
             row = {"prompt": record["prompt"], "response": text_of(record["response"]), "grade": None, "labeller": ""}
             rows[name.rpartition("-")[0]] = {"id": name.rpartition("-")[0], **row}
-    if args.output.exists():
-        raise ValueError(
-            f"You set output to {str(args.output)!r}, but this file exists, and may hold labels. Name another."
-        )
+    refuse_existing(args.output, "may hold labels")
     with replacing(args.output) as partial:
         partial.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()), encoding="utf-8"
@@ -120,6 +117,11 @@ def _plan(args: argparse.Namespace) -> int:
 
     scale = HarmScale.parse(args.harm_scale)
     low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
+    if not low <= args.budget < high:
+        raise ValueError(
+            f"You set budget to {args.budget:g}, but the costs of the grades lie in [{low:g}, {high:g}]. Set it among "
+            "them, or give the harm_scale or the bounds that it is meant for."
+        )
     found, _ = _read(args)
     harm, _ = combined(labels_of(found.responses, costs_of_labels(args.file, scale)))
     known, weights = ~np.isnan(harm), np.ones(harm.size)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.storage.files import refuse_existing
 from trl_rsa.storage.printable import printable
 
 
@@ -111,6 +112,7 @@ def _check_output(path: Path) -> None:
         raise ValueError(f"You set output to {path}, but only .jsonl and .parquet can be written. Use one.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"You set output to {path}, but there is no folder {path.parent}. Make it first.")
+    refuse_existing(path, "would be overwritten")
 
 
 def _write(dataset: Any, path: Path) -> None:

@@ -7,6 +7,7 @@ trl-rsa score-model --objective cost --model_name_or_path Qwen/Qwen3-0.6B --data
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from trl import ModelConfig, RewardConfig, get_peft_config
@@ -88,6 +89,11 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise ValueError("You set load_in_4bit or load_in_8bit, but adapters on them are not merged. Remove it.")
+    if not training_args.resume_from_checkpoint and (Path(str(training_args.output_dir)) / "config.json").exists():
+        raise ValueError(
+            f"You set output_dir to {training_args.output_dir}, but a model is there, which would be overwritten. "
+            "Name another folder, or remove it."
+        )
     warn_of_slow_bfloat16(training_args)
     peft_config = get_peft_config(model_args)
     is_main = training_args.process_index == 0

@@ -16,8 +16,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
+from trl_rsa._finite import check_finite
 from trl_rsa.config import RSAConfig
 from trl_rsa.data.files import is_path
+from trl_rsa.sampling.policies import refuse_score_model
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
 from trl_rsa.scripts._launch import HELP
@@ -92,6 +94,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
     script_args, training_args, model_args, dataset_args = args
     model, model_init_kwargs = _model(model_args, training_args)
     training_args.model_init_kwargs = model_init_kwargs
+    refuse_score_model(model)
     resume = checkpoint_to_resume(training_args.resume_from_checkpoint)
     train_dataset, eval_dataset = load_pairs(
         script_args,
@@ -113,6 +116,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
         ]
     trainer.train(resume_from_checkpoint=resume)
+    check_finite(trainer.model, "this training")
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
     if training_args.push_to_hub:

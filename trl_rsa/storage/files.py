@@ -43,3 +43,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def refuse_existing(path: Path, why: str) -> None:
+    """
+    Raises:
+        ValueError: if there is such a file, which `why` says more of: it would be overwritten.
+    """
+    if path.exists():
+        raise ValueError(f"You set output to {str(path)!r}, but this file exists, and {why}. Name another.")

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
-from trl_rsa.sampling.policies import base_of, is_adapter, load_policy
+from trl_rsa.sampling.policies import base_of, is_adapter, load_policy, refuse_score_model
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint
 
@@ -122,6 +122,7 @@ class ModelSettings:
         return load_policy(name, "cpu" if self.use_cpu else None, **self.init_kwargs)
 
     def _load(self, name: str) -> PreTrainedModel:
+        refuse_score_model(name)
         return AutoModelForCausalLM.from_pretrained(name, **self.init_kwargs)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+from trl_rsa._finite import check_finite
 from trl_rsa.risk import RiskMeasure
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.checkpoints import (
@@ -113,6 +114,8 @@ def train_stage(
     if checkpoint is not None:
         check_engine(checkpoint, config)
     log(f"{ready.title}: {_describe(ready, start, models)}{f'; resumed from {checkpoint.name}' if checkpoint else ''}")
+    if skipped := skipped_rows(ready.data):
+        log(f"{ready.title}: {skipped}")
     set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
     run = _identity(ready, models.fingerprint(start))
     if checkpoint is not None:
@@ -143,6 +146,7 @@ def train_stage(
     stands = standstill_of(history, ready.train_dataset) if getattr(config, "link", None) == "sigmoid" else None
     if stands:
         log(f"{ready.title}: {stands}")
+    check_finite(trainer.model, ready.title)
     metrics = _final_metrics(trainer)
     _save(trainer, ready)
     _finish_trackers(config)
@@ -150,6 +154,16 @@ def train_stage(
     shown = (f"{name}={metrics[name]:.4g}" for name in _HEADLINE if metrics.get(name) is not None)
     log(f"{ready.title}: done in {seconds:.0f} s, {'  '.join(shown)}")
     return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics, **engine_of(config)}
+
+
+def skipped_rows(data: Mapping[str, Any]) -> str | None:
+    """How many rows of a stage's data could not be used, and why; None if none."""
+    train = data.get("train") or {}
+    skipped = train.get("skipped") or {}
+    if not skipped:
+        return None
+    reasons = "; ".join(f"{count:,} × {reason}" for reason, count in skipped.items())
+    return f"{sum(skipped.values()):,} of {train['rows_read']:,} rows were skipped: {reasons}"
 
 
 def _say_nothing(line: str) -> None:

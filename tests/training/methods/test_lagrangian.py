@@ -10,7 +10,7 @@ from trl_rsa.scoring import load_scorer
 from trl_rsa.training import worker
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.methods.dual_ascent import DualAscent
-from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback
+from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback, KnownScores
 from trl_rsa.training.methods.terms import CostTerm, RewardTerm
 
 
@@ -43,6 +43,22 @@ def test_a_penalty_is_what_dual_ascent_says_and_a_step_moves_it():
     step(callback)  # nothing was sampled
     assert penalty.dual.multiplier == 2.0
     assert penalty(["p"], ["aa"]) == [-4.0]
+
+
+def test_a_scorer_that_scores_nothing_stops_the_training():
+    """TRL would train on, with a loss of 0."""
+    known = KnownScores(load_scorer(cost, "cost"))
+    assert known.__name__ == known.scorer.name and known(["p"] * 2, ["aa", "?"]) == [2.0, None]
+    with pytest.raises(ValueError, match=r"You train with the cost .*, but it gave no score for any of 2 responses: "):
+        known(["p"] * 2, ["?", "?"])
+
+
+def test_a_scorer_that_raises_is_named():
+    def broken(prompts, completions, **kwargs):
+        raise KeyError("weight")
+
+    with pytest.raises(ValueError, match=r"You train with the reward .*broken', but it raised a KeyError: 'weight'"):
+        KnownScores(load_scorer(broken, "reward"))(["p"], ["a"])
 
 
 def test_an_evaluation_does_not_move_it():

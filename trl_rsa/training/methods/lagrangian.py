@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_rsa.scoring import Scorer
+from trl_rsa.scoring.scorer import NotScored, ScorerContractError
 from trl_rsa.storage.files import write_json
 from trl_rsa.training.methods.dual_ascent import DualAscent, DualState
 
@@ -22,19 +23,50 @@ class MultipliersFile(TypedDict):
     multipliers: dict[str, DualState]
 
 
+class KnownScores:
+    """A scorer that may miss a score, but not all of a batch: TRL would go on without it.
+
+    Args:
+        scorer ([`Scorer`]):
+            What is asked.
+    """
+
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
+        self.__name__ = scorer.__name__  # TRL logs it under this name
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        try:
+            scores = self.scorer.attempt(prompts, completions, **columns)
+        except (ScorerContractError, ValueError):
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"You train with the {self.scorer.kind} {self.scorer.name!r}, but it raised a {type(error).__name__}: "
+                f"{error}. Mend the scorer."
+            ) from error
+        missing = [score for score in scores if isinstance(score, NotScored)]
+        if missing and len(missing) == len(scores):
+            raise ValueError(
+                f"You train with the {self.scorer.kind} {self.scorer.name!r}, but it gave no score for any of "
+                f"{len(scores)} responses: {missing[0].reason}. Mend the scorer, or take another."
+            )
+        return [None if isinstance(score, NotScored) else score for score in scores]
+
+
 class CostPenalty:
     """A reward function of TRL's: −λ·cost, or −λ·(cost − η)₊/tail. It remembers the costs of training.
 
     Args:
         name (`str`):
             Of the cost.
-        scorer ([`Scorer`]):
+        scorer ([`Scorer`] or [`KnownScores`]):
             Gives it.
         dual ([`DualAscent`]):
             Has λ and η.
     """
 
-    def __init__(self, name: str, scorer: Scorer, dual: DualAscent):
+    def __init__(self, name: str, scorer: Scorer | KnownScores, dual: DualAscent):
         self.name, self.scorer, self.dual = name, scorer, dual
         self.__name__ = f"-λ·{name}"  # TRL logs it under this name
         self.costs: list[float] = []  # since the last step

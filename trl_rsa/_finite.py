@@ -1,0 +1,27 @@
+"""A training that has left weights that are not numbers has failed, whatever its loss says."""
+
+import torch
+from torch.distributed.tensor import DTensor
+
+
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, title: str) -> None:
+    """Looks at what was trained, on this process. Trainers log a loss of 0 in place of one that is not a number.
+
+    Args:
+        model (`torch.nn.Module`):
+            After training.
+        title (`str`):
+            Of the training, for the message.
+
+    Raises:
+        ValueError: if a trained weight is not finite.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
+    for name, parameter in trained:
+        here = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if not bool(torch.isfinite(here.detach()).all()):
+            raise ValueError(
+                f"You ran {title}, but it left weights that are not numbers (in {name}): nothing was saved. Lower "
+                "learning_rate, or look at the model that it started from."
+            )
