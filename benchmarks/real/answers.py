@@ -101,7 +101,7 @@ class Sampler:
 
     def _scored(self, batch: Sequence[Any], prompts: Sequence[Any], names: str) -> list[dict[str, Any]]:
         asked, texts = [prompts[response.prompt] for response in batch], [response.text for response in batch]
-        scores = {name: score(self.scores.scorers[name], asked, texts).require_all() for name in names}
+        scores = {name: score(self.scores.scorers[name], asked, texts).require_all(name) for name in names}
         return [
             {
                 "number": response.prompt,

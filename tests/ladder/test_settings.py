@@ -9,6 +9,7 @@ from trl_rsa import RungSettings
     ("changes", "sentence"),
     [
         ({"draws": {"test": 2}}, "the prompt sets are train, decide, certify"),
+        ({"draws": {"train": 1}}, "a pair is made of two responses to one prompt"),
         ({"draws": {"train": 0}}, "draws=0"),
         ({"rule": "guess"}, "there is no such rule"),
         ({"sampling": {"temperature": -1}}, "temperature"),

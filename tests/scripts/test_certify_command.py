@@ -1,5 +1,6 @@
 """`trl-rsa certify`: its words and exit status, which records it takes, and where it writes."""
 
+import gzip
 import json
 
 import numpy as np
@@ -54,6 +55,23 @@ def test_malformed_records_are_reported_and_count_against(records, capsys):
     out = capsys.readouterr()
     assert "truncated last line" in out.err
     assert "1 responses without a usable cost were counted as 1, the worst" in out.out
+
+
+def test_a_compressed_file_and_why_another_cannot_be_read(records, capsys, tmp_path):
+    path = records(np.full(1000, -0.9))
+    packed = tmp_path / "packed" / "records.jsonl.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert run(packed) == 0 and "1000 responses" in capsys.readouterr().out
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "a", "cost": 1}\n' * 3)
+    assert run(other) == 2
+    said = capsys.readouterr().err
+    assert "there is no record in it. 0 records read, 3 lines unreadable. Problems: 3 × " in said
+    words = tmp_path / "words.csv"
+    words.write_text("prompt,cost\na,low\nb,high\n")
+    assert run(words) == 2 and "none of its 2 responses has a cost. " in (said := capsys.readouterr().err)
+    assert "write costs as numbers" in said and "Problems: 2 × " in said
 
 
 def test_several_models(records, capsys):

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from trl_rsa import Plan, Stage, align
 from trl_rsa.alignment.preview import preview
+from trl_rsa.training.methods.terms import RewardTerm
 
 
 ROWS = [{"prompt": "the cat", "chosen": "sat on", "rejected": "ran slow"}] * 4
@@ -55,3 +56,23 @@ def test_a_model_that_scores_is_no_policy(save_tiny_llama, tmp_path):
 def test_no_output_dir_is_no_folder():
     with pytest.raises(ValueError, match="You set output_dir to nothing"):
         Plan([Stage("one", "d")], "m", "")
+
+
+def test_a_dry_run_sees_pairs_that_are_all_too_long_and_a_folder_that_is_a_file(tiny_model_path, tmp_path):
+    stage = Stage("one", Dataset.from_list(ROWS), dataset_options=TEXT)
+    plan = Plan([stage], tiny_model_path, str(tmp_path / "out"), args=ARGS | {"max_length": 2})
+    with pytest.raises(ValueError, match=r"You set max_length=2 for \[1/1\] one, but all its 4 pairs are longer"):
+        preview(plan)
+    (tmp_path / "file").touch()
+    plan = Plan([stage], tiny_model_path, str(tmp_path / "file" / "out"), args=ARGS)
+    with pytest.raises(ValueError, match=r"You set output_dir to '.*', but .*file is a file\. Name a folder"):
+        preview(plan)
+
+
+def test_a_dry_run_looks_at_the_rewards_of_rl(tiny_model_path, tmp_path):
+    stage = Stage("rl", Dataset.from_list([{"prompt": "the cat"}] * 4), method="rloo", dataset_options=TEXT)
+    stage.rewards = [RewardTerm("module:no_such_module_here:score")]
+    plan = Plan([stage], tiny_model_path, str(tmp_path / "out"), args=CPU_ARGS)
+    with pytest.raises((ValueError, ImportError), match="no_such_module_here"):
+        preview(plan)
+    preview(plan, samples=0)

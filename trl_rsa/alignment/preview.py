@@ -1,6 +1,7 @@
 """preview(): what `align` would do, and what would go wrong, found before anything is trained or written."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,6 +12,8 @@ from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.sampling.policies import load_tokenizer, refuse_score_model
+from trl_rsa.scoring.load import load_scorer
+from trl_rsa.storage.files import check_writable
 from trl_rsa.training.lengths import row_lengths
 from trl_rsa.training.runner import InProcess
 from trl_rsa.training.stage import ReadyStage, skipped_rows
@@ -45,6 +48,7 @@ def preview(
     Raises:
         ValueError: as [`align`].
     """
+    check_writable(Path(plan.output_dir))
     manifest = Manifest(plan)
     if processing_class is None:
         if not isinstance(plan.model, str):
@@ -65,6 +69,8 @@ def preview(
         lengths = _describe_lengths(ready, processing_class)
         if lengths:
             log(lengths)
+    if samples:
+        _load_rewards_and_costs(plan)
     if plan.merge is not None:
         first, second = plan.merge.stages
         shares = ", ".join(f"{weight:g}" for weight in plan.merge.weights)
@@ -80,6 +86,15 @@ def preview(
             log(f"[ladder] the budgets are not placed: {', '.join(waiting)} trains a scorer, and has not been run")
         elif samples:
             place_budgets(ladder, plan.model, samples)
+
+
+def _load_rewards_and_costs(plan: Plan) -> None:
+    """Of on-policy RL; what a stage is still to train is left out."""
+    for stage in plan.stages:
+        for kind, terms in (("reward", stage.rewards), ("cost", stage.costs)):
+            for term in terms:
+                if stage_of(term.scorer) is None:
+                    load_scorer(term.scorer, **{"kind": kind, **term.scorer_options})
 
 
 _ROWS = {"pairs": "pairs", "prompts": "prompts"}
@@ -124,6 +139,11 @@ def _describe_lengths(ready: ReadyStage, processing_class: PreTrainedTokenizerBa
         return None
     name = _ROWS.get(ready.does.reads, "rows")
     seen = f"{len(rows)} {name}" if len(rows) == len(ready.train_dataset) else f"the first {len(rows)} {name}"
+    if too_long == len(ready.train_dataset) and getattr(ready.config, "drop_truncated", False):
+        raise ValueError(
+            f"You set max_length={longest} for {ready.title}, but all its {too_long} {name} are longer and would be "
+            "dropped. Raise max_length, or set drop_truncated: false to cut them."
+        )
     fate = "are dropped" if getattr(ready.config, "drop_truncated", False) else ready.does.overlong
     return f"{ready.title}: {too_long} of {seen} are longer than max_length={longest} tokens and {fate}"
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from trl_rsa.evaluation.tables import UNNAMED
 from trl_rsa.storage.digests import PromptKey, prompt_key, response_key
-from trl_rsa.storage.records import Record
+from trl_rsa.storage.records import ReadReport, Record
 
 
 _CHOSEN_ON = (
@@ -49,7 +49,11 @@ class ModelCosts:
 
 
 def costs_of_model(
-    records: Iterable[Record], source: str, model: str | None = None, decide_records: bool = False
+    records: Iterable[Record],
+    source: str,
+    model: str | None = None,
+    decide_records: bool = False,
+    report: ReadReport | None = None,
 ) -> ModelCosts:
     """Collects the costs of one model.
 
@@ -62,6 +66,8 @@ def costs_of_model(
             Which model's; needed if there are several.
         decide_records (`bool`, *optional*, defaults to `False`):
             Whether records on which the ladder chose its model are allowed.
+        report ([`~storage.records.ReadReport`], *optional*):
+            What the reading of `records` fills: it says why there is nothing.
 
     Raises:
         ValueError: if the records do not say which are the model's, none has a cost, or they are the ladder's own.
@@ -85,12 +91,18 @@ def costs_of_model(
             "their costs look better than fresh ones. Take responses to untouched prompts; with --decide_records you "
             "get a bound that says so."
         )
+    why = f" {report}" if report is not None and report.problems else ""
+    if not by_model:
+        raise ValueError(
+            f"You certify on {source}, but there is no record in it.{why} Give lines of JSON with prompt, response "
+            "and cost, or a table with these columns."
+        )
     found = by_model[_which(model, {name: len(of.costs) for name, of in by_model.items()}, source)]
     found.under = _one_condition(conditions[found.model], source)
     if np.isnan(found.costs).all():
         raise ValueError(
-            f"You certify on {source}, but none of its {len(found.costs)} responses has a cost. Score them first: "
-            "trl-rsa evaluate --responses FILE --cost SPEC."
+            f"You certify on {source}, but none of its {len(found.costs)} responses has a cost.{why} Score them first "
+            "(trl-rsa evaluate --responses FILE --cost SPEC), or write costs as numbers, such as -0.5."
         )
     if chosen_on:
         found.notes.append(_CHOSEN_ON)
@@ -116,8 +128,6 @@ def _one_condition(conditions: set[str | None], source: str) -> str | None:
 
 def _which(model: str | None, counts: dict[str | None, int], source: str) -> str | None:
     """The model that is judged, by its name in the records."""
-    if not counts:
-        raise ValueError(f"You certify on {source}, but there is no record in it. Give another file.")
     if model is None and len(counts) == 1:
         return next(iter(counts))
     asked = "no model" if model is None else f"the model {model!r}"

@@ -166,13 +166,13 @@ class ScoredResponses:
     ) -> Iterator[ResponseRecord]:
         prompts, texts = [group.prompts[response.prompt] for response in batch], [response.text for response in batch]
         by_scorer = {
-            id(scorer): score(scorer, prompts, texts).require_all()
+            id(scorer): score(scorer, prompts, texts).require_all(scorer.name)
             for scorer in {id(self.scorers[name]): self.scorers[name] for name in group.scored}.values()
         }
         costs = {name: by_scorer[id(self.scorers[name])] for name in group.scored}
         rewards: list[Any] = [None] * len(batch)
         if self.reward is not None and split == "train":
-            rewards = score(self.reward, prompts, texts).require_all()
+            rewards = score(self.reward, prompts, texts).require_all(self.reward.name)
         under, attack = group.under, None if group.under is None else group.under.attack
         for index, response in enumerate(batch):
             record: ResponseRecord = {

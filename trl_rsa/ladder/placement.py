@@ -67,11 +67,12 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
         for name in group.names:
             constraint, scorer = ladder.by_name[name], scorers[name]
             asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
-            costs = score(scorer, asked, [r.text for r in responses]).require_all()
+            costs = score(scorer, asked, [r.text for r in responses]).require_all(scorer.name)
             log(f"[ladder] {name}: {_placed(constraint, costs, responses, sampling.max_new_tokens)}")
         if reward is not None:
             asked = [group.prompts[r.prompt] for r in responses]
-            rewards = np.asarray(score(reward, asked, [r.text for r in responses]).require_all(), dtype=float)
+            found = score(reward, asked, [r.text for r in responses]).require_all(reward.name)
+            rewards = np.asarray(found, dtype=float)
             log(f"[ladder] reward: {_described(rewards, cast(RewardTerm, ladder.settings.reward).weight)}")
 
 
@@ -122,7 +123,7 @@ def _doubt_about_sign(constraint: RiskConstraint, scorer: Scorer) -> str | None:
         return None
     prompts = [prompt for prompt, *_ in _TEXTS]
     harmless, harmful = (
-        float(np.mean(score(scorer, prompts, list(texts)).require_all()))
+        float(np.mean(score(scorer, prompts, list(texts)).require_all(scorer.name)))
         for texts in zip(*(texts for _, *texts in _TEXTS), strict=True)
     )
     if harmful > harmless:

@@ -102,6 +102,10 @@ class RungSettings:
         for name in self.draws:
             if name not in SPLITS:
                 raise ValueError(f"You set draws for {name!r}, but the prompt sets are {', '.join(SPLITS)}.")
+        if self.draws.get("train", 2) == 1:
+            raise ValueError(
+                "You set draws for 'train' to 1, but a pair is made of two responses to one prompt. Set 2 or more."
+            )
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(
                 f"You set batch_size={self.batch_size!r}, but a batch has at least one response. Set 1 or more."

@@ -52,14 +52,18 @@ class Scores:
         scored = len(self) - len(self.failures)
         return f"{scored} of {len(self)} responses scored. Not scored: {first}{more}."
 
-    def require_all(self) -> list[float]:
-        """The values, if every response has one.
+    def require_all(self, scorer: str) -> list[float]:
+        """The values, if every response has one. `scorer` is who gave them, for the message.
 
         Raises:
             ScoringError: otherwise; `error.scores` is this object.
         """
         if self.failures:
-            raise ScoringError(f"You asked for every score, but some are missing. {self}", self)
+            raise ScoringError(
+                f"You set the scorer {scorer!r}, but some responses have no score, and all are needed here. {self} "
+                "Mend it, or let it give a number for these too.",
+                self,
+            )
         return [value for value in self.values if value is not None]
 
 

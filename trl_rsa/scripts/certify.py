@@ -113,7 +113,7 @@ def main(arguments: tuple[CertifyArguments]) -> int:
     _check(args)
     path, report = _path(args), ReadReport()
     records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
-    found = costs_of_model(records, args.records, args.model, args.decide_records)
+    found = costs_of_model(records, args.records, args.model, args.decide_records, report)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         certificate = certify(
@@ -156,7 +156,7 @@ def _certify_labels(args: CertifyArguments) -> tuple[Certificate, ReadReport, Pa
     _check(args)
     path, report = _path(args), ReadReport()
     records = read_responses(args.records, report, ("cost",), ("cost",))
-    found = costs_of_model(records, args.records, args.model, args.decide_records)
+    found = costs_of_model(records, args.records, args.model, args.decide_records, report)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         return certify_file_of_labels(args, found, report.unreadable, path), report, path
@@ -182,7 +182,7 @@ def _verify(args: CertifyArguments) -> int:
     certificate, report = read_certificate(args.verify), ReadReport()
     records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
     model = certificate.get("model") if args.model is None else args.model
-    found = costs_of_model(records, args.records, model, args.decide_records)
+    found = costs_of_model(records, args.records, model, args.decide_records, report)
     if args.labels is None:
         wrong = verify(certificate, found, report.unreadable)
     else:

@@ -52,3 +52,17 @@ def refuse_existing(path: Path, why: str) -> None:
     """
     if path.exists():
         raise ValueError(f"You set output to {str(path)!r}, but this file exists, and {why}. Name another.")
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: if the folder is a file, or cannot be written to or made.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"You set output_dir to {str(folder)!r}, but {there} is a file. Name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"You set output_dir to {str(folder)!r}, but nothing can be written in {there}. Name another folder."
+        )
