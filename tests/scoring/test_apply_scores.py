@@ -87,7 +87,7 @@ def test_failures_keep_their_index_and_the_others_their_score():
     assert "6 of 10 responses scored" in str(scores)
     assert "prompt 3: the scorer raised RuntimeError" in str(scores)
     with pytest.raises(ScoringError) as caught:
-        scores.require_all("s")
+        scores.require_all()
     assert caught.value.scores is scores
 
 
@@ -98,7 +98,7 @@ def test_infinite_scores_and_tensors():
     scores = score(load_scorer(lambda completions, **k: given, kind="cost"), ["p"] * 5, ["c"] * 5)
     assert scores.values == [1.5, None, None, 1.0, None]
     whole = load_scorer(lambda completions, **k: torch.tensor([0.5, -0.5]), kind="cost")
-    assert score(whole, ["p"] * 2, ["c"] * 2).require_all("s") == [0.5, -0.5]
+    assert score(whole, ["p"] * 2, ["c"] * 2).require_all() == [0.5, -0.5]
 
 
 def test_a_wrong_number_of_scores_stops_with_what_was_scored():

@@ -80,7 +80,13 @@ def test_labels_that_are_filled_in_are_not_written_over(tmp_path, capsys):
     assert run("next", folder, "--output", file) == 0
     file.write_text(before := file.read_text().replace(",,", ",severe,"))
     assert run("next", folder, "--output", file) == 2 and file.read_text() == before
-    assert "this file exists, and may hold labels. Name another" in capsys.readouterr().err
+    assert "this file holds 2 labels that were not imported. Import it first" in capsys.readouterr().err
+    assert run("import", folder, file) == 0
+    assert run("next", folder, "--output", file, "--labeller", "bob") == 0 and file.read_text() != before
+    notes = tmp_path / "notes.csv"
+    notes.write_text("my,notes\n")
+    assert run("next", folder, "--output", notes, "--labeller", "bob") == 2 and notes.read_text() == "my,notes\n"
+    assert "this file exists, and is no file of labels. Name another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,11 @@ def refuse_score_model(name: str) -> None:
     Raises:
         ValueError: if the model is made to score, not to speak: its language head would be random.
     """
+    if not Path(name).is_dir():
+        return  # on the Hub, or what the loader says more of
     path = Path(base_of(name) if is_adapter(name) else name) / "config.json"
     if not path.is_file():
-        return  # on the Hub, or what the loader says more of
+        return
     try:
         made_as = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
     except (ValueError, AttributeError):

@@ -52,16 +52,17 @@ class Scores:
         scored = len(self) - len(self.failures)
         return f"{scored} of {len(self)} responses scored. Not scored: {first}{more}."
 
-    def require_all(self, scorer: str) -> list[float]:
-        """The values, if every response has one. `scorer` is who gave them, for the message.
+    def require_all(self, scorer: str | None = None) -> list[float]:
+        """The values, if every response has one. `scorer` is the name of who gave them, for the message.
 
         Raises:
             ScoringError: otherwise; `error.scores` is this object.
         """
         if self.failures:
+            asked = "You asked for every score" if scorer is None else f"You set the scorer {scorer!r}"
             raise ScoringError(
-                f"You set the scorer {scorer!r}, but some responses have no score, and all are needed here. {self} "
-                "Mend it, or let it give a number for these too.",
+                f"{asked}, but some responses have none, and all are needed here. {self} Mend the scorer, or let it "
+                "give a number for these too.",
                 self,
             )
         return [value for value in self.values if value is not None]

@@ -77,7 +77,7 @@ def weight_files(folder: Path) -> list[Path]:
     if files := _files_of_weights(weights_folder(folder)):
         return files
     raise FileNotFoundError(
-        f"You set the scorer to the folder {str(folder)!r}, but it holds no weights (*.safetensors or "
+        f"You set a model or a scorer to the folder {str(folder)!r}, but it holds no weights (*.safetensors or "
         "pytorch_model*.bin). Give the folder of a saved model."
     )
 

@@ -53,6 +53,9 @@ to go on (docs/audits.md).
 
 Each stage's reference is the policy of the stage before. Killed and started again, the command resumes.
 
+The exit status is 0 also where a budget is not met or not certified: the last lines say so, and `ladder` in
+manifest.json (`met`, `certified`).
+
   trl-rsa align --config plan.yaml --accelerate_config zero3
 
 trains every stage in processes of its own, one per accelerator; further arguments of accelerate launch, such as

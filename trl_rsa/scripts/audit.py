@@ -76,8 +76,8 @@ def _next(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"You set limit to {args.limit}, but it is a number of responses. Set 1 or more.")
     form = format_of(args.output, args.format)
-    refuse_existing(args.output, "may hold labels")
     queue = AuditQueue.open(_folder(args))
+    _refuse_unread_labels(args.output, form, queue)
     labels = queue.labels()
     missing = queue.missing()
     # A second label is worth something only from someone else.
@@ -95,6 +95,29 @@ def _next(args: argparse.Namespace) -> int:
         config.write_text(label_studio_config(queue.scale), encoding="utf-8")
         print(f"Labelling interface of the project: {config}")
     return 0
+
+
+def _refuse_unread_labels(path: Path, form: str, queue: "AuditQueue") -> None:
+    """
+    Raises:
+        ValueError: if there is such a file, and it is no file of labels, or holds some that were not imported.
+    """
+    from trl_rsa.audits.formats import read_labels
+
+    if not path.exists():
+        return
+    try:
+        found = read_labels(path, form, queue.scale, None)
+    except ValueError:
+        refuse_existing(path, "is no file of labels")
+        raise
+    known = queue.labels()
+    unread = [label for label in found.labels if label["grade"] not in known.get(label["id"], {}).values()]
+    if unread or found.wrong:
+        raise ValueError(
+            f"You set output to {str(path)!r}, but this file holds {len(unread) + len(found.wrong)} labels that were "
+            "not imported. Import it first (trl-rsa audit import), or name another."
+        )
 
 
 def _import(args: argparse.Namespace) -> int:
