@@ -68,6 +68,7 @@ def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
     if not chosen:
         return ""
     lines, verdicts = [], []
+    asked = len(TEST_SEEDS) * len(WORLDS)
     for arm, shape in chosen:
         mine = [r for r in rows if (r["arm"], r["shape"]) == (arm.name, shape.name) and int(r["seed"]) != TUNING_SEED]
         if not mine:
@@ -77,11 +78,12 @@ def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
         met = sum(int(row["met"]) for row in mine)
         lines.append([arm.name, shape.name, f"{len(mine)}", f"{met} of {len(mine)}", *numbers])
         does = "changes the default" if ships(decided) else "does not change the default"
+        if len(mine) < asked:
+            does = f"has {len(mine)} of {asked} runs: nothing is decided yet"
         verdicts.append(f"* **{arm.name}, {shape.name}** {does}.")
     if not lines:
         return "**The fresh seeds.** Not run yet.\n"
     heads = ["arm", "rung", "runs", "budget met", *(NAMES[name] for name in PRIMARIES)]
-    asked = len(TEST_SEEDS) * len(WORLDS)
     return f"""**The fresh seeds.** Differences to {ALPHA_ZERO.name} with {BASE.name}, over worlds × seeds
 ({asked} in all). **Bold**: it stands at 5 % after Holm over the five; in brackets: p of a paired t-test. For a tail
 less is safer. The rule: reward is not lower (by more than {SLACK:g}, or for certain), and at least two of the four

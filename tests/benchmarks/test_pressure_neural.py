@@ -200,3 +200,4 @@ def test_the_page_says_what_is_there():
     page = neural_part([*tuning, *fresh])
     name = f"{HEAT.name}, {BASE.name}"
     assert f"**{name}** changes the default" in page and "| 40 | 40 of 40 | +0.00 (1) | **-0.5" in page
+    assert f"**{name}** has 39 of 40 runs: nothing is decided yet" in neural_part([*tuning, *fresh[:-2]])

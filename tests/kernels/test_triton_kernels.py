@@ -125,12 +125,12 @@ def test_equals_torch_at_the_edges(measure, kind):
 def test_words_that_find_no_room_beside_the_logits(measure, kind, monkeypatch):
     """Their bin has more than there is memory for: they are looked for in the logits."""
     monkeypatch.setattr(triton_kernels, "CAPACITY", 2)
-    assert_same(measure, *make_tiles(3, 1200, kind=kind))
+    assert_same(measure, *make_tiles(2, 300, kind=kind))
 
 
 @needs_triton
 @in_the_interpreter
-@pytest.mark.parametrize("tail", [1e-30, 0.003, 0.5, 0.99])
+@pytest.mark.parametrize("tail", [1e-30, 0.5])
 def test_quantiles_are_losses_and_exact(tail):
     """Against a sort in float64, with one loss far above all others, so that nearly all are in a bin."""
     z, r, *_ = make_tiles(4, 5000)
