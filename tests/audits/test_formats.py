@@ -147,7 +147,7 @@ def test_a_response_may_be_longer_than_python_s_csv_allows_by_itself(tmp_path):
     ("form", "content", "said"),
     [
         ("csv", "key,mark\n1,2\n", "no columns `id` and `grade`"),
-        ("jsonl", '{"prompt": "a"}\n' * 2, "none of its 2 lines has an `id`"),
+        ("jsonl", '{"prompt": "a"}\n' * 2, "none of its 2 lines has an `id` or a `grade`"),
         ("label-studio", "{}", "no list of tasks"),
         ("argilla", "[1, 2", "not JSON"),
         ("jsonl", b"\xff\xfe", "not UTF-8"),

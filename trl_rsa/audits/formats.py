@@ -202,7 +202,7 @@ _Row = tuple[str, Any, Any, Any]  # place, id, grade, labeller
 
 
 def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
-    rows = with_id = 0
+    rows = labels = 0
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -215,11 +215,11 @@ def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
         if not isinstance(row, dict):
             found.refuse("not a JSON object", place)
             continue
-        rows, with_id = rows + 1, with_id + ("id" in row)
+        rows, labels = rows + 1, labels + ("id" in row or GRADE in row)
         yield place, row.get("id"), row.get(GRADE), row.get("labeller")
-    if rows and not with_id:
+    if rows and not labels:
         raise ValueError(
-            f"You named the labels {path}, but none of its {rows} lines has an `id`. Give the file that "
+            f"You named the labels {path}, but none of its {rows} lines has an `id` or a `{GRADE}`. Give the file that "
             "`trl-rsa audit next` wrote."
         )
 
