@@ -219,8 +219,8 @@ def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
         yield place, row.get("id"), row.get(GRADE), row.get("labeller")
     if rows and not labels:
         raise ValueError(
-            f"You named the labels {path}, but none of its {rows} lines has an `id` or a `{GRADE}`. Give the file that "
-            "`trl-rsa audit next` wrote."
+            f"You named the labels {path}, but none of its {rows} lines has an `id` or a `{GRADE}`. Give the file "
+            "that `trl-rsa audit next` wrote."
         )
 
 
