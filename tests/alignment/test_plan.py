@@ -1,8 +1,10 @@
 """Plans: from Python, from YAML, and the sentences for what cannot work."""
 
 import pytest
+from trl import TrlParser
 
-from trl_rsa import Plan, RewardTerm, Stage
+from trl_rsa import Plan, RewardTerm, RSAConfig, Stage
+from trl_rsa.alignment.typed import hints_of
 
 
 YAML = """\
@@ -203,3 +205,10 @@ def test_an_empty_constraint_is_not_passed_over(tmp_path):
     for empty in ("{}", "[]"):
         with pytest.raises(ValueError, match="constraint"):
             read(tmp_path / "plan.yaml", YAML + f"constraint: {empty}\n")
+
+
+def test_types_are_those_that_are_written_whatever_a_parser_has_made_of_them():
+    """transformers' parser leaves `str` in the field of an argument that may be a mapping or a text."""
+    hints_of.cache_clear()
+    TrlParser((RSAConfig,))
+    assert hints_of(RSAConfig)["lr_scheduler_kwargs"] == dict | str | None

@@ -281,7 +281,13 @@ def _choices(hint: Any) -> list[str]:
 def hints_of(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by name. Those that only a type checker knows stand for objects in memory."""
     fields = [f for f in dataclasses.fields(cls) if f.init]
-    return {f.name: _resolve(f.type, cls, f.name) for f in fields}
+    return {f.name: _resolve(_annotation(cls, f), cls, f.name) for f in fields}
+
+
+def _annotation(cls: type, field: "dataclasses.Field[Any]") -> Any:
+    """As it is written in the class: transformers' argument parser replaces `field.type` of some, for good."""
+    written = (inspect.get_annotations(one) for one in cls.__mro__)
+    return next((hints[field.name] for hints in written if field.name in hints), field.type)
 
 
 @cache
