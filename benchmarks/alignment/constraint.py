@@ -20,9 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
-
 from benchmarks.alignment.constraint_baselines import (
     BASELINE_SEARCHES,
     BASELINE_WORLDS,
@@ -54,6 +51,7 @@ from benchmarks.alignment.constraint_methods import (
 from benchmarks.alignment.constraint_page import AUDITS_CSV, read, write_page
 from benchmarks.alignment.constraint_search import Found, search
 from benchmarks.alignment.store import Results, current_commit, describe_machine
+from benchmarks.quiet import be_quiet
 from trl_rsa.evaluation.tails import cvar
 
 
@@ -221,9 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = args.page or (out / "CONSTRAINT.md" if args.quick else HERE / "CONSTRAINT.md")
     results = Results(out / "constraint.csv", KEY)
     if not args.draw:
-        datasets.disable_progress_bars()
-        transformers.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        be_quiet()
         sizes = QUICK if args.quick else Sizes()
         cells = list(cells_of("tuning", TUNING, TUNING_SEEDS)) if args.tune else all_cells()
         if args.quick:

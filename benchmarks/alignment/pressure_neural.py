@@ -15,9 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import datasets
-import transformers
-
 from benchmarks.alignment.cells import Row
 from benchmarks.alignment.constraint_methods import Sizes
 from benchmarks.alignment.pressure_arms import (
@@ -38,6 +35,7 @@ from benchmarks.alignment.pressure_arms import (
 from benchmarks.alignment.pressure_choice import candidates, read
 from benchmarks.alignment.pressure_lab import PressureLab
 from benchmarks.alignment.store import Results, current_commit
+from benchmarks.quiet import be_quiet
 
 
 OUT = Path(__file__).parent / "results" / "pressure" / "neural.csv"
@@ -116,9 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tune", action="store_true", help="only the cells of the tuning seed")
     parser.add_argument("--plan", action="store_true", help="runs × seconds, and nothing else")
     args = parser.parse_args(arguments)
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    be_quiet()
     base = Path(os.environ.get("TRL_RSA_CACHE", Path.home() / ".cache" / "trl-rsa"))
     cache = args.cache or base / "pressure"
     results = Results(args.out, KEY)

@@ -3,14 +3,16 @@
 Two cores are busy with one run. A GPU is not: a run there waits for Python most of the time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from functools import partial
 from typing import Any
 
 from benchmarks.alignment.store import current_commit
+from benchmarks.quiet import be_quiet
 from benchmarks.real.arms import Workshop
 from benchmarks.real.judge import answers_of_start, judge
-from benchmarks.real.processes import pool_of
+from benchmarks.real.processes import pool_for
 from benchmarks.real.settings import HELPFUL, Arm
 
 
@@ -31,30 +33,24 @@ def rows_of(make_shop: Callable[[], Workshop], runs: Sequence[tuple[Arm, int]], 
     """
     if jobs == 1:
         shop = make_shop()
-        yield from (row_of(shop, *run) for run in runs)
+        yield from (row_of(lambda: shop, *run) for run in runs)
         return
     _ = make_shop().budget  # with the start, that all have in common
-    with pool_of(jobs) as pool:
+    with pool_for(jobs) as pool:
         # What the others of a seed start from and are compared with.
-        _wait(pool.submit(_prepare, make_shop, seed) for seed in dict.fromkeys(seed for _, seed in runs))
-        for done in as_completed([pool.submit(_row_of, make_shop, *run) for run in runs]):
+        list(pool.map(partial(_prepare, make_shop), dict.fromkeys(seed for _, seed in runs)))
+        for done in as_completed([pool.submit(row_of, make_shop, *run) for run in runs]):
             yield done.result()
 
 
-def row_of(shop: Workshop, arm: Arm, seed: int) -> Row:
+def row_of(make_shop: Callable[[], Workshop], arm: Arm, seed: int) -> Row:
+    be_quiet()
+    shop = make_shop()
     return judge(shop, arm, seed, shop.make(arm, seed)) | {"commit": current_commit(*WATCHED)}
 
 
-def _row_of(make_shop: Callable[[], Workshop], arm: Arm, seed: int) -> Row:
-    return row_of(make_shop(), arm, seed)
-
-
 def _prepare(make_shop: Callable[[], Workshop], seed: int) -> None:
+    be_quiet()
     shop = make_shop()
     shop.make(HELPFUL, seed)
     answers_of_start(shop, seed)
-
-
-def _wait(futures: Iterable[Future[None]]) -> None:
-    for future in list(futures):
-        future.result()

@@ -1,25 +1,10 @@
-"""Processes that share the machine's cores, as quiet as the first one."""
+"""The machine's cores, shared by processes that run side by side."""
 
-import os
-from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 
-import datasets
-import torch
-import transformers
+from trl_rsa.demo.processes import cores, pool_of
 
 
-def pool_of(jobs: int) -> Executor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(jobs,))
-
-
-def _begin(jobs: int) -> None:
-    be_quiet()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-
-
-def be_quiet() -> None:
-    """Other libraries' bars and deprecations do not fill the screen."""
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def pool_for(jobs: int) -> AbstractContextManager[Executor]:
+    return pool_of(jobs, threads=max(1, cores() // jobs))

@@ -10,7 +10,8 @@ from typing import Any
 
 from trl import RewardConfig
 
-from benchmarks.real.processes import pool_of
+from benchmarks.quiet import be_quiet
+from benchmarks.real.processes import pool_for
 from benchmarks.real.settings import SCORE_MODELS, SCORE_RATE, Sizes
 from benchmarks.real.split import Sets
 from trl_rsa._device import has_slow_bfloat16
@@ -60,20 +61,20 @@ def make_score_models(
 ) -> ScoreModels:
     """Trains those that are not there yet, from the folder of the encoder, several at a time if so told."""
     missing = [name for name in SCORE_MODELS if not (folder / name / "done.json").exists()]
-    for name in missing:
-        log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
-    make = partial(_make, folder, encoder, sets, sizes)
-    if jobs == 1 or not missing:
+    make = partial(_make, folder, encoder, sets, sizes, log)
+    if jobs == 1:
         for name in missing:
             make(name)
-    else:
-        with pool_of(jobs) as pool:
+    elif missing:
+        with pool_for(jobs) as pool:
             list(pool.map(make, missing))
     rows = [json.loads((folder / name / "done.json").read_text(encoding="utf-8")) for name in SCORE_MODELS]
     return ScoreModels(folder, rows)
 
 
-def _make(folder: Path, encoder: str, sets: Sets, sizes: Sizes, name: str) -> None:
+def _make(folder: Path, encoder: str, sets: Sets, sizes: Sizes, log: Callable[[str], None], name: str) -> None:
+    be_quiet()
+    log(f"score model {name}: {sets.counts[name]['rows']} rows, {sizes.scored_steps} steps")
     began = time.monotonic()
     measures = _train(folder / name, encoder, sets.paths(name), SCORE_MODELS[name], sizes)
     row: dict[str, Any] = {"model": name, **sets.counts[name], "steps": sizes.scored_steps}

@@ -22,12 +22,12 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from benchmarks.alignment.store import Results, current_commit, describe_machine
+from benchmarks.quiet import be_quiet
 from benchmarks.real.arms import Workshop
 from benchmarks.real.estimate import lines, measure
 from benchmarks.real.fetch import encoder_folder, model_folder
 from benchmarks.real.jobs import WATCHED, rows_of
 from benchmarks.real.page import write_page
-from benchmarks.real.processes import be_quiet
 from benchmarks.real.score_models import DTYPE, ScoreModels, make_score_models
 from benchmarks.real.settings import ABLATIONS, ARMS, FULL, QUICK, SCORE_MODELS, SEEDS, TAIL, Arm, Sizes
 from benchmarks.real.sources import folder_sources, hub_sources

@@ -10,6 +10,7 @@ from typing import Any
 
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.spec import is_dataset_spec, parse_dataset_spec
+from trl_rsa.storage.files import standing
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,7 @@ def _keys(plan: Plan) -> Iterator[Need]:
 
 def _room(folder: Path) -> Need:
     """Whether the output can be written. How much it will take depends on the checkpoints that are kept."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = standing(folder)
     if not (place.is_dir() and os.access(place, os.W_OK)):
         return Need("output_dir", False, f"{place} cannot be written to: set another output_dir")
     return Need("output_dir", True, f"{folder}, {shutil.disk_usage(place).free / 2**30:,.0f} GiB free")

@@ -12,7 +12,6 @@ from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.sampling.policies import load_tokenizer, refuse_score_model
-from trl_rsa.scoring.load import load_scorer
 from trl_rsa.storage.files import check_writable
 from trl_rsa.training.lengths import row_lengths
 from trl_rsa.training.runner import InProcess
@@ -91,10 +90,9 @@ def preview(
 def _load_rewards_and_costs(plan: Plan) -> None:
     """Of on-policy RL; what a stage is still to train is left out."""
     for stage in plan.stages:
-        for kind, terms in (("reward", stage.rewards), ("cost", stage.costs)):
-            for term in terms:
-                if stage_of(term.scorer) is None:
-                    load_scorer(term.scorer, **{"kind": kind, **term.scorer_options})
+        for term in (*stage.rewards, *stage.costs):
+            if stage_of(term.scorer) is None:
+                term.load()
 
 
 _ROWS = {"pairs": "pairs", "prompts": "prompts"}

@@ -7,10 +7,10 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from trl_rsa.data.schema import Row, RowError
-from trl_rsa.storage.lines import LONGEST_LINE, bounded_lines
+from trl_rsa.storage.lines import LONGEST_LINE, bounded_lines, open_bytes
 
 
 # Where a row is (for messages), and the row or why it cannot be read.
@@ -46,15 +46,8 @@ def _reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]] | None:
     return readers.get(Path(path.name.removesuffix(".gz")).suffix)
 
 
-def _open(path: Path) -> IO[bytes]:
-    try:
-        return cast(IO[bytes], gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
-    except PermissionError:
-        raise ValueError(f"You may not read {path}. Change its permissions.") from None
-
-
 def _read_lines(path: Path) -> Iterator[PlacedRow]:
-    with _open(path) as file:
+    with open_bytes(path) as file:
         number = 0
         try:
             for number, line in enumerate(bounded_lines(file), start=1):
@@ -80,7 +73,7 @@ def _only_object(row: Any) -> Row | RowError:
 
 def _read_json(path: Path) -> Iterator[PlacedRow]:
     """A JSON array of rows; anything else is read as lines."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         try:
             is_array = file.read(4096).lstrip()[:1] == b"["
         except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -110,7 +103,7 @@ def _read_csv(path: Path) -> Iterator[PlacedRow]:
     """Rows under a header line. Every value is text; a cell that is left empty is missing."""
     number = 0
     try:
-        with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        with open_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             for number, row in enumerate(csv.DictReader(text), start=1):
                 if None in row:
                     yield f"row {number}", RowError("the row has more cells than the header")

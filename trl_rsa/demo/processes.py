@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -39,13 +39,20 @@ def side_by_side(
             yield arguments[0], *_timed(call, arguments)
         return
     said = f"{len(work)} rows, {workers} at a time"
-    # Not forked: torch has threads by now.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
-    with pool, nullcontext() if log.console is None else log.console.status(said):
+    with pool_of(workers) as pool, nullcontext() if log.console is None else log.console.status(said):
         running = {pool.submit(_timed, call, arguments): arguments[0] for arguments in work}
+        for future in as_completed(running):
+            yield running[future], *future.result()
+
+
+@contextmanager
+def pool_of(workers: int, threads: int = 1) -> Iterator[ProcessPoolExecutor]:
+    """Processes that say no more than a command does, each with so many of torch's threads. They end with this one;
+    at an error, what has not begun is left."""
+    # Not forked: torch has threads by now.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(threads,)) as pool:
         try:
-            for future in as_completed(running):
-                yield running[future], *future.result()
+            yield pool
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -56,12 +63,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin() -> None:
+def _begin(threads: int) -> None:
     hush()  # as the command does in its own process
 
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

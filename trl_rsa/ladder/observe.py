@@ -226,7 +226,7 @@ def prompt_of(record: Mapping[str, Any]) -> Any:
 def load_reward(settings: RungSettings) -> Scorer | None:
     """What makes responses helpful, where the labels of a rung ask for it."""
     term = cast(RewardTerm | None, settings.reward)
-    return None if term is None else load_scorer(term.scorer, **{"kind": "reward", **term.scorer_options})
+    return None if term is None else term.load()
 
 
 def load_scorers(constraints: Sequence[RiskConstraint]) -> dict[str, Scorer]:

@@ -1,14 +1,13 @@
 """The one place that loads a policy to sample from or to measure, with its tokenizer, and that lets go of it."""
 
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.scoring.batches import pick_device, pick_dtype
-from trl_rsa.scoring.weights import quiet_loading
+from trl_rsa.scoring.weights import quiet_loading, read_config
 
 
 def load_policy(name: str, device: str | None = None, **init_kwargs: Any) -> Any:
@@ -77,12 +76,9 @@ def refuse_score_model(name: str) -> None:
     """
     if not Path(name).is_dir():
         return  # on the Hub, or what the loader says more of
-    path = Path(base_of(name) if is_adapter(name) else name) / "config.json"
-    if not path.is_file():
-        return
     try:
-        made_as = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
-    except (ValueError, AttributeError):
+        made_as = read_config(Path(base_of(name) if is_adapter(name) else name)).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
         return
     scores = [one for one in made_as if str(one).endswith(("Classification", "ForScore", "RewardModel"))]
     if scores:

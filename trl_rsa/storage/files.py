@@ -54,12 +54,17 @@ def refuse_existing(path: Path, why: str) -> None:
         raise ValueError(f"You set output to {str(path)!r}, but this file exists, and {why}. Name another.")
 
 
+def standing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there; it may be a file."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def check_writable(folder: Path) -> None:
     """
     Raises:
         ValueError: if the folder is a file, or cannot be written to or made.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = standing(folder)
     if not there.is_dir():
         raise ValueError(f"You set output_dir to {str(folder)!r}, but {there} is a file. Name a folder.")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -1,15 +1,28 @@
 """JSON lines that survive a kill: appended one whole line at a time, and read without what was cut off."""
 
+import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 
 # No row is longer. A small compressed file may hold a line that no memory does.
 LONGEST_LINE = 1 << 24  # bytes
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """To read; a file whose name ends in .gz is unpacked.
+
+    Raises:
+        ValueError: if it may not be read.
+    """
+    try:
+        return cast(IO[bytes], gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
+    except PermissionError:
+        raise ValueError(f"You may not read {path}. Change its permissions.") from None
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:

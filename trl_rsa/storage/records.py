@@ -6,7 +6,6 @@ Two further keys are understood: `base_prompt`, the prompt before an attack tran
 are not independent), and `benign`, true where a good model answers (for over-refusal).
 """
 
-import gzip
 import json
 import math
 import os
@@ -14,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict
 
-from trl_rsa.storage.lines import LONGEST_LINE, LineWriter, bounded_lines, write_whole
+from trl_rsa.storage.lines import LONGEST_LINE, LineWriter, bounded_lines, open_bytes, write_whole
 from trl_rsa.storage.printable import whole_characters
 
 
@@ -119,7 +118,7 @@ def read_records(
             "`trl-rsa evaluate` wrote, or your own file in that form."
         )
     report = ReadReport() if report is None else report
-    with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(bounded_lines(file), start=1):
             if line is not None and not line.strip():
                 continue

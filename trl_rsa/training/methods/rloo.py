@@ -16,14 +16,12 @@ _find = find_in_trl("rloo", "RLOO")
 
 
 def _make_trainer(parts: StageParts) -> Any:
-    from trl_rsa.scoring import load_scorer
     from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback, KnownScores
 
     rewards: list[RewardTerm] = parts.options["rewards"]
     costs: list[CostTerm] = parts.options["costs"]
-    scorers = [KnownScores(load_scorer(one.scorer, **{"kind": "reward", **one.scorer_options})) for one in rewards]
-    of_costs = [KnownScores(load_scorer(one.scorer, **{"kind": "cost", **one.scorer_options})) for one in costs]
-    penalties = [CostPenalty(one.name, scorer, one.dual_ascent()) for one, scorer in zip(costs, of_costs, strict=True)]
+    scorers = [KnownScores(one.load()) for one in rewards]
+    penalties = [CostPenalty(one.name, KnownScores(one.load()), one.dual_ascent()) for one in costs]
     parts.config.reward_weights = [*(one.weight for one in rewards), *(1.0 for _ in costs)]
     callback = DualAscentCallback(penalties)
     # The trainer loads the reference itself, from the folder that the policy says it comes from; of an adapter that

@@ -3,18 +3,22 @@
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from trl_rsa.scoring.load import STAGE, check_spec
-from trl_rsa.scoring.scorer import RewardFunction, Scorer
+from trl_rsa.scoring.load import STAGE, check_spec, load_scorer
+from trl_rsa.scoring.scorer import Kind, RewardFunction, Scorer
 from trl_rsa.training.methods.dual_ascent import DualAscent
 
 
 class _Term:
     """What rewards and costs share."""
 
+    kind: ClassVar[Kind]
     scorer: str | RewardFunction
     scorer_options: dict[str, Any]
+
+    def load(self) -> Scorer:
+        return load_scorer(self.scorer, **{"kind": self.kind, **self.scorer_options})
 
     def describe(self) -> dict[str, Any]:
         """As JSON, the same in every process and place: a function by its name, a scorer by its fingerprint, one that
@@ -45,6 +49,7 @@ class RewardTerm(_Term):
             Arguments of [`~trl_rsa.scoring.load_scorer`].
     """
 
+    kind: ClassVar[Kind] = "reward"
     scorer: str | RewardFunction
     weight: float = 1.0
     scorer_options: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +80,7 @@ class CostTerm(_Term):
             Tells several costs apart, in trackers and checkpoints.
     """
 
+    kind: ClassVar[Kind] = "cost"
     scorer: str | RewardFunction
     budget: float
     tail: float = 1.0
