@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -364,6 +365,18 @@ def test_a_certificate_that_lay_there_before_is_not_the_run_s_own(tiny_model_pat
     assert written["model"] == tiny_model_path and written["attempt"] == 2
     assert result["certified"] == written["certified"]
     assert (new / "ladder" / "01-certify.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_that_was_moved_spends_no_second_attempt(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path / "run", -1.2, max_rungs=1)
+    result, _ = climb(plan)
+    assert Path(result["model"]).is_relative_to(tmp_path / "run")
+    before = (tmp_path / "run" / "certificate-cost.json").read_bytes()
+    moved = shutil.move(tmp_path / "run", tmp_path / "moved")
+    again, _ = climb(dataclasses.replace(plan, output_dir=str(moved)))
+    assert Path(again["model"]).is_relative_to(moved)
+    assert (moved / "certificate-cost.json").read_bytes() == before
 
 
 @pytest.mark.slow

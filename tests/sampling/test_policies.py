@@ -45,7 +45,7 @@ def test_an_adapter_is_put_on_its_base_model(adapter, tiny_model_path):
 
 def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model_path):
     for load in (load_policy, load_tokenizer):
-        with pytest.raises(ValueError, match=r"You set a model to '.*nowhere', but it cannot be loaded"):
+        with pytest.raises(ValueError, match=r"You set a model to '.*nowhere', but there is no such folder"):
             load(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="torch does not know it"):
         load_policy(tiny_model_path, "gpu9")

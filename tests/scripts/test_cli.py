@@ -114,6 +114,7 @@ def test_status_of_the_command_is_returned(run_fake, status):
         (["--nubmer=3"], "unrecognized arguments: --nubmer=3. Did you mean --number?"),
         (["--num", "3"], "unrecognized arguments: --num 3. Did you mean --number?"),  # not taken as an abbreviation
         (["--xyz"], "unrecognized arguments: --xyz"),
+        (["--hepl", "--nubmer=3"], "unrecognized arguments: --hepl --nubmer=3. Did you mean --help and --number?"),
         (["--number", "three"], "argument --number: invalid int value: 'three'"),
         (["--number"], "argument --number: expected one argument"),
     ],

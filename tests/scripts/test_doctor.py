@@ -48,6 +48,33 @@ def test_a_plan_that_lacks_nothing(plan, capsys):
     assert capsys.readouterr().out.endswith("\n\nNothing is missing.\n")
 
 
+def test_a_plan_may_be_given_as_align_takes_it(plan, capsys):
+    assert main(["doctor", "--config", plan("pairs.jsonl")]) == 0
+    assert capsys.readouterr().out.endswith("\n\nNothing is missing.\n")
+
+
+@pytest.mark.parametrize("model", ["outputs/run/model", "./model"])
+def test_a_path_to_no_model_is_named_by_doctor_and_align(model, plan, capsys):
+    path = plan("pairs.jsonl", model)
+    assert main(["doctor", path]) == 3
+    assert f"MISSING. there is no folder {model}: correct the path" in capsys.readouterr().out
+    for more in ([], ["--dry_run"]):
+        assert main(["align", "--config", path, *more]) == 2
+        assert f"You set a model to {model!r}, but there is no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["align", "plan.yaml"], "required: --config. Give the file as --config plan.yaml."),
+        (["evaluate", "evaluate.yaml"], "unrecognized arguments: evaluate.yaml. Give the file as --config evaluate"),
+    ],
+)
+def test_a_plan_without_its_flag(argv, sentence, capsys):
+    assert main(argv) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_plan_that_lacks_its_data(plan, capsys):
     assert main(["doctor", plan("other.jsonl")]) == 3
     out = capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from trl_rsa.cli import main
 from trl_rsa.evaluation.localise import TokenLine
@@ -101,6 +103,17 @@ def test_models(arguments, capsys):
     out = capsys.readouterr().out
     assert "higher is worse, above 0 unsafe (raw score: higher is worse, 0 becomes 0)" in out
     assert "4 prompts from prompts.jsonl" in out and "\na: reward " in out and "Report: out/report.html" in out
+
+
+def test_of_several_models_the_broken_one_is_named(arguments, other_tiny_model_path, no_page, tmp_path, capsys):
+    model = AutoModelForCausalLM.from_pretrained(other_tiny_model_path)
+    model.get_input_embeddings().weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    shutil.copy(Path(other_tiny_model_path) / "tokenizer.json", tmp_path / "broken")
+    shutil.copy(Path(other_tiny_model_path) / "tokenizer_config.json", tmp_path / "broken")
+    assert main(["evaluate", *arguments, "--model", f"broken={tmp_path / 'broken'}", "--output_dir", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "You sampled from 'broken', but no more could be drawn. The model's next-token scores are not" in error
 
 
 def test_batch_size_changes_nothing_but_the_time(arguments, no_page):

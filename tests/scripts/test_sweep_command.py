@@ -15,6 +15,7 @@ from trl_rsa.cli import main
         (["plan.yaml", "--over", "seed=1"], "You set no evaluation, but each point is measured by one."),
         (["--page", "a", "--over", "seed=1"], "You set page and over, but a page is made of sweeps that are run."),
         (["--page", "a"], "You gave the sweep 'a', but it has no sweep.json."),
+        (["--config", "plan.yaml"], "You set no evaluation, but each point is measured by one."),
         (["nowhere.yaml", "--over", "seed=1", "--evaluation", "e.yaml"], "there is no such file"),
     ],
 )

@@ -241,8 +241,8 @@ def test_help_all_shows_every_argument(capsys):
         ({"link": "probit"}, "argument --link: invalid choice: 'probit'"),
         ({"risk_measure": "var"}, "argument --risk_measure/--risk-measure: invalid choice: 'var'"),
         ({"config": "missing.yaml"}, "No such file or directory: missing.yaml"),
-        ({"model_name_or_path": "./missing"}, "You set model_name_or_path='./missing', but there is no such folder."),
-        ({"model_name_or_path": "missing"}, "You set model_name_or_path='missing', but it cannot be loaded: "),
+        ({"model_name_or_path": "./missing"}, "You set model_name_or_path='./missing', but there is no such folder"),
+        ({"model_name_or_path": "missing"}, "You set model_name_or_path='missing', but there is no such folder"),
         ({"dataset_name": "missing.jsonl"}, "You set dataset_name='missing.jsonl', but there is no such file or"),
         ({"dataset_name": "missing"}, "You set dataset_name='missing', but it cannot be loaded: "),
         ({"dataset_train_split": "trian"}, "You set dataset_train_split='trian', but "),  # codespell:ignore

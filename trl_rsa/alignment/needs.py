@@ -11,6 +11,7 @@ from typing import Any
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.spec import is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.files import standing
+from trl_rsa.storage.hub import is_path
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _scorer(what: str, spec: str) -> Iterator[Need]:
 def _model(what: str, name: str) -> Need:
     if Path(name).is_dir():
         return Need(what, True, f"the folder {name}")
-    if name.startswith(("/", "./", "../", "~")):
+    if is_path(name):
         return Need(what, False, f"there is no folder {name}: correct the path")
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -105,8 +106,8 @@ def _data(what: str, source: Any) -> Need:
     name = str(source)
     if Path(name).exists():
         return Need(what, True, name)
-    if Path(name).suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt") or name.startswith(
-        ("/", "./", "../", "~")
+    if Path(name).suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt") or (
+        is_path(name) and not is_dataset_spec(name)
     ):
         return Need(what, False, f"there is no file {name}: correct the path, or start where the plan's paths begin")
     if is_dataset_spec(name):

@@ -31,12 +31,6 @@ def read_file(path: Path) -> Iterator[PlacedRow]:
     return reader(path)
 
 
-def is_path(text: str) -> bool:
-    """Whether `text` can only be a path: it is not written as an id on the Hub is."""
-    path = Path(text)
-    return path.is_absolute() or text.startswith((".", "~")) or len(path.parts) > 2
-
-
 def is_data_file(path: Path) -> bool:
     return _reader(path) is not None
 

@@ -5,8 +5,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trl_rsa.data.files import PlacedRow, is_data_file, is_path, read_file
+from trl_rsa.data.files import PlacedRow, is_data_file, read_file
 from trl_rsa.data.schema import Row
+from trl_rsa.storage.hub import is_path
 
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ class PromptSet:
 
     def __str__(self) -> str:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in self.skipped.most_common())
-        return f"{len(self.rows)} prompts from {self.name}" + (f", left out: {reasons}" if reasons else "")
+        counted = f"{len(self.rows)} {'prompt' if len(self.rows) == 1 else 'prompts'} from {self.name}"
+        return counted + (f", left out: {reasons}" if reasons else "")
 
 
 def load_prompts(

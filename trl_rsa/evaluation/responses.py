@@ -1,13 +1,13 @@
 """The sampling phase: every draw is drawn once, and appended to responses.jsonl at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.evaluation.prompt_sets import PromptRow
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.policies import free_memory, load_policy, load_tokenizer
-from trl_rsa.sampling.response import Sampling
+from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.storage.digests import digest
 from trl_rsa.storage.records import RecordWriter, read_records
 
@@ -78,7 +78,7 @@ def sample_responses(
     options: dict[str, Any] = {"batch_size": batch_size, "skip": done, "beginnings": forced}
     batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, **options)
     with RecordWriter(path) as writer:
-        for batch in batches:
+        for batch in _named(batches, name):
             for response in batch:
                 row = rows[response.prompt]
                 writer.write(
@@ -102,3 +102,11 @@ def sample_responses(
             progress(count)
     del model, batches
     free_memory()
+
+
+def _named(batches: Iterable[list[Response]], name: str) -> Iterator[list[Response]]:
+    """Of several models, an error says which it was."""
+    try:
+        yield from batches
+    except ValueError as error:
+        raise ValueError(f"You sampled from {name!r}, but no more could be drawn. {error}") from error

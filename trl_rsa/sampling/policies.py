@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_rsa.scoring.batches import pick_device, pick_dtype
 from trl_rsa.scoring.weights import quiet_loading, read_config
+from trl_rsa.storage.hub import why_not_loaded
 
 
 def load_policy(name: str, device: str | None = None, **init_kwargs: Any) -> Any:
@@ -59,7 +60,8 @@ def is_adapter(name: str) -> bool:
     """Whether the folder or Hub id holds a PEFT adapter."""
     from transformers.utils import find_adapter_config_file
 
-    return find_adapter_config_file(name) is not None
+    with _named(name):  # a path to nothing is no id of the Hub, and says so
+        return find_adapter_config_file(name) is not None
 
 
 def base_of(adapter: str) -> str:
@@ -93,9 +95,8 @@ def _named(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"You set a model to {path!r}, but it cannot be loaded: {reason} Give the folder or the Hub id of a "
+            f"You set a model to {path!r}, but {why_not_loaded(path, error)}. Give the folder or the Hub id of a "
             "causal language model."
         ) from error
 

@@ -15,6 +15,7 @@ from trl_rsa.scoring.judge import JudgeScorer
 from trl_rsa.scoring.scorer import Direction, Kind, RewardFunction, Scorer, Sign
 from trl_rsa.scoring.weights import model_folder, model_format
 from trl_rsa.storage.folders import file_digest, model_fingerprint
+from trl_rsa.storage.hub import is_path
 
 
 # What stands before the first colon of a spec. A scorer's options are stated by its class.
@@ -133,7 +134,7 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
     names = list(dict.fromkeys(name for scorer in known for name in scorer.option_names()))
     _check_options(f"a {prefix}" if "://" in rest else spec, names, options)
     path = rest if prefix in SCORERS else spec
-    if path.startswith(("/", "./", "../")) and not Path(path).is_dir():
+    if "://" not in path and is_path(path) and not Path(path).expanduser().is_dir():
         raise FileNotFoundError(f"You set the scorer to {spec!r}, but there is no folder {path}. Correct the path.")
 
 

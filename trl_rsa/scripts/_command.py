@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import zlib
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -143,14 +143,12 @@ def parse_arguments(
     """
 
     def fail(message: str) -> NoReturn:
-        raise UsageError(message + "".join(map(suggest, re.findall(r"--[\w-]+", message))))
-
-    def suggest(flag: str) -> str:
-        return (
-            ""
-            if flag in parser._option_string_actions
-            else did_you_mean(flag, [*parser._option_string_actions, *others()])
-        )
+        file = next((word for word in argv if word.endswith((".yaml", ".yml"))), None)
+        if "--config" in parser._option_string_actions and file and {file, "--config"} & set(message.split()):
+            raise UsageError(f"{message}. Give the file as --config {file}.")
+        unknown = [flag for flag in re.findall(r"--[\w-]+", message) if flag not in parser._option_string_actions]
+        known = [*parser._option_string_actions, *others()] if unknown else []
+        raise UsageError(message + did_you_mean(unknown, known))
 
     parser.prog = prog
     parser.allow_abbrev = False
@@ -174,10 +172,17 @@ def _full_disk(error: BaseException) -> str | None:
     return None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`". Did you mean …?"` with the known word nearest to `word`, or nothing if none is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f". Did you mean {near[0]}?" if near else ""
+def did_you_mean(words: str | Iterable[str], known: Iterable[str]) -> str:
+    """`". Did you mean …?"` with the known word nearest to each of `words`, or nothing if none is near."""
+    several, known = [words] if isinstance(words, str) else words, list(known)
+    near = [close for word in several for close in difflib.get_close_matches(word, known, n=1)]
+    return f". Did you mean {' and '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def add_plan(parser: ArgumentParser, help: str) -> None:
+    """A plan as the first word, or as `trl-rsa align` and TRL take it, after `--config`."""
+    parser.add_argument("plan", nargs="?", default=SUPPRESS, metavar="PLAN.yaml", help=help)
+    parser.add_argument("--config", dest="plan", metavar="PLAN.yaml", help="the same, as `trl-rsa align` takes it")
 
 
 def explain(error: Exception) -> str | None:

@@ -12,8 +12,9 @@ from transformers.utils import logging
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
 from trl_rsa.data import FORMATS, PAIR_RULES, TEMPLATES, load_preferences, split_by_prompt
-from trl_rsa.data.files import is_data_file, is_path, read_file
+from trl_rsa.data.files import is_data_file, read_file
 from trl_rsa.data.spec import is_dataset_spec
+from trl_rsa.storage.hub import is_path
 
 
 logger = logging.get_logger(__name__)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from trl_rsa.scripts._command import add_plan
 from trl_rsa.storage.provenance import versions
 
 
@@ -26,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="a plan for `trl-rsa align`")
+    add_plan(parser, "a plan for `trl-rsa align`")
     parser.add_argument(
         "--accelerate_config", metavar="NAME", help="the engine that the plan shall run on, as for `trl-rsa align`"
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_rsa.scripts._command import add_plan
 from trl_rsa.scripts._launch import HELP
 
 
@@ -43,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="the plan")
+    add_plan(parser, "the plan")
     parser.add_argument(
         "--over", action="append", default=[], metavar="FIELD=VALUE,…", help="what is varied; several make a grid"
     )

@@ -9,7 +9,6 @@ trl-rsa train --accelerate_config zero3 --config stage.yaml     # or: accelerate
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantiza
 
 from trl_rsa._finite import check_finite
 from trl_rsa.config import RSAConfig
-from trl_rsa.data.files import is_path
 from trl_rsa.sampling.policies import refuse_score_model
 from trl_rsa.scripts._command import run_command
 from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
@@ -26,6 +24,7 @@ from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
 from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
 from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
+from trl_rsa.storage.hub import why_not_loaded
 from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.launcher import Launcher
 
@@ -130,8 +129,6 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
     model = model_args.model_name_or_path
     if not model:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
-    if is_path(model) and not Path(model).is_dir():
-        raise FileNotFoundError(f"You set model_name_or_path={model!r}, but there is no such folder. Correct it.")
     init_kwargs = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -142,8 +139,7 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
     try:  # before the data is loaded; transformers' own errors do not always name the model
         AutoConfig.from_pretrained(model, **{name: init_kwargs[name] for name in ("revision", "trust_remote_code")})
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"You set model_name_or_path={model!r}, but it cannot be loaded: {reason}.") from error
+        raise ValueError(f"You set model_name_or_path={model!r}, but {why_not_loaded(model, error)}.") from error
     return model, init_kwargs
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
@@ -151,8 +152,10 @@ def model_identity(name: str, revision: str | None = None) -> str | None:
         if not is_adapter(name):
             return identity
         return f"{identity} on {model_identity(base_of(name))}"
-    for config in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
-        found = try_to_load_from_cache(name, config, revision=revision)
-        if isinstance(found, str):
-            return f"commit {Path(found).parent.name}"
-    return None
+    try:
+        several = [
+            try_to_load_from_cache(name, config, revision=revision) for config in (CONFIG_NAME, ADAPTER_CONFIG_NAME)
+        ]
+    except HFValidationError:  # a path to nothing: whoever loads it says so
+        return None
+    return next((f"commit {Path(found).parent.name}" for found in several if isinstance(found, str)), None)

@@ -17,8 +17,8 @@ from trl_rsa.compat.safe_rlhf.command_line import KNOWN_AS, add_switch, add_trai
 from trl_rsa.compat.safe_rlhf.pairs import import_datasets, load_pairs
 from trl_rsa.compat.safe_rlhf.training import start, training_arguments
 from trl_rsa.data import PAIR_RULES, TEMPLATES, split_by_prompt
-from trl_rsa.data.files import is_path
 from trl_rsa.risk import RISK_MEASURES
+from trl_rsa.storage.hub import why_not_loaded
 
 
 PROG = "trl_rsa.compat.safe_rlhf.algorithms.dpo"
@@ -153,13 +153,10 @@ def _train(args: argparse.Namespace, config: Any) -> None:
 
 
 def _load(auto_class: Any, path: str, trust_remote_code: bool, **options: Any) -> Any:
-    if is_path(path) and not Path(path).is_dir():
-        raise FileNotFoundError(f"You set the model to {path!r}, but there is no such folder. Correct it.")
     try:
         return auto_class.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"You set the model to {path!r}, but it cannot be loaded: {reason}.") from error
+        raise ValueError(f"You set the model to {path!r}, but {why_not_loaded(path, error)}.") from error
 
 
 if __name__ == "__main__":
