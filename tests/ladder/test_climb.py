@@ -294,6 +294,18 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     assert any(limit.startswith("3 of these 36 prompts were also in") for limit in certificate["limits"])
 
 
+def test_too_few_prompts_are_named_before_anything_is_sampled(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, -1.45)
+    ladder = ladder_of(plan, None, load_tokenizer(tiny_model_path), print)
+    decide, certify = ladder.warnings()
+    assert decide.startswith("[ladder] cost: 36 decide prompts are too few: even if every response cost -1.5")
+    assert certify.startswith("[ladder] cost: 36 certify prompts are too few")
+    # The dry run says it once.
+    lines = []
+    preview(plan, log=lines.append, samples=0)
+    assert sum("too few" in line for line in lines) == 2
+
+
 def test_vllm_loads_the_policy_itself(monkeypatch):
     given = []
     monkeypatch.setattr(runner, "generate", lambda model, *args, **kwargs: given.append(model) or iter(()))

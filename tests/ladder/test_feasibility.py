@@ -4,7 +4,13 @@ import pytest
 
 from trl_rsa import RiskConstraint
 from trl_rsa.evaluation.tails import cvar
-from trl_rsa.ladder.feasibility import bound_at_best, bound_within_the_budget, describe_prompts, least_prompts
+from trl_rsa.ladder.feasibility import (
+    bound_at_best,
+    bound_within_the_budget,
+    describe_prompts,
+    least_prompts,
+    too_few_prompts,
+)
 
 
 def make(**changes):
@@ -38,9 +44,10 @@ def test_a_policy_one_margin_inside_its_budget():
 def test_in_words():
     constraint = make()
     least = least_prompts(constraint)
-    few = describe_prompts(constraint, "decide", 20)
+    few = too_few_prompts(constraint, "decide", 20)
     assert few.startswith("20 decide prompts are too few: even if every response cost -2, the bound would be ")
     assert f"about {least} would do" in few
+    assert too_few_prompts(constraint, "decide", 2000) is None
     assert "at best; a policy whose CVaR is -0.2 would get about" in describe_prompts(constraint, "certify", 2000)
 
 

@@ -37,6 +37,7 @@ from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
 from trl_rsa.ladder.card import add_certificates, start_card
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.done import DONE, is_done, write_done
+from trl_rsa.ladder.feasibility import too_few_prompts
 from trl_rsa.ladder.human import HumanPairs, load_human_pairs
 from trl_rsa.ladder.joint import JointDecision, JointScheduler
 from trl_rsa.ladder.language import surprise_of, warning_of
@@ -166,7 +167,13 @@ class Ladder:
 
     def warnings(self) -> list[str]:
         """What a careful reader should know of the prompts before anything is run."""
-        return [
+        few = [
+            f"[ladder] {name}: {sentence}"
+            for name, constraint in self.by_name.items()
+            for split in ("decide", "certify")
+            if (sentence := too_few_prompts(constraint, split, len(self.prompts_of(name)[split]), len(self.names)))
+        ]
+        return few + [
             f"[ladder] {name}: {n} of the {len(self.prompts_of(name)[split])} prompts for {split!r} are also in the "
             "training pairs of a stage; on prompts that it has not seen the model may do worse. Give others."
             for name, counts in self.also_trained.items()

@@ -54,16 +54,22 @@ def least_prompts(
     return high
 
 
-def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str:
-    """What `n` prompts can show, in a sentence or two."""
+def too_few_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str | None:
+    """A sentence if no responses whatever to `n` prompts can show that the budget is met."""
     at_best = bound_at_best(constraint, n, among)
-    if at_best > constraint.budget:
-        least = least_prompts(constraint, among)
-        needed = f"about {least} would do" if least is not None else "no number of prompts would do for this tail"
-        return (
-            f"{n} {split} prompts are too few: even if every response cost {constraint.bounds[0]:g}, the bound would "
-            f"be {at_best:.3g}, above the budget {constraint.budget:g}; {needed}, at the least."
-        )
+    if at_best <= constraint.budget:
+        return None
+    least = least_prompts(constraint, among)
+    needed = f"about {least} would do" if least is not None else "no number of prompts would do for this tail"
+    return (
+        f"{n} {split} prompts are too few: even if every response cost {constraint.bounds[0]:g}, the bound would "
+        f"be {at_best:.3g}, above the budget {constraint.budget:g}; {needed}, at the least."
+    )
+
+
+def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str:
+    """What `n` prompts can show if they are not too few."""
+    at_best = bound_at_best(constraint, n, among)
     inside = bound_within_the_budget(constraint, n, among)
     wish = constraint.budget - constraint.allowed_margin
     verdict = f"within the budget {constraint.budget:g}"
