@@ -99,7 +99,7 @@ def test_unusable_rows_are_counted(write):
         "the line is not valid JSON": 1,
         "text is not valid Unicode": 1,
     }
-    assert str(found).startswith("1 prompts from ") and "1 × empty prompt" in str(found)
+    assert str(found).startswith("1 prompt from ") and "1 × empty prompt" in str(found)
 
 
 def test_limit_draws_by_seed():

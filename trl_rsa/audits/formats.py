@@ -17,6 +17,7 @@ from trl_rsa.audits.queue import UNNAMED, NewLabel, Request
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.schema import RowError, readable
 from trl_rsa.storage.files import replacing
+from trl_rsa.storage.tables import TableReader
 
 
 FORMATS = ("jsonl", "csv", "label-studio", "argilla")
@@ -229,15 +230,18 @@ def _read_csv(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
     # A spreadsheet of another language separates by semicolons.
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = TableReader(io.StringIO(text, newline=""), delimiter)
     names = {" ".join(str(name).casefold().split()): name for name in reader.fieldnames or ()}
     if "id" not in names or GRADE not in names:
         raise ValueError(
             f"You named the labels {path}, but the file has no columns `id` and `{GRADE}`; it has "
             f"{', '.join(map(str, reader.fieldnames or ['none']))}. Give the file that `trl-rsa audit next` wrote."
         )
-    for row in reader:
-        yield f"line {reader.line_num}", row[names["id"]], row[names[GRADE]], row.get(names.get("labeller", ""))
+    try:
+        for row in reader:
+            yield f"line {reader.line_num}", row[names["id"]], row[names[GRADE]], row.get(names.get("labeller", ""))
+    except csv.Error as error:
+        raise ValueError(f"You named the labels {path}, but the file is no CSV: {error}. Save it again.") from error
 
 
 def _list_of(path: Path, text: str, what: str) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trl_rsa.data.schema import Row, RowError
 from trl_rsa.storage.lines import LONGEST_LINE, bounded_lines, open_bytes
+from trl_rsa.storage.tables import TableReader
 
 
 # Where a row is (for messages), and the row or why it cannot be read.
@@ -98,7 +99,7 @@ def _read_csv(path: Path) -> Iterator[PlacedRow]:
     number = 0
     try:
         with open_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            for number, row in enumerate(csv.DictReader(text), start=1):
+            for number, row in enumerate(TableReader(text), start=1):
                 if None in row:
                     yield f"row {number}", RowError("the row has more cells than the header")
                 else:

@@ -13,6 +13,7 @@ from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
 from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.tables import TableReader
 
 
 PromptRow = dict[str, Any]  # {"prompt": Text, "category": str | None, "benign": bool | None}
@@ -127,7 +128,10 @@ def _open(
 def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(10**9)  # contexts may be long
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        yield from ({k: v for k, v in row.items() if k is not None} for row in csv.DictReader(file))
+        try:
+            yield from ({k: v for k, v in row.items() if k is not None} for row in TableReader(file))
+        except csv.Error as error:
+            raise ValueError(f"You set the prompts to {path}, but it is no CSV: {error}. Correct it.") from error
 
 
 def _read_txt(path: Path) -> Iterator[Mapping[str, Any]]:

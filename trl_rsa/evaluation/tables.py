@@ -11,6 +11,7 @@ from typing import Any
 from trl_rsa.data.files import read_file
 from trl_rsa.data.schema import RowError
 from trl_rsa.storage.records import FIELDS, ReadReport, Record, read_records
+from trl_rsa.storage.tables import TableReader
 
 
 # Columns that are understood; others are kept in the records as they are.
@@ -112,7 +113,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(file.readline())
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter)
+            reader = TableReader(file, delimiter)
             reader.fieldnames = _header(path, reader.fieldnames or ())
             for row in reader:
                 line = reader.line_num

@@ -1,0 +1,46 @@
+"""Rows of a table of text."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+class TableReader(csv.DictReader):
+    """
+    [`csv.DictReader`] that does not take the rest of a file for one cell where a quotation mark is never closed: the
+    rows in it would be lost without a word.
+
+    Args:
+        lines (`Iterable[str]`):
+            Opened with `newline=""`.
+        delimiter (`str`, *optional*, defaults to `","`):
+            Between the cells.
+
+    Raises:
+        csv.Error: at the row whose quotation mark stays open.
+    """
+
+    def __init__(self, lines: Iterable[str], delimiter: str = ",") -> None:
+        self._read: list[str] = []  # lines of the row that is being read
+        self._delimiter = delimiter
+        super().__init__(self._remembered(lines), delimiter=delimiter)
+
+    def _remembered(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            self._read.append(line)
+            yield line
+
+    def __next__(self) -> dict[str | Any, str | Any]:
+        _ = self.fieldnames  # the header is read
+        self._read.clear()
+        row = super().__next__()
+        if (len(self._read) > 1 or sum(line.count('"') for line in self._read) % 2) and self._is_open():
+            raise csv.Error(f"a quotation mark is never closed, so the last {len(self._read)} line(s) are one cell")
+        return row
+
+    def _is_open(self) -> bool:
+        try:
+            list(csv.reader(self._read, delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            return "unexpected end of data" in str(error)
+        return False
