@@ -253,6 +253,7 @@ def test_plan_args_reach_the_stages_that_have_them(tmp_path):
         ("rloo", {"num_generations": 2, "steps_per_generation": 2, "save_steps": 3}, "responses serve 2 steps"),
         ("rloo", {"num_generations": 2, "reward_weights": [1.0]}, "each of its `rewards` has a `weight`"),
         ("rloo", {"num_generations": 3}, "divisible"),
+        ("rloo", {**RLOO, "max_completion_length": 64}, "max_completion_length=64, but this model takes 64 tokens"),
     ],
 )
 def test_what_fails_in_training_fails_before(

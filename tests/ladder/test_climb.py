@@ -306,6 +306,20 @@ def test_too_few_prompts_are_named_before_anything_is_sampled(tiny_model_path, t
     assert sum("too few" in line for line in lines) == 2
 
 
+@pytest.mark.parametrize("act", [align, preview])
+def test_a_prompt_that_is_too_long_is_found_before_the_stages_are_trained(act, tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 1.4)
+    prompts = {split: list(several) for split, several in plan.constraint.split_prompts(plan.seed).items()}
+    prompts["certify"][1] = "the cat ran " * 20
+    plan.constraint = dataclasses.replace(plan.constraint, prompts=prompts)
+    pairs = [{"prompt": "the cat", "chosen": " ran", "rejected": " sat"}] * 8
+    plan.stages = [Stage("helpful", pairs, dataset_options={"template": "none"}, args={"max_steps": 1})]
+    sentence = r"^The certify prompts of cost: .* takes 40 tokens beside max_new_tokens, prompt 1 has 6\d \(1 of 36"
+    with pytest.raises(ValueError, match=sentence):
+        act(plan)
+    assert not list(tmp_path.iterdir())
+
+
 def test_vllm_loads_the_policy_itself(monkeypatch):
     given = []
     monkeypatch.setattr(runner, "generate", lambda model, *args, **kwargs: given.append(model) or iter(()))

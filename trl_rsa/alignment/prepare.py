@@ -15,6 +15,9 @@ from trl_rsa.alignment.stage_data import load_stage_data
 from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.sampling.encoding import encode_prompts
+from trl_rsa.sampling.generation import room_for_prompts
+from trl_rsa.sampling.policies import config_of
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import risk_arguments
@@ -68,6 +71,31 @@ def prepare_stage(plan: Plan, index: int, processing_class: PreTrainedTokenizerB
         method=stage.method,
         options=_options(plan, stage, processing_class),
     )
+
+
+def check_room(plan: Plan, stages: Sequence[ReadyStage], ladder: Ladder | None) -> None:
+    """
+    Raises:
+        ValueError: if the model takes fewer tokens than a prompt with its response. Sampling finds it too, but after
+            the stages have been trained.
+    """
+    options = {name: plan.model_init_kwargs.get(name) for name in ("revision", "trust_remote_code")}
+    config = config_of(plan.model, **options) if isinstance(plan.model, str) else plan.model.config
+    for ready in stages:
+        if ready.method == "rloo":
+            room_for_prompts(config, ready.config.max_completion_length, f"{ready.title} max_completion_length")
+    if ladder is None:
+        return
+    for split, groups in ladder.groups.items():
+        sampling = ladder.settings.sampling_of(split, plan.seed)
+        if sampling.engine != "transformers":
+            continue
+        room = room_for_prompts(config, sampling.max_new_tokens)
+        for group in groups:
+            try:
+                encode_prompts(ladder.processing_class, group.asked, sampling.template, room)
+            except ValueError as error:
+                raise ValueError(f"The {split} prompts of {', '.join(group.names)}: {error}") from error
 
 
 def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.alignment.manifest import Manifest
 from trl_rsa.alignment.plan import Plan, Stage, stage_of
-from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
+from trl_rsa.alignment.prepare import check_data, check_room, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.feasibility import describe_prompts, too_few_prompts
 from trl_rsa.ladder.placement import place_budgets
@@ -77,6 +77,7 @@ def preview(
     models = model_settings(plan)
     runner = InProcess(models, processing_class, (), log)
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)
+    check_room(plan, stages, ladder)
     if ladder is not None:
         for line in [*ladder.describe(), *ladder.warnings(), *_describe_prompt_sets(ladder)]:
             log(line)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl_rsa.alignment.manifest import Manifest, ManifestFile
 from trl_rsa.alignment.merges import make_merges
 from trl_rsa.alignment.plan import Plan
-from trl_rsa.alignment.prepare import check_data, make_ladder, model_settings, prepare_stage
+from trl_rsa.alignment.prepare import check_data, check_room, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.storage.locks import hold_folder
@@ -106,6 +106,7 @@ def _align(
         for ready in stages:
             runner.check(ready)
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)
+    check_room(plan, stages, ladder)
     # Until here nothing was written: a mistake leaves no trace, not even a new folder.
     with hold_folder(plan.output_dir):
         return _run(plan, start, models, stages, ladder, runner, log)

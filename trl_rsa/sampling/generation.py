@@ -63,7 +63,7 @@ def generate(
     sampling = Sampling() if sampling is None else sampling
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"You set batch_size={batch_size!r}, but a batch has at least one response. Set 1 or more.")
-    room = _room(model, sampling.max_new_tokens)
+    room = room_for_prompts(getattr(model, "config", None), sampling.max_new_tokens)
     rows = encode_prompts(tokenizer, prompts, sampling.template, room, beginnings)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     wanted = [(i, draw) for i in order for draw in range(sampling.draws) if (i, draw) not in skip]
@@ -188,17 +188,28 @@ def _decode(
         yield [_response(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
 
 
-def _room(model: Any, max_new_tokens: int) -> int | None:
-    """Tokens that are left for a prompt; None where the model has no limit, or is not loaded here."""
-    config: Any = getattr(model, "config", None)
+def room_for_prompts(config: Any, max_new_tokens: int, name: str = "max_new_tokens") -> int | None:
+    """
+    Args:
+        config ([`~transformers.PreTrainedConfig`], *optional*):
+            Of the model.
+        max_new_tokens (`int`):
+            Of a response.
+        name (`str`, *optional*):
+            What the user calls it.
+
+    Returns:
+        Tokens that are left for a prompt; `None` where the model has no limit, or is not known here.
+
+    Raises:
+        ValueError: if none are.
+    """
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     longest = getattr(config, "max_position_embeddings", None)
     if not isinstance(longest, int):
         return None
     if longest <= max_new_tokens:
-        raise ValueError(
-            f"You set max_new_tokens={max_new_tokens}, but this model takes {longest} tokens in all. Lower it."
-        )
+        raise ValueError(f"You set {name}={max_new_tokens}, but this model takes {longest} tokens in all. Lower it.")
     return longest - max_new_tokens
 
 

@@ -71,6 +71,14 @@ def base_of(adapter: str) -> str:
     return PeftConfig.from_pretrained(adapter).base_model_name_or_path
 
 
+def config_of(name: str, **options: Any) -> Any:
+    """The configuration of a policy, or of the base model of an adapter; `options` are those of `from_pretrained`."""
+    from transformers import AutoConfig
+
+    with _named(name):
+        return AutoConfig.from_pretrained(base_of(name) if is_adapter(name) else name, **options)
+
+
 def refuse_score_model(name: str) -> None:
     """
     Raises:

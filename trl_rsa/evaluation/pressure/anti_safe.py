@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from trl_rsa.evaluation.pressure.base import Load, Pressure, Work, read_number
 from trl_rsa.sampling.adapters import base_of_adapted
-from trl_rsa.sampling.policies import base_of, is_adapter
+from trl_rsa.sampling.policies import config_of
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,8 @@ def _whole(model: Any) -> Any:
     return base
 
 
-def _config(path: str) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(base_of(path) if is_adapter(path) else path)
-
-
 def _vocabulary(path: str) -> int:
-    size: int = _config(path).get_text_config().vocab_size
+    size: int = config_of(path).get_text_config().vocab_size
     return size
 
 
@@ -98,4 +92,4 @@ def _is_plain(path: str) -> bool:
     from trl_rsa.sampling.slots import has_plain_cache
 
     with torch.device("meta"):
-        return has_plain_cache(AutoModelForCausalLM.from_config(_config(path)))
+        return has_plain_cache(AutoModelForCausalLM.from_config(config_of(path)))
