@@ -43,7 +43,8 @@ def test_nothing_is_missing(make, tmp_path):
     ("changes", "what", "words"),
     [
         ({"model": "./none"}, "the model", "there is no folder ./none"),
-        ({"model": "a/b/c"}, "the model", "neither a folder nor the name of a model"),
+        ({"model": "a/b/c"}, "the model", "there is no folder a/b/c"),
+        ({"model": "a b"}, "the model", "neither a folder nor the name of a model"),
         ({"model": "my-org/none"}, "the model", "HF_HUB_OFFLINE is set"),
         ({"stages": [Stage("s", "none.jsonl")]}, "the data of the stage 's'", "there is no file none.jsonl"),
         ({"stages": [Stage("s", "my-org/none")]}, "the data of the stage 's'", "HF_HUB_OFFLINE is set"),

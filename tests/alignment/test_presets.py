@@ -48,9 +48,10 @@ def changes_for(name, model, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_dry_runs(name, tiny_model_path, pku_file, tmp_path):
+def test_every_preset_dry_runs(name, save_tiny_llama, pku_file, tmp_path):
     lines = []
-    plan = Plan.from_preset(name, **changes_for(name, tiny_model_path, pku_file, tmp_path))
+    model = save_tiny_llama(max_position_embeddings=1024)  # with room for the responses of a preset
+    plan = Plan.from_preset(name, **changes_for(name, model, pku_file, tmp_path))
     preview(plan, log=lines.append, samples=0)
     planned = [line for line in lines if "; planned, in " in line]
     assert len(planned) == len(plan.stages)

@@ -347,8 +347,7 @@ class Plan:
         }
         for stage in content.get("stages") or ():
             stage.setdefault("dataset", "a dataset in memory")
-        read: dict[str, Any] = dict(objects)
-        plan = cls._from_content(content, where, read)
+        plan = cls._from_content(content, where, objects)
         for one in plan.stages:
             one.dataset = datasets.get(one.name, one.dataset)
         return plan

@@ -185,7 +185,7 @@ def _runner(
 
 
 def _check_human_pairs(ladder: Ladder, manifest: Manifest) -> None:
-    """As [`_check_data`], for the pairs that are mixed into the rungs."""
+    """As [`check_data`], for the pairs that are mixed into the rungs."""
     counts = {name: pairs.counts for name, pairs in ladder.human.items()}
     before = manifest.content.setdefault("human_pairs", counts)
     if before != counts:

@@ -226,7 +226,6 @@ def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
 
 
 def _read_csv(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
-    csv.field_size_limit(10**9)  # responses may be long
     # A spreadsheet of another language separates by semicolons.
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)

@@ -120,5 +120,5 @@ def _check(keys: Sequence[str], scores: Array, labels: int, uniform: float) -> N
     if not 0 < uniform <= 1:
         raise ValueError(
             f"You set uniform={uniform!r}, but it is the share of labels that falls everywhere alike, in (0, 1]: "
-            "without it nothing is known about responses with a low score. Set, say, {UNIFORM:g}."
+            f"without it nothing is known about responses with a low score. Set, say, {UNIFORM:g}."
         )

@@ -6,8 +6,10 @@ long as the model's answers may be, and scored by the same cost model.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
@@ -65,17 +67,16 @@ def add_nested(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, p
             writer.write(header)
     for name, path in evaluation.models.items():
         _draw_missing(evaluation, settings, workspace, name, path, progress)
-    scorer, total = evaluation.cost.load(), sum(1 for _ in _lines(workspace))
-    scores = score_responses(
+    total = sum(1 for _ in _lines(workspace))
+    score = partial(
+        score_responses,
         lambda: _lines(workspace),
         workspace.scores("nested"),
-        scorer,
         batch_size=evaluation.score_batch_size,
         base_prompts=evaluation.base_prompts,
         progress=lambda done: progress("scoring continuations", done, total),
     )
-    del scorer
-    free_memory()
+    scores = evaluation.cost.use(lambda scorer: score(scorer=scorer))
     for name in evaluation.models:
         metrics["models"][name]["nested"] = _summary(evaluation, settings, workspace, name, scores)
 
@@ -95,7 +96,8 @@ def _draw_missing(
     size = settings.branches * settings.continuations
     encoder = ConversationEncoder(load_tokenizer(path), evaluation.sampling.template)
     places = list(_places(evaluation, workspace, name, encoder))
-    missing = [place for place in places if sum(key[0] == place[0] for key in done) < size]
+    drawn = Counter(index for index, _, _ in done)
+    missing = [place for place in places if drawn[place[0]] < size]
     if not missing:
         return
     model = load_policy(path, evaluation.device, dtype=evaluation.dtype)

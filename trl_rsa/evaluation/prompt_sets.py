@@ -126,7 +126,6 @@ def _open(
 
 
 def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(10**9)  # contexts may be long
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         try:
             yield from ({k: v for k, v in row.items() if k is not None} for row in TableReader(file))

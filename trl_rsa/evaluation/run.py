@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.evaluation.token_risk import HarmModels, NothingToCompare
 from trl_rsa.evaluation.workspace import EvaluationSettings, ModelJSON, ScorerJSON, Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.policies import free_memory, load_tokenizer
+from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import digest
@@ -245,12 +246,8 @@ class EvaluationRun:
             return
         self.pressures.sample(self.workspace.settings)
         for spec in self.specs.values():
-            scorer = spec.load()
-            self.pressures.score(scorer, evaluation.score_batch_size, evaluation.base_prompts)
-            holds_memory = hasattr(scorer, "model")
-            del scorer
-            if holds_memory:
-                free_memory()
+            batch_size, base_prompts = evaluation.score_batch_size, evaluation.base_prompts
+            spec.use(partial(self.pressures.score, batch_size=batch_size, base_prompts=base_prompts))
         bootstrap = Bootstrap(seed=evaluation.sampling.seed)
         self.metrics["pressures"] = self.pressures.summarise(
             self.workspace.records, evaluation.tails, evaluation.unsafe_above, bootstrap
@@ -336,12 +333,8 @@ class EvaluationRun:
 
     def _try_scorer(self, spec: ScorerSpec) -> ScorerJSON:
         """Loads a scorer and lets it go: the models that are sampled first need the memory."""
-        scorer = spec.load()
-        self.log(sign_in_words(scorer))
-        described, holds_memory = describe(scorer), hasattr(scorer, "model")
-        del scorer
-        if holds_memory:
-            free_memory()
+        described, words = spec.use(lambda scorer: (describe(scorer), sign_in_words(scorer)))
+        self.log(words)
         return described
 
     def _settings(self, scorers: dict[str, ScorerJSON]) -> EvaluationSettings:
@@ -382,20 +375,19 @@ class EvaluationRun:
         return read_responses(given, read, kept, needed, self.evaluation.rows_are_prompts)
 
     def _score_kind(self, spec: ScorerSpec, n: int) -> StoredScores:
-        scorer = spec.load()
-        self.log(f"{spec.kind} of {n} responses, by {scorer.name}")
-        found = score_responses(
-            self._responses,
-            self.workspace.scores(spec.kind),
-            scorer,
-            batch_size=self.evaluation.score_batch_size,
-            base_prompts=self.evaluation.base_prompts,
-            progress=lambda done: self.progress(f"scoring {spec.kind}", done, n),
-        )
-        holds_memory = hasattr(scorer, "model")
-        del scorer
-        if holds_memory:
-            free_memory()
+        self.log(f"{spec.kind} of {n} responses, by {self.workspace.settings['scorers'][spec.kind]['name']}")
+        path = self.workspace.scores(spec.kind)
+        found = StoredScores.read(path)
+        if len(found) < n:
+            score = partial(
+                score_responses,
+                self._responses,
+                path,
+                batch_size=self.evaluation.score_batch_size,
+                base_prompts=self.evaluation.base_prompts,
+                progress=lambda done: self.progress(f"scoring {spec.kind}", done, n),
+            )
+            found = spec.use(lambda scorer: score(scorer=scorer))
         if found.reasons:
             first = "; ".join(f"response {index}: {reason}" for index, reason in sorted(found.reasons.items())[:3])
             self.log(

@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict, TypeVar
 
 from trl_rsa.evaluation.workspace import ScorerJSON
+from trl_rsa.sampling.policies import free_memory
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
 from trl_rsa.storage.lines import LineWriter, read_lines
 from trl_rsa.storage.records import Record
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class ScorerSpec:
 
     def load(self) -> Scorer:
         return load_scorer(self.spec, self.kind, self.higher_is, self.zero, **self.options)
+
+    def use(self, work: Callable[[Scorer], T]) -> T:
+        """What `work` gives with the scorer, which is loaded for it and let go: what comes next needs the memory."""
+        scorer = self.load()
+        holds_memory, result = hasattr(scorer, "model"), work(scorer)
+        del scorer
+        if holds_memory:
+            free_memory()
+        return result
 
 
 def describe(scorer: Scorer) -> ScorerJSON:

@@ -107,7 +107,6 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Collection[str], 
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
     """The rows below the header, by the number of their last line."""
-    csv.field_size_limit(10**9)  # responses may be long
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

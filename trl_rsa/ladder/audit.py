@@ -174,9 +174,8 @@ class LadderAudit:
 
     def _affordable(self) -> int:
         """Responses whose labels the budget pays for, second and third ones included, at the rate so far."""
-        rated = sum(
-            request["id"] in self.queue.grades() for draw in self._decide_draws() for request in draw["requests"]
-        )
+        labelled = self.queue.labels()
+        rated = sum(request["id"] in labelled for draw in self._decide_draws() for request in draw["requests"])
         rate = max(1.0, self._spent() / rated) if rated else 1.0
         return int(self._left() / rate)
 

@@ -5,6 +5,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 
+# Responses and contexts may be long; Python's own limit, which holds for the whole process, is 128 KiB.
+LONGEST_CELL = 10**9
+
+
 class TableReader(csv.DictReader):
     """
     [`csv.DictReader`] that does not take the rest of a file for one cell where a quotation mark is never closed: the
@@ -21,6 +25,7 @@ class TableReader(csv.DictReader):
     """
 
     def __init__(self, lines: Iterable[str], delimiter: str = ",") -> None:
+        csv.field_size_limit(LONGEST_CELL)
         self._read: list[str] = []  # lines of the row that is being read
         self._delimiter = delimiter
         super().__init__(self._remembered(lines), delimiter=delimiter)
