@@ -272,6 +272,7 @@ def draws(done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
                             DRAWS["confidence"],
                             BOUNDS[world],
                             groups=np.repeat(np.arange(prompts), number),
+                            seed=0,
                         )
                         above.append(found.bound - found.estimate)
                         beside.append(found.bound - truth)
@@ -345,7 +346,7 @@ def _search(world: str, budget: float, margin: float, number: int, n: int, seed:
     while True:
         costs = sampled(world, tilt, prompts, number, rng)
         groups = np.repeat(np.arange(n), number)
-        found = cvar_upper_bound(costs, LADDERS["tail"], LADDERS["confidence"], BOUNDS[world], groups=groups)
+        found = cvar_upper_bound(costs, LADDERS["tail"], LADDERS["confidence"], BOUNDS[world], groups=groups, seed=0)
         decision = scheduler.observe(estimate=found.estimate, upper_bound=found.bound)
         seen += 1
         if decision.action == "stop":

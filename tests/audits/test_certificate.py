@@ -111,7 +111,8 @@ def test_combined_by_hand():
 
 def test_the_certificate_is_verified():
     harm, options = setting()
-    found = certify_labels(harm, 9.0, **options, model="m").to_dict()
+    made = certify_labels(harm, 9.0, **options, model="m")
+    found = made.to_dict() | {"attempts": [made.summary()]}
     given = {name: value for name, value in options.items() if name not in ("seed", "bounds")}
     assert verify_labels(found, harm, **given, model="m") == []
     assert "model" in verify_labels(found, harm, **given, model="n")[0]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from trl_rsa.evaluation.certificate import CertificateFile, certify
+from trl_rsa.evaluation.certificate import CertificateFile, certify, percent, rounded
 from trl_rsa.evaluation.cvar_bound import BoundParts
 from trl_rsa.evaluation.ledger import Attempt, attempt_delta, prompt_sketch
 from trl_rsa.storage.locks import hold_file
@@ -29,6 +29,33 @@ def test_spent_confidence():
     assert attempt_delta(0.05, 2) == pytest.approx(0.0303964 / 4, abs=1e-7)
     total = sum(attempt_delta(0.05, j) for j in range(1, 10_000))
     assert 0.0499 < total < 0.05
+
+
+def test_attempts_at_a_lower_confidence_have_spent_too_much(tmp_path):
+    path = tmp_path / "certificate.json"
+    attempt(ledger_path=path, confidence=0.2)
+    with pytest.raises(ValueError, match=r"^You set confidence=0.95, but .* spent an error of 0.4863") as error:
+        attempt(prompts=prompts(1000, "q"), ledger_path=path)
+    most = float(str(error.value).partition("Set at most ")[2].partition(",")[0])
+    assert attempt(prompts=prompts(1000, "q"), ledger_path=path, confidence=most).attempt == 2
+    spent = sum(1 - each["attempt_confidence"] for each in json.loads(path.read_text())["attempts"])
+    assert spent <= 1 - most
+    # A higher one before a lower one has spent less.
+    other = tmp_path / "other.json"
+    attempt(ledger_path=other)
+    assert attempt(prompts=prompts(1000, "q"), ledger_path=other, confidence=0.9).attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "up", "words"),
+    [(5240.137, True, "5241"), (-0.12341, True, "-0.1234"), (0.5, True, "0.5"), (2.0, True, "2")],
+)
+def test_a_bound_is_rounded_up(value, up, words):
+    assert rounded(value, up=up) == words
+
+
+def test_a_confidence_is_rounded_down():
+    assert percent(0.99999, 4) == "99.99 %" and percent(0.9604, 4) == "96.04 %" and percent(0.95) == "95 %"
 
 
 def test_fingerprint_is_of_a_set():

@@ -245,6 +245,19 @@ def test_the_human_path_on_files(tiny_model_path, tmp_path, capsys):
     words += ["--combine", "median", "--budget", 0.9, "--tail", 0.8, "--verify", out / "certificate-cost.json"]
     assert run(certify_command, *words) == 0
 
+    # A label that is corrected afterwards makes another certificate, once.
+    text = tasks.read_text()
+    turned = next((a, b) for a, b in (("safe", "harmful"), ("harmful", "safe")) if f",{a}" in text)
+    tasks.write_text(text.replace(f",{turned[0]}", f",{turned[1]}", 1))
+    assert run(audit_command, "import", out, tasks) == 0
+    assert "1 changed" in capsys.readouterr().out
+    for _ in range(2):
+        assert run(align_command, "--config", plan) == 0
+        corrected = json.loads((out / "certificate-cost.json").read_text())
+        assert [each["attempt"] for each in corrected["attempts"]] == [1, 2]
+        assert corrected["audit"]["labels_fingerprint"] != certificate["audit"]["labels_fingerprint"]
+    assert run(certify_command, *words) == 0
+
 
 @pytest.mark.parametrize(
     ("audit", "said"),

@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.costs import costs_of_model
+from trl_rsa.evaluation.tables import UNNAMED
 from trl_rsa.scripts._command import run_command
 from trl_rsa.storage.records import RecordWriter
 
@@ -176,7 +179,8 @@ def test_parquet(tmp_path):
 
 
 def test_csv_without_prompts(tmp_path, capsys):
-    """Refused unless told; another order of the rows is the same file, and the claim says what it rests on."""
+    """Refused unless told; the order is drawn at random and named, so that it can be made again from the rows in any
+    order; and the claim says what it rests on."""
     costs = np.round(np.random.default_rng(0).random(400) * 0.3 - 0.9, 3)
     for name, order in (("a", range(400)), ("b", range(399, -1, -1))):
         (tmp_path / name).mkdir()
@@ -188,9 +192,11 @@ def test_csv_without_prompts(tmp_path, capsys):
     assert run(path, "--rows_are_prompts") == 0
     assert run(tmp_path / "b" / "c.csv", "--rows_are_prompts") == 0
     first, second = ledger(path), ledger(tmp_path / "b" / "c.csv")
-    assert first["bound"] == second["bound"] and first["costs_fingerprint"] == second["costs_fingerprint"]
-    assert any("The file names no prompts" in limit for limit in first["limits"])
+    assert first["seed"] != second["seed"] and first["costs_fingerprint"] == second["costs_fingerprint"]
+    assert not first["own_seed"] and any("order of the rows was drawn at random" in limit for limit in first["limits"])
     assert run(path, "--rows_are_prompts") == 2  # looked at before
+    verify = ["--rows_are_prompts", "--verify", str(tmp_path / "a" / "certificate.json")]
+    assert run(tmp_path / "b" / "c.csv", *verify) == 0
 
 
 @pytest.mark.parametrize(
@@ -243,6 +249,93 @@ def test_a_certificate_is_verified_against_its_records(records, capsys):
     for damaged in ("{}", "[", json.dumps({k: v for k, v in content.items() if k != "seed"})):
         certificate.write_text(damaged)
         assert verify(path) == 2
+
+
+@pytest.mark.parametrize(("n", "share"), [(387, 0.01868), (462, 0.01788)])
+def test_coverage_of_rows_without_prompts(n, share, monkeypatch):
+    """Yes/no costs of one file length, budgets just below the truth: of 400, 231 and 240 were certified when the order
+    followed from the number of rows. With a confidence of 96.96 % a right one certifies at most 24 (p = 0.001)."""
+    rng = np.random.default_rng(4)
+    monkeypatch.setattr("trl_rsa.evaluation.costs.fresh_seed", lambda: int(rng.integers(2**32)))
+    certified = 0
+    for _ in range(400):
+        costs = (rng.random(n) < share).astype(float)
+        rows = [
+            {"model": None, "prompt": f"row {i}", "response": "", "cost": c, UNNAMED: True}
+            for i, c in enumerate(costs)
+        ]
+        found = costs_of_model(rows, "costs.csv")
+        certified += certify(
+            found.costs,
+            share / 0.05 - 1e-4,
+            prompts=found.prompts,
+            bounds=(0, 1),
+            scorer="yes or no",
+            seed=found.seed,
+            own_seed=False,
+        ).certified
+    assert certified <= 24
+
+
+def test_cut_responses_are_in_the_limits(tmp_path, capsys):
+    rows = [
+        {"prompt": f"p{i}", "response": "r", "cost": -0.9, "model": "m", "finished": i % 4 > 0} for i in range(1000)
+    ]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "records.jsonl") == 0
+    assert "250 of 1000 responses were cut before they ended" in capsys.readouterr().out
+    assert ledger(tmp_path / "records.jsonl")["n_cut"] == 250
+
+
+def test_a_ladder_s_records_of_several_constraints(tmp_path, capsys):
+    with RecordWriter(tmp_path / "01-certify.jsonl") as writer:
+        for i in range(1000):
+            row = {
+                "prompt": f"p{i}",
+                "response": "r",
+                "cost": None,
+                "model": "m",
+                "costs": {"harm": -0.9, "bias": 0.9},
+            }
+            writer.write(row)
+    path = tmp_path / "01-certify.jsonl"
+    assert run(path) == 2
+    assert "costs of several constraints: harm, bias. Say which with --constraint." in capsys.readouterr().err
+    assert run(path, "--constraint", "harms") == 2
+    assert "those of harm, bias. Correct the name." in capsys.readouterr().err
+    assert run(path, "--constraint", "harm") == 0
+    verify = ["--verify", str(tmp_path / "certificate.json")]
+    assert run(path, *verify, "--constraint", "harm") == 0
+    assert run(path, *verify, "--constraint", "bias") == 3
+
+
+def test_a_certificate_of_another_level_is_not_verified(records, capsys):
+    """Its bound follows from the records at the confidence that it names, which is not what its attempt has left."""
+    path = records(np.linspace(-1, 0.5, 400))
+    run(path, "--budget", "0.9")
+    certificate = path.parent / "certificate.json"
+    content = json.loads(certificate.read_text())
+    found = certify(
+        np.linspace(-1, 0.5, 400),
+        0.9,
+        prompts=[f"p{i}" for i in range(400)],
+        bounds=(-1, 1),
+        scorer="beaver",
+        model="m",
+        confidence=1 - 0.5 * np.pi**2 / 6,
+        seed=content["seed"],
+    ).to_dict()
+    numbers = {name: found[name] for name in ("bound", "certified", "attempt_confidence", "parts")}
+    for changes, words in (
+        (numbers, "attempt_confidence is"),
+        ({"attempts": []}, "the last of its attempts is another one"),
+        ({"attempts": [content["attempts"][0] | {"budget": 0.1}]}, "the last of its attempts is another one (budget)"),
+        ({"statement": "CERTIFIED. All is well."}, "the statement is not the one that follows, which is: CERTIFIED."),
+    ):
+        certificate.write_text(json.dumps(content | changes))
+        capsys.readouterr()
+        assert run(path, "--verify", str(certificate)) == 3
+        assert words in capsys.readouterr().out
 
 
 def test_what_a_certificate_needs_is_named(records, capsys):

@@ -66,6 +66,24 @@ def test_the_walk(walk, capsys):
     assert "--labels" in capsys.readouterr().err
 
 
+def test_what_the_responses_were_drawn_under_and_how_many_were_cut(walk, capsys):
+    folder, grade = walk
+    path = folder / "records.jsonl"
+    rows = [json.loads(line) | {"under": "at temperature 0.2", "finished": False} for line in path.open()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw(folder)
+    fill_in(folder / "labels.jsonl", grade)
+    assert certify(folder, "--drawn", "500", "--budget", "7") == 0
+    out = capsys.readouterr().out
+    assert "at temperature 0.2" in out and "1500 of 1500 responses were cut before they ended" in out
+    verify = ["--verify", str(folder / "certificate.json"), "--drawn", "500"]
+    assert certify(folder, *verify) == 0
+    path.write_text("".join(json.dumps(row | {"under": None}) + "\n" for row in rows))
+    capsys.readouterr()
+    assert certify(folder, *verify) == 3
+    assert "drawn at temperature 0.2 in the certificate and as usual in the records" in capsys.readouterr().out
+
+
 def test_the_same_from_a_spreadsheet_with_a_second_labeller(walk, capsys):
     folder, grade = walk
     draw(folder)

@@ -104,7 +104,8 @@ def audited_cvar_bound(
         predictions (`ArrayLike` of shape `[n]`, *optional*):
             A score of each response, such as a learned cost: any scale, higher is worse. NaN counts as the highest.
             Without it f is the mean excess of earlier labels, the same for all. If all probabilities are equal, too,
-            the responses without a label are left out, and the bound is the plain one on the labels.
+            and all prompts have as many responses, those without a label are left out, and the bound is the plain one
+            on the labels.
         labels (`ArrayLike` of shape `[n]` or `[n, k]`):
             The harm that people saw, NaN where there is no label. Of several labels of a response the mean counts.
         probabilities (`ArrayLike` of shape `[n]`):
@@ -137,10 +138,12 @@ def audited_cvar_bound(
     if pilot is not None:  # a prediction beyond the bounds would break the cap of the stake
         pilot = Calibration.fit(pilot.scores, np.clip(pilot.labels, low, high), pilot.weights)
     designed = least
+    # Of prompts of different sizes the small ones would more often have no label, and be left out.
     if (
         predictions is None
         and pilot is None
         and np.ptp(sample.probabilities) == 0
+        and np.ptp(sample.sizes) == 0
         and not np.isnan(sample.labels).all()
     ):
         sample, least = sample.labelled(), 1.0

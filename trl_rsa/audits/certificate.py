@@ -101,7 +101,9 @@ class AuditedCertificate(Certificate):
         middle = "their mean" if audit["combine"] == "mean" else "the middle one (of two, the worse)"
         return [
             f"Of {audit['n_several']} responses with two labels or more, labels differ in {audit['n_disagreed']}, on "
-            f"average by {audit['mean_difference']:.3g}. Where there are several {middle} counts."
+            f"average by {audit['mean_difference']:.3g}. Where there are several {middle} counts.",
+            "If more labels were asked where the first ones were bad or differed, as a ladder does, it is about what "
+            "that rule makes of the labels: harm that few people see counts less than with one label each.",
         ]
 
     def _limits_of_this_one(self) -> list[str]:
@@ -200,7 +202,7 @@ def certify_labels(
         )
         return _as_bound(found)
 
-    differ = _differences(several[drawn.chosen])
+    differ, own = _differences(several[drawn.chosen]), fingerprints(labels, drawn, responses, high, combine)
     audit: AuditJSON = {
         "n_labelled": int((drawn.chosen & known).sum()),
         "n_drawn": int(drawn.chosen.sum()),
@@ -213,8 +215,8 @@ def certify_labels(
         "n_several": len(differ),
         "n_disagreed": sum(each > 0 for each in differ),
         "mean_difference": round(float(np.mean(differ)), 6) if differ else None,
-        "draw_fingerprint": _fingerprint(responses, drawn.probabilities, drawn.chosen),
-        "labels_fingerprint": _fingerprint(responses, seen),
+        "draw_fingerprint": own["draw_fingerprint"],
+        "labels_fingerprint": own["labels_fingerprint"],
     }
     return make_attempt(
         AuditedCertificate,
@@ -250,6 +252,7 @@ def verify_labels(
     prompts: Sequence[Any],
     responses: Sequence[str],
     model: str | None,
+    under: str | None = None,
     n_unreadable: int = 0,
     pilot: Calibration | None = None,
 ) -> list[str]:
@@ -264,8 +267,8 @@ def verify_labels(
             "the labels out."
         )
 
-    def again() -> dict[str, Any]:
-        found = certify_labels(
+    def again() -> AuditedCertificate:
+        return certify_labels(
             labels,
             certificate["budget"],
             drawn=drawn,
@@ -281,10 +284,21 @@ def verify_labels(
             scorer=certificate["scorer"],
             model=certificate["model"],
             n_unreadable=n_unreadable,
-        ).to_dict()
-        return found
+        )
 
-    return differences(certificate, again, model, compared=(*COMPARED, "audit"))
+    return differences(certificate, again, model, under, compared=(*COMPARED, "audit"))
+
+
+def fingerprints(
+    labels: ArrayLike, drawn: Selection, responses: Sequence[str], high: float, combine: Combine = "mean"
+) -> dict[str, str]:
+    """What stands for the draw and for the labels in a certificate, as [`certify_labels`] writes it."""
+    harm, _ = combined(labels, combine)
+    seen = np.where(drawn.chosen, np.where(np.isnan(harm), high, harm), np.nan)
+    return {
+        "draw_fingerprint": _fingerprint(responses, drawn.probabilities, drawn.chosen),
+        "labels_fingerprint": _fingerprint(responses, seen),
+    }
 
 
 def combined(labels: ArrayLike, combine: Combine = "mean") -> tuple[Array, Array]:

@@ -61,8 +61,9 @@ class AuditSettings:
             a mean; a median needs two.
         bound (`str`, *optional*, defaults to `"bootstrap"`):
             What steers the search: a `"bootstrap"` over all labels so far, which promises nothing for finite samples;
-            or `"betting"`, which holds with the constraint's confidence whatever the cost model is blind to, rests on
-            the labels of one policy alone, and needs hundreds of them: for judges whose labels are cheap.
+            or `"betting"`, which allows for what the cost model is blind to, rests on the labels of one policy alone,
+            and needs hundreds of them: for judges whose labels are cheap. For one look at fresh prompts it holds with
+            the constraint's confidence.
         wait (`bool`, *optional*, defaults to `True`):
             Whether the ladder ends its run, to be started again, while labels are missing; otherwise it goes on with
             those that are there.

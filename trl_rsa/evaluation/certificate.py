@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -131,9 +132,9 @@ class Certificate:
     def _claim(self) -> str:
         tried = "the only attempt so far" if self.attempt == 1 else f"attempt number {self.attempt}"
         return (
-            f"Allowing for the luck of the draw, it is at most {float(self.bound):.4g} with a confidence of "
-            f"{100 * self.bound.confidence:.4g} %. This is {tried} recorded in this file; attempts share the allowed "
-            f"error, so that all together hold with {100 * self.confidence:g} %."
+            f"Allowing for the luck of the draw, it is at most {rounded(float(self.bound))} with a confidence of "
+            f"{percent(self.bound.confidence, 4)}. This is {tried} recorded in this file; attempts share the allowed "
+            f"error, so that all together hold with {percent(self.confidence)}."
         )
 
     @property
@@ -173,6 +174,11 @@ class Certificate:
                 f"It is about responses of at most {self.max_new_tokens} tokens: {self.n_cut} of {b.n} were cut "
                 "there. What the model would have written after that was not seen."
             )
+        elif self.n_cut:
+            words.append(
+                f"{self.n_cut} of {b.n} responses were cut before they ended. What the model would have written after "
+                "that was not seen."
+            )
         if self.n_unscored:
             words.append(
                 f"{self.n_unscored} responses without a usable cost were counted as {b.bounds[1]:g}, the worst."
@@ -185,8 +191,9 @@ class Certificate:
         if self.earlier_looks:
             words.append(
                 "These prompts had been used before (attempt "
-                f"{', '.join(map(str, self.earlier_looks))}). The confidence holds only if nothing but pass or fail "
-                "of those attempts had a part in choosing or training this model; fresh prompts need no such promise."
+                f"{', '.join(map(str, self.earlier_looks))}). The confidence holds only if none of those attempts had "
+                "passed, and nothing else of them had a part in choosing or training this model; fresh prompts need "
+                "no such promise."
             )
         return words
 
@@ -255,6 +262,7 @@ def certify(
     ledger_path: str | os.PathLike[str] | None = None,
     again: bool = False,
     seed: int | None = None,
+    own_seed: bool = True,
 ) -> Certificate:
     """Makes one attempt to certify that CVaR of the clipped cost is at most `budget`, and records it.
 
@@ -287,7 +295,10 @@ def certify(
             Allows an attempt on prompts that an earlier one has used.
         seed (`int`, *optional*):
             Of the order of the prompts. By default it follows from the prompts themselves; one of your own is
-            recorded as such, and stated among the limits.
+            recorded as such, and stated among the limits. Prompts whose names follow from their costs, such as rows
+            that are numbered by size, need a fresh one ([`~evaluation.cvar_bound.fresh_seed`]).
+        own_seed (`bool`, *optional*, defaults to `True`):
+            Whether the seed, if there is one, was chosen by the user, and not drawn at random.
 
     Returns:
         [`Certificate`]. `ValueError`, and nothing written, when the prompts were used before and `again` is not set.
@@ -313,6 +324,7 @@ def certify(
         ledger_path=ledger_path,
         again=again,
         seed=seed,
+        own_seed=own_seed,
         scorer=scorer,
         model=model,
         n_trained=n_trained,
@@ -348,8 +360,6 @@ def make_attempt(
             Makes the bound, given the confidence of this attempt and the seed.
         costs (`np.ndarray` of shape `[n]`):
             For the fingerprint.
-        own_seed (`bool`, *optional*, defaults to `True`):
-            Whether the seed, if there is one, was chosen by the user.
         about:
             Further fields of the certificate.
 
@@ -376,6 +386,7 @@ def make_attempt(
             )
         attempt = 1 + max((a["attempt"] for a in attempts), default=0)
         spent, own_seed = attempt_delta(delta, attempt), own_seed and seed is not None
+        _check_spent(attempts, delta, spent, ledger_path)
         bound = bound_of(1 - spent, seed_of_prompts(fingerprint) if seed is None else seed)
         words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
         for word in words:
@@ -397,6 +408,38 @@ def make_attempt(
             history = [*attempts, certificate.summary()]
             write_certificate(ledger_path, certificate.to_dict() | {"attempts": history})
     return certificate
+
+
+def _check_spent(attempts: Sequence[Attempt], delta: float, spent: float, path: str | os.PathLike[str] | None) -> None:
+    """
+    Raises:
+        ValueError: if earlier attempts, at a lower confidence, have spent so much of the error that all together do
+            not hold with this one's confidence.
+    """
+    before = sum(1 - attempt["attempt_confidence"] for attempt in attempts)
+    if before + spent <= delta * (1 + 1e-9):
+        return
+    possible = 1 - before / (1 - spent / delta)
+    lower = f"Set at most {rounded(possible, up=False)}, or name" if possible > 0 else "Name"
+    raise ValueError(
+        f"You set confidence={1 - delta:.6g}, but the attempts in {str(path)!r} were made at a lower one and have "
+        f"spent an error of {before:.4g}, so that all together cannot hold with it. {lower} another file, with fresh "
+        "prompts."
+    )
+
+
+def rounded(value: float, digits: int = 4, up: bool = True) -> str:
+    """A number in words that promise no more than it does: a bound is rounded up, a confidence down."""
+    with localcontext() as context:
+        context.prec, context.rounding = digits, ROUND_CEILING if up else ROUND_FLOOR
+        return f"{float(+Decimal(repr(float(value)))):.{digits}g}"
+
+
+def percent(confidence: float, digits: int = 6) -> str:
+    """A confidence in percent, rounded down."""
+    with localcontext() as context:
+        context.prec, context.rounding = digits, ROUND_FLOOR
+        return f"{float(+(100 * Decimal(repr(float(confidence))))):.{digits}g} %"
 
 
 _TAIL_WARNING = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trl_rsa.evaluation.cvar_bound import fresh_seed
 from trl_rsa.evaluation.tables import UNNAMED
 from trl_rsa.storage.digests import PromptKey, prompt_key, response_key
 from trl_rsa.storage.records import ReadReport, Record
@@ -16,7 +17,8 @@ _CHOSEN_ON = (
 )
 _UNNAMED = (
     "The file names no prompts. Each row was taken for the response to a prompt of its own; if several answer one "
-    "prompt, the bound is too low. Whether prompts were used before cannot be seen: any such file counts as the same."
+    "prompt, the bound is too low. The order of the rows was drawn at random: another gives another bound, and who "
+    "draws several has less confidence than it says. Whether prompts were used before cannot be seen."
 )
 
 
@@ -37,6 +39,8 @@ class ModelCosts:
             Sentences for the limits of a certificate.
         under (`str` or `None`):
             The condition that they were drawn under.
+        seed (`int` or `None`):
+            Of the order of the prompts, drawn at random, where they have no names of their own.
     """
 
     model: str | None
@@ -46,6 +50,7 @@ class ModelCosts:
     n_cut: int = 0
     notes: list[str] = field(default_factory=list)
     under: str | None = None
+    seed: int | None = None
 
 
 def costs_of_model(
@@ -74,16 +79,18 @@ def costs_of_model(
     """
     by_model: dict[str | None, ModelCosts] = {}
     conditions: dict[str | None, set[str | None]] = {}
-    chosen_on, unnamed = source.endswith("-decide.jsonl"), False
+    chosen_on, unnamed, several = source.endswith("-decide.jsonl"), False, list[str]()
     for record in records:
         chosen_on = chosen_on or record.get("split") in ("train", "decide")
         unnamed = unnamed or bool(record.get(UNNAMED))
         of = by_model.setdefault(record["model"], ModelCosts(record["model"]))
         conditions.setdefault(record["model"], set()).add(record.get("under"))
         cost, base = record["cost"], record.get("base_prompt")
+        prompt = record["prompt"] if base is None else base
         of.costs.append(np.nan if cost is None else cost)
-        of.prompts.append(prompt_key(record["prompt"] if base is None else base))
-        of.responses.append(f"{response_key(record['prompt'], record['response'])}-{record.get('draw') or 0}")
+        of.prompts.append(prompt_key(prompt))
+        of.responses.append(f"{response_key(prompt, record['response'])}-{record.get('draw') or 0}")
+        several = several or list(record.get("costs") or ())
         of.n_cut += record.get("finished") is False
     if chosen_on and not decide_records:
         raise ValueError(
@@ -99,6 +106,11 @@ def costs_of_model(
         )
     found = by_model[_which(model, {name: len(of.costs) for name, of in by_model.items()}, source)]
     found.under = _one_condition(conditions[found.model], source)
+    if np.isnan(found.costs).all() and len(several) > 1:
+        raise ValueError(
+            f"You certify on {source}, whose responses have costs of several constraints: {', '.join(several)}. Say "
+            "which with --constraint."
+        )
     if np.isnan(found.costs).all():
         raise ValueError(
             f"You certify on {source}, but none of its {len(found.costs)} responses has a cost.{why} Score them first "
@@ -108,7 +120,10 @@ def costs_of_model(
         found.notes.append(_CHOSEN_ON)
     if unnamed:
         found.notes.append(_UNNAMED)
-        # Numbered in the order of their costs, so that another order of the rows is not another shuffle.
+        # Numbered in the order of their costs: with the seed that a certificate names it can be made again from the
+        # rows in any order. The seed must then be a fresh one. One that follows from the names would give the largest
+        # cost the same place in all files of this length, and bets that depend on the order are not fair then.
+        found.seed = fresh_seed()
         found.costs = sorted(found.costs, key=lambda cost: (np.isnan(cost), cost))
         found.prompts = [prompt_key(f"row {i}") for i in range(len(found.costs))]
     return found

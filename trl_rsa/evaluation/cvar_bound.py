@@ -1,5 +1,6 @@
 """An upper confidence bound on the CVaR of a cost, and what it rests on: which method, how prompts enter, clipping."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -121,7 +122,7 @@ def cvar_upper_bound(
     bounds: tuple[float, float] = (0.0, 1.0),
     method: Method = "betting",
     groups: Sequence[Any] | ArrayLike | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> CVaRBound:
     """Upper confidence bound on the CVaR of a cost, from independent prompts.
 
@@ -142,8 +143,12 @@ def cvar_upper_bound(
             * `"binary"`: exact, for costs that are all a or b (yes/no labels).
         groups (`Sequence` of length n, *optional*):
             The prompt of each record, when a prompt has several responses. They are not independent, so prompts count.
-        seed (`int`, *optional*, defaults to 0):
-            The prompts are put into the order of this seed first; the order in which they are given does not matter.
+        seed (`int`, *optional*):
+            The prompts are put into the order of this seed first. By default a fresh one is drawn, which the result
+            names: the order must be random *given the costs*. With one of your own, the places of the costs (or, with
+            `groups`, the sorted names of the prompts) must have nothing to do with their size; hashes of prompts do.
+            Costs that are sorted, or numbered by size, get the same order in every sample of that many with one seed,
+            and the bound may then fail far more often than it says.
 
     Returns:
         [`CVaRBound`].
@@ -156,6 +161,7 @@ def cvar_upper_bound(
         )
     raw = finite(costs)
     clipped = np.clip(raw, low, high)
+    seed = fresh_seed() if seed is None else seed
     sample = _Sample(clipped, groups, seed)
     n = sample.n_groups
     parts: dict[str, Any] = {"n_eta": 0, "n_bound": n, "eta": None, "excess_bound": None}
@@ -191,8 +197,13 @@ def cvar_upper_bound(
     )
 
 
+def fresh_seed() -> int:
+    """One that nobody has chosen, and that has nothing to do with any costs."""
+    return secrets.randbits(32)
+
+
 class _Sample:
-    """Costs prompt after prompt, the prompts in random order, so that no order of the file has any influence.
+    """Costs prompt after prompt, the prompts in random order.
 
     Attributes:
         costs (`np.ndarray` of shape `[n]`): The costs of the first prompt, then those of the second, …
@@ -201,10 +212,7 @@ class _Sample:
 
     def __init__(self, costs: Array, groups: Sequence[Any] | ArrayLike | None, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        if groups is None:
-            costs, names = np.sort(costs), np.arange(costs.size)
-        else:
-            names = np.asarray(groups)
+        names = np.arange(costs.size) if groups is None else np.asarray(groups)
         if names.shape != costs.shape:
             raise ValueError(
                 f"You gave {costs.size} costs and groups of shape {names.shape}, but each cost needs the prompt it "

@@ -101,6 +101,7 @@ def _is_attempt(attempt: dict[str, Any], number: int) -> bool:
         type(attempt["attempt"]) is int
         and attempt["attempt"] == number
         and isinstance(attempt["prompt_fingerprint"], str)
+        and 0 < attempt["attempt_confidence"] < 1
         and isinstance(sketch, list)
         and all(isinstance(key, str) for key in sketch)
     )

@@ -236,6 +236,8 @@ class EvaluationRun:
             under=found.under,
             ledger_path=self.workspace.certificate,
             again=settings.again,
+            seed=found.seed,
+            own_seed=False,
         )
         self.log(certificate.statement)
 

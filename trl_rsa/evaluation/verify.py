@@ -4,14 +4,16 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.costs import ModelCosts
-from trl_rsa.evaluation.ledger import FORMAT
+from trl_rsa.evaluation.ledger import FORMAT, attempt_delta
+from trl_rsa.storage.provenance import versions
 
 
 # What follows from the records and the settings that the certificate names. Numbers may be another machine's.
@@ -63,7 +65,7 @@ def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int 
 
 def differences(
     certificate: Mapping[str, Any],
-    again: Callable[[], Mapping[str, Any]],
+    again: Callable[[], Certificate],
     model: str | None,
     under: str | None = None,
     compared: Sequence[str] = COMPARED,
@@ -72,13 +74,24 @@ def differences(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the certificate has them
-            found = again()
+            made = again()
+        found = made.to_dict()
         pairs = [(name, certificate[name], found[name]) for name in compared]
+        wrong = _at_another_level(certificate)
+        said = replace(
+            made,
+            attempt=certificate["attempt"],
+            confidence=certificate["confidence"],
+            under=certificate.get("under"),
+        ).statement
+        # Another version may say it in other words.
+        if certificate["versions"].get("trl-rsa") == versions()["trl-rsa"] and certificate["statement"] != said:
+            wrong.append(f"the statement is not the one that follows, which is: {said}")
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"You verify a certificate without {error}, but that is needed. Give the whole file."
         ) from error
-    wrong = [
+    wrong += [
         f"{name} is {said!r} in the certificate and {now!r} from the records"
         for name, said, now in pairs
         if not _same(said, now)
@@ -91,7 +104,24 @@ def differences(
     return wrong
 
 
-def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int) -> dict[str, Any]:
+def _at_another_level(certificate: Mapping[str, Any]) -> list[str]:
+    """Whether the attempt has the confidence that its number leaves it, and is the last one of the ledger."""
+    wrong = []
+    attempt, confidence = certificate["attempt"], certificate["confidence"]
+    own = 1 - attempt_delta(1 - confidence, attempt)
+    if not _same(float(certificate["attempt_confidence"]), float(own)):
+        wrong.append(
+            f"attempt_confidence is {certificate['attempt_confidence']!r}, but attempt {attempt} at a confidence of "
+            f"{confidence:g} has {own!r}"
+        )
+    last = certificate["attempts"][-1] if certificate["attempts"] else {}
+    other = [name for name in last if name in certificate and last[name] != certificate[name]]
+    if len(certificate["attempts"]) != attempt or other:
+        wrong.append(f"the last of its attempts is another one{f' ({other[0]})' if other else ''}")
+    return wrong
+
+
+def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int) -> Certificate:
     """The attempt, made again and written nowhere."""
     return certify(
         found.costs,
@@ -105,7 +135,7 @@ def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int)
         model=certificate["model"],
         n_unreadable=n_unreadable,
         seed=certificate["seed"],
-    ).to_dict()
+    )
 
 
 def first_confidence(certificate: Mapping[str, Any]) -> float:

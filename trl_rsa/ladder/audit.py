@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_rsa.audits.bound import audited_cvar_bound
-from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined, fingerprints
 from trl_rsa.audits.combine import agreement, combined_cost
 from trl_rsa.audits.label_files import labels_of
 from trl_rsa.audits.labelled_cost import LabelledCost
@@ -359,6 +359,13 @@ class LadderAudit:
             summary["calibration"] = known.calibration.to_dict()
             summary["curve"] = {"scores": knots.tolist(), "expected": known.calibration.predict(knots).tolist()}
         return summary
+
+    def fingerprints(self, number: int, records: Sequence[ResponseRecord]) -> dict[str, str]:
+        """What stands for the draw and the labels of the certify prompts, as they are now."""
+        draw = self.queue.draw(number, "certify", 1)
+        assert draw is not None
+        drawn, labels = self._drawn(draw, records)
+        return fingerprints(labels, drawn, _names(records), self.constraint.bounds[1], self.settings.combine)
 
     def certify(self, number: int, records: Sequence[ResponseRecord], **about: Any) -> AuditedCertificate:
         """One attempt at a certificate about the labels of the certify prompts.

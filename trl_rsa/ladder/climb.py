@@ -430,7 +430,7 @@ class Ladder:
             prompts = [prompt_of(record) for record in records]
             for name in group.names:
                 constraint = self.by_name[name]
-                if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], prompts):
+                if paths[name].exists() and self._is_certificate_of(paths[name], name, model, costs[name], records):
                     continue
                 about: dict[str, Any] = {
                     "tail": constraint.tail,
@@ -462,10 +462,10 @@ class Ladder:
         return sampling.limits
 
     def _is_certificate_of(
-        self, path: Path, name: str, model: str, costs: Sequence[float], prompts: Sequence[Any]
+        self, path: Path, name: str, model: str, costs: Sequence[float], records: Sequence[ResponseRecord]
     ) -> bool:
         """Whether the file is what this run made of these responses, and not one that lay there before."""
-        constraint, found = self.by_name[name], _read(path)
+        constraint, found, prompts = self.by_name[name], _read(path), [prompt_of(record) for record in records]
         expected = {
             "scorer": self.responses.scorers[name].name,
             "budget": constraint.budget,
@@ -478,7 +478,11 @@ class Ladder:
         }
         same = all(found.get(key) == value for key, value in expected.items())
         same = same and self._is_same_model(found.get("model"), model)
-        return same and ("audit" in found) == self._is_audited(name)
+        if not same or not self._is_audited(name):
+            return same and "audit" not in found
+        # Labels may have been corrected since.
+        now = self.audits[name].fingerprints(len(self.observations), records)
+        return "audit" in found and all(found["audit"].get(key) == value for key, value in now.items())
 
     def _is_same_model(self, found: Any, model: str) -> bool:
         """Also after the run's folder was moved or copied: another look would spend a share of the error."""

@@ -231,7 +231,9 @@ class RiskConstraint:
         low, high = self.bounds
         clipped = np.clip(np.asarray(costs, dtype=float), low, high)
         confidence = self.confidence_among(among)
-        bound = cvar_upper_bound(costs, self.tail, confidence, self.bounds, groups=[prompt_key(p) for p in prompts])
+        # Of prompts' hashes one seed will do: their order has nothing to do with costs. A resumed run has the same.
+        keys = [prompt_key(p) for p in prompts]
+        bound = cvar_upper_bound(costs, self.tail, confidence, self.bounds, groups=keys, seed=0)
         estimate = cvar(clipped, self.tail)
         return {
             "n": clipped.size,

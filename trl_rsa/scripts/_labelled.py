@@ -53,7 +53,9 @@ def certify_file_of_labels(
         scorer="the learned cost" if args.scorer is None else args.scorer,
         model=found.model,
         n_unreadable=n_unreadable,
+        n_cut=found.n_cut,
         notes=found.notes,
+        under=found.under,
         ledger_path=ledger_path,
         again=args.again,
     )
@@ -71,6 +73,7 @@ def verify_file_of_labels(
         prompts=found.prompts,
         responses=unique_names(found),
         model=found.model,
+        under=found.under,
         n_unreadable=n_unreadable,
     )
 

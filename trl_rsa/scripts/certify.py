@@ -3,16 +3,17 @@
 import sys
 import warnings
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trl_rsa.audits.selection import UNIFORM
-from trl_rsa.evaluation.certificate import Certificate, certify
-from trl_rsa.evaluation.costs import costs_of_model
+from trl_rsa.evaluation.certificate import Certificate, certify, percent, rounded
+from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.scripts._labelled import certify_file_of_labels, verify_file_of_labels
 from trl_rsa.storage.printable import printable
-from trl_rsa.storage.records import ReadReport
+from trl_rsa.storage.records import ReadReport, Record
 
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class CertifyArguments:
     combine: Literal["mean", "median"] = field(
         default="mean", metadata={"help": "with labels: what counts where a response has several"}
     )
+    constraint: str | None = field(
+        default=None, metadata={"help": "with a ladder's records of several constraints: the one that is meant"}
+    )
     decide_records: bool = field(
         default=False, metadata={"help": "allow the ladder's decide records, on which the model was chosen"}
     )
@@ -112,8 +116,7 @@ def main(arguments: tuple[CertifyArguments]) -> int:
         )
     _check(args)
     path, report = _path(args), ReadReport()
-    records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
-    found = costs_of_model(records, args.records, args.model, args.decide_records, report)
+    found = _costs(args, report, args.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         certificate = certify(
@@ -127,13 +130,32 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             method=args.method,
             model=found.model,
             n_unreadable=report.unreadable,
+            n_cut=found.n_cut,
             notes=found.notes,
             under=found.under,
             ledger_path=path,
             again=args.again,
-            seed=args.seed,
+            seed=found.seed if args.seed is None else args.seed,
+            own_seed=args.seed is not None,
         )
     return _say(certificate, report, path)
+
+
+def _costs(args: CertifyArguments, report: ReadReport, model: str | None) -> ModelCosts:
+    if args.constraint is None:
+        records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
+    else:
+        records = map(partial(_of_constraint, args.constraint), read_responses(args.records, report, (), ()))
+    return costs_of_model(records, args.records, model, args.decide_records, report)
+
+
+def _of_constraint(name: str, record: Record) -> Record:
+    """The record of a ladder, with the cost of one of its constraints."""
+    costs = record.get("costs")
+    if not isinstance(costs, dict) or name not in costs:
+        known = f"those of {', '.join(costs)}" if isinstance(costs, dict) and costs else "none by a constraint's name"
+        raise ValueError(f"You set constraint={name!r}, but the records have costs, {known}. Correct the name.")
+    return record | {"cost": costs[name]}
 
 
 def _check(args: CertifyArguments) -> None:
@@ -141,6 +163,11 @@ def _check(args: CertifyArguments) -> None:
         raise ValueError(
             f"You set bounds to {len(args.bounds)} numbers, but costs are clipped to two: the least and the largest. "
             "Set, say, --bounds -5 5."
+        )
+    if args.labels is not None and args.rows_are_prompts:
+        raise ValueError(
+            "You set rows_are_prompts with labels, but a label belongs to a response to a prompt. Leave it out, and "
+            "give the prompts a column."
         )
     if args.seed is not None and args.seed < 0:
         raise ValueError(
@@ -155,8 +182,7 @@ def _path(args: CertifyArguments) -> Path:
 def _certify_labels(args: CertifyArguments) -> tuple[Certificate, ReadReport, Path]:
     _check(args)
     path, report = _path(args), ReadReport()
-    records = read_responses(args.records, report, ("cost",), ("cost",))
-    found = costs_of_model(records, args.records, args.model, args.decide_records, report)
+    found = _costs(args, report, args.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         return certify_file_of_labels(args, found, report.unreadable, path), report, path
@@ -180,9 +206,7 @@ def _verify(args: CertifyArguments) -> int:
 
     assert args.verify is not None
     certificate, report = read_certificate(args.verify), ReadReport()
-    records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
-    model = certificate.get("model") if args.model is None else args.model
-    found = costs_of_model(records, args.records, model, args.decide_records, report)
+    found = _costs(args, report, certificate.get("model") if args.model is None else args.model)
     if args.labels is None:
         wrong = verify(certificate, found, report.unreadable)
     else:
@@ -193,9 +217,10 @@ def _verify(args: CertifyArguments) -> int:
             print(f"- {printable(line)}")
         return NOT_CERTIFIED
     said = "certified" if certificate["certified"] else "not certified"
+    confidence = percent(certificate["attempt_confidence"], 4)
     print(
         f"{args.verify} follows from {args.records}: {len(found.costs)} responses, bound "
-        f"{certificate['bound']:.4g}, budget {certificate['budget']:g}, {said}. Where the prompts come from, and what "
-        "other ledgers hold, cannot be seen."
+        f"{rounded(certificate['bound'])} with a confidence of {confidence}, budget {certificate['budget']:g}, "
+        f"{said}. Where the prompts come from, and what other ledgers hold, cannot be seen."
     )
     return 0
