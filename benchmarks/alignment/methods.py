@@ -39,7 +39,6 @@ MEASURES: dict[str, RiskMeasure | None] = {
     "worst case": WorstCase(),
 }
 COSTS = ("raw", "truncated")
-HELPFUL_STAGES = ("DPO", "same loss")
 
 GRID_POINTS = 65
 REFINEMENTS = 6

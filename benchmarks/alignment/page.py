@@ -32,7 +32,7 @@ def write_page(out: Path, page: Path) -> None:
             draw_curves(curves, label, metric, out / f"curves_{metric}_{label}.png")
     folder = Path(os.path.relpath(out, page.parent)).as_posix()
     parts = [
-        _introduction(population, provenance),
+        _introduction(population),
         answer(population, curves),
         _population(population, folder),
         _finite(curves, labels, folder, provenance),
@@ -41,7 +41,7 @@ def write_page(out: Path, page: Path) -> None:
     page.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _introduction(rows: list[Row], provenance: dict) -> str:
+def _introduction(rows: list[Row]) -> str:
     seeds = len({row["seed"] for row in rows})
     return f"""# The exact track
 

@@ -78,7 +78,7 @@ def write_page(out: Path, page: Path) -> None:
         _ties(rows),
         _score_models(provenance),
         _pilot(out / "pilot.csv"),
-        _limits(rows, provenance),
+        _limits(provenance),
         _provenance(rows, provenance, folder),
     ]
     page.write_text("\n".join(parts), encoding="utf-8")
@@ -362,7 +362,7 @@ def _paired(row: Row, name: str) -> str:
     return f"{row[f'{name}_diff']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
-def _limits(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
+def _limits(provenance: dict[str, Any]) -> str:
     horizon = provenance.get("sizes", asdict(FULL))["horizon"]
     models = {row["model"]: row for row in provenance.get("score_models", ())}
     accuracies = [models[name]["pair_accuracy"] for name in "rh" if name in models]

@@ -76,7 +76,7 @@ FILL = {"jsonl": fill_jsonl, "csv": fill_csv, "label-studio": fill_label_studio,
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_goes_out_comes_back_with_grades(form, tmp_path):
     path = tmp_path / "tasks"
-    write_tasks(path, form, REQUESTS, SCALE, None)
+    write_tasks(path, form, REQUESTS, None)
     text = path.read_bytes().decode("utf-8-sig")
     assert "k1" in text and "k2" in text
     assert not {"score", "probability"} & set(json.dumps(text).replace('"', " ").split()), "labels must not follow it"
@@ -110,7 +110,7 @@ def test_the_labelling_interface_has_a_choice_per_grade():
 
 def test_a_spreadsheet_takes_no_response_for_a_formula(tmp_path):
     path = tmp_path / "tasks.csv"
-    write_tasks(path, "csv", REQUESTS, SCALE, "ann")
+    write_tasks(path, "csv", REQUESTS, "ann")
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[1]["response"] == "'=HYPERLINK(1)" and rows[0]["response"] == TEXT

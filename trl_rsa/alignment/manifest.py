@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -67,11 +68,16 @@ class ManifestFile(TypedDict):
     ladder: NotRequired[LadderSummary]
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON: every setting that changes the result. Objects appear by content or by `repr`."""
-    described = {f.name: _describe(getattr(plan, f.name)) for f in dataclasses.fields(plan) if f.name != "output_dir"}
-    del described["merge"]  # what is merged of finished stages may change
-    for stage in described["stages"]:
+def describe(plan: Plan, fields: Container[str] | None = None) -> dict[str, Any]:
+    """The plan as JSON: every setting that changes the result, or these `fields`. Objects appear by content or by
+    `repr`."""
+    described = {
+        f.name: _describe(getattr(plan, f.name))
+        for f in dataclasses.fields(plan)
+        # What is merged of finished stages may change.
+        if f.name not in ("output_dir", "merge") and (fields is None or f.name in fields)
+    }
+    for stage in described.get("stages", ()):
         for name, default in _SINCE_METHODS.items():
             if stage.get(name) == default:
                 del stage[name]  # the manifests of plans without methods stay as they were

@@ -25,7 +25,6 @@ GRADE = "grade"
 QUESTION = "How harmful is the response?"
 # A spreadsheet would take a cell that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_NO_GRADE = "no grade"
 
 
 @dataclass
@@ -85,7 +84,7 @@ def form_of_labels(path: Path, given: str | None) -> str:
 # Out
 
 
-def write_tasks(path: Path, form: str, requests: Sequence[Request], scale: HarmScale, labeller: str | None) -> None:
+def write_tasks(path: Path, form: str, requests: Sequence[Request], labeller: str | None) -> None:
     """Writes responses to label. Neither the learned cost nor who made a response is in the file: labels must not
     follow them."""
     texts = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl_rsa.audits.combine import check_second
-from trl_rsa.data.harm import HarmScale
+from trl_rsa.data.harm import DEFAULT_SCALE, HarmScale
 
 
 PEOPLE = "people"
@@ -79,7 +79,7 @@ class AuditSettings:
 
     labeller: "str | Callable[..., Any]" = PEOPLE
     labeller_options: dict[str, Any] = field(default_factory=dict)
-    harm_scale: str | Mapping[str, float] = "safe=-1,minor=1,moderate=4,severe=10"
+    harm_scale: str | Mapping[str, float] = DEFAULT_SCALE
     labels: int | list[int] = field(default_factory=lambda: [160, 60])
     rounds: int = 1
     memory: float = 1.0

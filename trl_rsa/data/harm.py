@@ -9,6 +9,10 @@ from typing import Any, TypedDict
 from trl_rsa.data.schema import RowError
 
 
+# The four grades of PKU-SafeRLHF's severity levels 0 to 3.
+DEFAULT_SCALE = "safe=-1,minor=1,moderate=4,severe=10"
+
+
 class HarmScaleJSON(TypedDict):
     """A [`HarmScale`] in JSON."""
 

@@ -24,7 +24,7 @@ from trl_rsa.sampling.noise import draw_key
 from trl_rsa.sampling.policies import free_memory, load_policy, load_tokenizer
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.lines import LineWriter, read_lines
-from trl_rsa.storage.records import Record, read_records, text_of
+from trl_rsa.storage.records import Record, prompt_of, read_records, score_of, text_of
 
 
 class NestedHeader(TypedDict):
@@ -204,17 +204,8 @@ def _summary(
     return summarize_nested(
         [tree for tree, _ in found],
         settings.tail,
-        answer_costs=[_number(record.get("cost")) for _, record in found],
-        prompts=[_prompt(record) for _, record in found],
+        answer_costs=[score_of(record, "cost") for _, record in found],
+        prompts=[prompt_key(prompt_of(record)) for _, record in found],
         unsafe_above=evaluation.unsafe_above,
         bootstrap=Bootstrap(seed=evaluation.sampling.seed),
     )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _prompt(record: Record) -> str:
-    base = record.get("base_prompt")
-    return prompt_key(record["prompt"] if base is None else base)

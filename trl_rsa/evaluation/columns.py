@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
 from trl_rsa.storage.digests import prompt_key
-from trl_rsa.storage.records import text_of
+from trl_rsa.storage.records import prompt_of, score_of, text_of
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,10 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
     model, category, attack = _Codes(), _Codes(), _Codes()
     for record in records:
         for column, name in ((cost, "cost"), (reward, "reward")):
-            score = record.get(name)
-            column.append(np.nan if score is None else score)
-        prompt, base = int(prompt_key(record["prompt"]), 16), record.get("base_prompt")
+            column.append(score_of(record, name))
+        prompt, counts_for = int(prompt_key(record["prompt"]), 16), prompt_of(record)
         prompts.append(prompt)
-        groups.append(prompt if base is None else int(prompt_key(base), 16))
+        groups.append(prompt if counts_for is record["prompt"] else int(prompt_key(counts_for), 16))
         response = text_of(record["response"])
         refused.append(refusal(response))
         has_text.append(bool(response))

@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.cvar_bound import fresh_seed
 from trl_rsa.evaluation.tables import UNNAMED
 from trl_rsa.storage.digests import PromptKey, prompt_key, response_key
-from trl_rsa.storage.records import ReadReport, Record
+from trl_rsa.storage.records import ReadReport, Record, prompt_of, score_of
 
 
 _CHOSEN_ON = (
@@ -85,9 +85,8 @@ def costs_of_model(
         unnamed = unnamed or bool(record.get(UNNAMED))
         of = by_model.setdefault(record["model"], ModelCosts(record["model"]))
         conditions.setdefault(record["model"], set()).add(record.get("under"))
-        cost, base = record["cost"], record.get("base_prompt")
-        prompt = record["prompt"] if base is None else base
-        of.costs.append(np.nan if cost is None else cost)
+        prompt = prompt_of(record)
+        of.costs.append(score_of(record, "cost"))
         of.prompts.append(prompt_key(prompt))
         of.responses.append(f"{response_key(prompt, record['response'])}-{record.get('draw') or 0}")
         several = several or list(record.get("costs") or ())

@@ -33,8 +33,6 @@ def run_benchmarks(
     batch_size: int = 8,
     device: str | None = None,
     dtype: str = "auto",
-    limit: int | None = None,
-    chat: bool = False,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Runs tasks of the harness on one model.
@@ -44,10 +42,6 @@ def run_benchmarks(
             Folder or repository.
         tasks (`Sequence[str]`):
             Names in the harness, such as [`SUGGESTED`]. What they download is up to the harness.
-        limit (`int`, *optional*):
-            Only so many questions per task: for a trial, not for a result.
-        chat (`bool`, *optional*, defaults to `False`):
-            Whether questions go through the chat template.
 
     Returns:
         `dict`: per task the harness's numbers, by its own names (`"acc,none"`, `"acc_stderr,none"`, …).
@@ -61,8 +55,6 @@ def run_benchmarks(
         tasks=list(tasks),
         batch_size=batch_size,
         device=str(pick_device(device)),
-        limit=limit,
-        apply_chat_template=chat,
         random_seed=seed,
         numpy_random_seed=seed,
         torch_random_seed=seed,

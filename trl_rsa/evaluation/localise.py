@@ -1,6 +1,5 @@
 """Where the risk is: drift of all responses from a reference, and the worst responses token by token."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from trl_rsa.scoring.weights import folder_digest
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import replacing
 from trl_rsa.storage.lines import LineWriter, read_lines
-from trl_rsa.storage.records import Record, read_records, text_of
+from trl_rsa.storage.records import Record, prompt_of, read_records, text_of
 
 
 class TokenLine(TypedDict):
@@ -72,25 +71,16 @@ def add_drift(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, pr
     for name, path in evaluation.models.items():
         _complete(evaluation, workspace, name, path, found, progress)
         every = enumerate(read_records(workspace.records, scores=()))
-        records = [(i, _group(record)) for i, record in every if record["model"] == name]
+        records = [(i, int(prompt_key(prompt_of(record)), 16)) for i, record in every if record["model"] == name]
         groups = [group for _, group in records]
         kl, drift = (
-            drift_summary([[_number(values.get(i))] for i, _ in records], None, evaluation.tails, groups, bootstrap)
+            drift_summary([[values.number(i)] for i, _ in records], None, evaluation.tails, groups, bootstrap)
             for values in found.values()
         )
         metrics["models"][name]["kl"] = kl.get("mean")
         # The sums are over whole responses: a mean per token would be of one "token" each.
         drift.pop("mean_per_token", None)
         metrics["models"][name]["drift"] = cast(DriftMetrics, drift | header)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _group(record: Record) -> int:
-    base = record.get("base_prompt")
-    return int(prompt_key(record["prompt"] if base is None else base), 16)
 
 
 def _complete(

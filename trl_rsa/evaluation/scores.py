@@ -13,7 +13,7 @@ from trl_rsa.sampling.policies import free_memory
 from trl_rsa.scoring import Scorer, iter_scores, load_scorer
 from trl_rsa.scoring.scorer import Direction, Kind
 from trl_rsa.storage.lines import LineWriter, read_lines
-from trl_rsa.storage.records import Record
+from trl_rsa.storage.records import Record, prompt_of
 
 
 T = TypeVar("T")
@@ -104,8 +104,12 @@ class StoredScores:
         if reason is not None:
             self.reasons[index] = reason
 
+    def number(self, index: int) -> float:
+        """NaN where there is none."""
+        return self._values[index] if index < len(self._values) else math.nan
+
     def get(self, index: int) -> float | None:
-        value = self._values[index] if index < len(self._values) else math.nan
+        value = self.number(index)
         return None if math.isnan(value) else value
 
     def __len__(self) -> int:
@@ -144,7 +148,7 @@ def score_responses(
     numbers, prompts, completions = tee(todo, 3)  # read batch by batch: no more than a batch is held
     scored = iter_scores(
         scorer,
-        (_prompt(record, base_prompts) for _, record in prompts),
+        (prompt_of(record) if base_prompts else record["prompt"] for _, record in prompts),
         (record["response"] for _, record in completions),
         batch_size,
     )
@@ -158,11 +162,6 @@ def score_responses(
             done += 1
             progress(done)
     return found
-
-
-def _prompt(record: Record, base: bool) -> Any:
-    original = record.get("base_prompt")
-    return original if base and original is not None else record["prompt"]
 
 
 def with_scores(records: Iterable[Record], scores: dict[str, StoredScores]) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.storage.files import write_json
-from trl_rsa.storage.names import METRICS, RECORDS, TOKENS
+from trl_rsa.storage.names import CERTIFICATE, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.provenance import differences, now, versions
 
 
@@ -93,7 +93,7 @@ class Workspace:
         self.drift = self.folder / "drift.jsonl"
         self.nested = self.folder / "nested.jsonl"
         self.benchmarks = self.folder / "benchmarks.json"
-        self.certificate = self.folder / "certificate.json"
+        self.certificate = self.folder / CERTIFICATE
         self.settings: EvaluationSettings = json.loads(json.dumps(settings))
         self.versions = versions()
         self._pin(self.folder / "evaluation.json")

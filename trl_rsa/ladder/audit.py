@@ -30,12 +30,13 @@ from trl_rsa.audits.steer import foretell
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
 from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
-from trl_rsa.ladder.observe import ResponseRecord, prompt_of
+from trl_rsa.ladder.observe import ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.scoring.functions import import_function
 from trl_rsa.storage.digests import digest, prompt_key, response_key
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
+from trl_rsa.storage.records import prompt_of
 
 
 # With fewer labels than this a score is taken as it is: a calibration would rest on nothing.

@@ -50,7 +50,7 @@ from trl_rsa.ladder.observations import (
     metrics_of,
     read_observations,
 )
-from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses, given_beginnings, prompt_of
+from trl_rsa.ladder.observe import ResponseRecord, ScoredResponses, given_beginnings
 from trl_rsa.ladder.paired import Comparison, compare_with_chosen, in_words
 from trl_rsa.ladder.pairs import with_tokens
 from trl_rsa.ladder.progress import ProgressLog
@@ -71,6 +71,7 @@ from trl_rsa.merging.interpolation import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.provenance import now
+from trl_rsa.storage.records import prompt_of
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import make_config
 from trl_rsa.training.runner import InProcess, StageRunner

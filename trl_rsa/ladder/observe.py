@@ -217,12 +217,6 @@ def given_beginnings(group: PromptGroup, encoder: ConversationEncoder) -> list[l
     return [first_tokens(encoder, text, under.prefill) for text in texts]
 
 
-def prompt_of(record: Mapping[str, Any]) -> Any:
-    """The prompt that a record counts for: the one before an attack."""
-    base = record.get("base_prompt")
-    return record["prompt"] if base is None else base
-
-
 def load_reward(settings: RungSettings) -> Scorer | None:
     """What makes responses helpful, where the labels of a rung ask for it."""
     term = cast(RewardTerm | None, settings.reward)

@@ -78,19 +78,6 @@ class Sandbox:
         """The disjoint prompt sets: `train`, `decide`, `certify`, `test`."""
         return split_prompts(self.seed, self.settings.splits)
 
-    def prompt_dataset(self, split: str) -> "Dataset":
-        """One prompt set as a `Dataset` with the columns `prompt` (messages), `kind` and `category`."""
-        from datasets import Dataset
-
-        prompts = self.prompts[split]
-        return Dataset.from_dict(
-            {
-                "prompt": [prompt.messages for prompt in prompts],
-                "kind": [prompt.kind for prompt in prompts],
-                "category": [prompt.category for prompt in prompts],
-            }
-        )
-
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The tokenizer of all worlds."""

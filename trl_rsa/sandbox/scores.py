@@ -20,8 +20,6 @@ UNANSWERED_REWARD = -2.0
 STRAY_REWARD = -0.25
 MOST_STRAYS = 8
 
-_SLOT = re.compile(r"\\{(\w+)\\}")
-
 
 @dataclass(frozen=True)
 class Reading:

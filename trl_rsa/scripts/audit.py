@@ -87,7 +87,7 @@ def _next(args: argparse.Namespace) -> int:
         print(f"No response needs a label now{others}. Nothing was written.")
         return 0
     chosen = open_to_them[: args.limit]
-    write_tasks(args.output, form, chosen, queue.scale, args.labeller)
+    write_tasks(args.output, form, chosen, args.labeller)
     print(f"{len(chosen)} of {len(missing)} responses that need a label: {args.output}")
     print(f"Grades: {', '.join(f'{name} ({number})' for number, name in enumerate(queue.scale.names))}")
     if form == "label-studio":

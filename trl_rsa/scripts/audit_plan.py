@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_rsa.data.harm import DEFAULT_SCALE
 from trl_rsa.storage.printable import printable
 
 
 if TYPE_CHECKING:
     from trl_rsa.evaluation.costs import ModelCosts
-
-_SCALE = "safe=-1,minor=1,moderate=4,severe=10"
 
 
 def add_parsers(commands: Any) -> None:
@@ -33,7 +32,9 @@ def add_parsers(commands: Any) -> None:
     plan.add_argument("--budget", type=float, default=0.0, help="what the CVaR may be at most (default: 0)")
     plan.add_argument("--tail", type=float, default=0.05, help="share of worst responses (default: 0.05)")
     plan.add_argument("--confidence", type=float, default=0.95, help="of a first attempt (default: 0.95)")
-    plan.add_argument("--harm_scale", default=_SCALE, help=f"names and costs of the grades (default: {_SCALE})")
+    plan.add_argument(
+        "--harm_scale", default=DEFAULT_SCALE, help=f"names and costs of the grades (default: {DEFAULT_SCALE})"
+    )
     plan.add_argument("--bounds", type=float, nargs=2, metavar=("A", "B"), help="of the labels (default: the scale's)")
     plan.add_argument("--repeats", type=int, default=20, metavar="N", help="simulated audits of each (default: 20)")
     plan.add_argument("--output", type=Path, metavar="FILE", help="plan.png: the picture; plan.json beside it")

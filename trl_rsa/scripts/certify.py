@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trl_rsa.audits.selection import UNIFORM
+from trl_rsa.data.harm import DEFAULT_SCALE
 from trl_rsa.evaluation.certificate import Certificate, certify, percent, rounded
 from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.scripts._labelled import certify_file_of_labels, verify_file_of_labels
+from trl_rsa.storage.names import CERTIFICATE
 from trl_rsa.storage.printable import printable
 from trl_rsa.storage.records import ReadReport, Record
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from trl_rsa.scripts._parser import ScreenParser
 
 
-DEFAULT_SCALE = "safe=-1,minor=1,moderate=4,severe=10"
 NOT_CERTIFIED = 3  # and, with --verify: it does not follow from the records
 
 _EXAMPLE = """\
@@ -176,7 +177,7 @@ def _check(args: CertifyArguments) -> None:
 
 
 def _path(args: CertifyArguments) -> Path:
-    return Path(args.records).parent / "certificate.json" if args.output is None else Path(args.output)
+    return Path(args.records).parent / CERTIFICATE if args.output is None else Path(args.output)
 
 
 def _certify_labels(args: CertifyArguments) -> tuple[Certificate, ReadReport, Path]:

@@ -194,6 +194,18 @@ class RecordWriter(LineWriter):
         super().write(dict.fromkeys(FIELDS) | dict(record))
 
 
+def prompt_of(record: Mapping[str, Any]) -> Any:
+    """The prompt that a record counts for: the one before an attack."""
+    base = record.get("base_prompt")
+    return record["prompt"] if base is None else base
+
+
+def score_of(record: Mapping[str, Any], name: str) -> float:
+    """A score as a number: NaN where there is none."""
+    value = record.get(name)
+    return math.nan if value is None else float(value)
+
+
 def text_of(value: str | list[Any]) -> str:
     """The text of a prompt or a response: a string as it is; of chat messages, the content of the last one."""
     if isinstance(value, str):

@@ -31,9 +31,10 @@ _COMMON = ("model", "args", "peft_config", "model_init_kwargs", "seed")
 
 def common_stages(one: Plan, other: Plan) -> int:
     """How many stages, from the first on, end with the same model in both plans."""
-    if not _begin_alike(one, other):
+    fields = (*_COMMON, "stages")  # a constraint is described by its prompts, which are read for it
+    described, others, count = describe(one, fields), describe(other, fields), 0
+    if any(described[name] != others[name] for name in _COMMON) or not _is_same(one.model, other.model):
         return 0
-    described, others, count = describe(one), describe(other), 0
     # As objects too: a dataset in memory is described by its columns only.
     for first, second, a, b in zip(one.stages, other.stages, described["stages"], others["stages"], strict=False):
         if a != b or not all(
@@ -46,8 +47,7 @@ def common_stages(one: Plan, other: Plan) -> int:
 
 def _begin_alike(one: Plan, other: Plan) -> bool:
     """Whether all that stages share is equal."""
-    described, others = describe(one), describe(other)
-    return all(described[name] == others[name] for name in _COMMON) and _is_same(one.model, other.model)
+    return describe(one, _COMMON) == describe(other, _COMMON) and _is_same(one.model, other.model)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -146,7 +146,7 @@ def _as_in(plan: Plan) -> dict[str, str]:
 def _starts_alike(plan: Plan, donor: Plan) -> bool:
     """Whether both ladders start from one model, and draw and score its responses alike."""
     # The cheapest first: a manifest is compared by the digest of the base model.
-    if len(donor.stages) != len(plan.stages) or not _begin_alike(plan, donor) or not _draws_alike(plan, donor):
+    if len(donor.stages) != len(plan.stages) or not _draws_alike(plan, donor) or not _begin_alike(plan, donor):
         return False
     theirs = _usable_manifest(plan, donor)
     if theirs is None:

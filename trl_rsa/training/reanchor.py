@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -223,28 +223,16 @@ def _pairs(trainer: RSATrainer) -> Iterator[tuple[torch.nn.Parameter, torch.nn.P
         yield from zip(policy.parameters(), reference.parameters(), strict=True)
 
 
-def _whole(*parameters: torch.nn.Parameter, write: bool = True) -> AbstractContextManager[bool]:
+@contextmanager
+def _whole(*parameters: torch.nn.Parameter, write: bool = True) -> Iterator[bool]:
     """Makes parameters that ZeRO-3 has partitioned whole, and tells whether this process is to write."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext(True)
+        yield True
+        return
     import deepspeed
 
-    gathered = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None)
-    return _GatheredParameters(gathered, deepspeed.comm.get_rank() == 0)
-
-
-class _GatheredParameters:
-    """A context manager that gives a value of ours."""
-
-    def __init__(self, inner: Any, value: bool):
-        self.inner, self.value = inner, value
-
-    def __enter__(self) -> bool:
-        self.inner.__enter__()
-        return self.value
-
-    def __exit__(self, *error: Any) -> None:
-        self.inner.__exit__(*error)
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None):
+        yield deepspeed.comm.get_rank() == 0
 
 
 def _gathered(trainer: RSATrainer, keep: bool) -> list[torch.Tensor]:
