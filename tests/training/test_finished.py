@@ -72,6 +72,7 @@ def test_a_dry_run_sees_pairs_that_are_all_too_long_and_a_folder_that_is_a_file(
 def test_a_dry_run_looks_at_the_rewards_of_rl(tiny_model_path, tmp_path):
     stage = Stage("rl", Dataset.from_list([{"prompt": "the cat"}] * 4), method="rloo", dataset_options=TEXT)
     stage.rewards = [RewardTerm("module:no_such_module_here:score")]
+    stage.args = {"max_completion_length": 8}
     plan = Plan([stage], tiny_model_path, str(tmp_path / "out"), args=CPU_ARGS)
     with pytest.raises((ValueError, ImportError), match="no_such_module_here"):
         preview(plan)
