@@ -5,7 +5,14 @@ import json
 import pytest
 import torch
 
-from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_surprise
+from trl_rsa.evaluation.token_risk import (
+    HarmModels,
+    encode_response,
+    token_drift,
+    token_drift_and_kl,
+    token_harm,
+    token_surprise,
+)
 from trl_rsa.risk import CVaR, Entropic
 
 
@@ -36,6 +43,22 @@ def test_drift(models, measure, batch_size):
     for row, prompt, completion in zip(found[:2], PROMPTS, COMPLETIONS, strict=False):
         log_p, ref = (log_laws(model, prompt, completion) for model in models)
         assert row == pytest.approx(measure(ref - log_p, ref).tolist(), abs=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_drift_and_kl_in_one_pass(models, batch_size):
+    """KL(π‖π_ref) from the laws themselves; the drift as above; each model runs once per batch."""
+    calls = []
+    hooks = [model.model.register_forward_hook(lambda *args: calls.append(1)) for model in models]
+    found = token_drift_and_kl(*models, PROMPTS, COMPLETIONS, CVaR(0.1), batch_size)
+    for hook in hooks:
+        hook.remove()
+    assert [len(row) for row in found] == [3, 6, 0] and len(calls) == 2 * (2 if batch_size == 1 else 1)
+    drift = token_drift(*models, PROMPTS, COMPLETIONS, CVaR(0.1), batch_size)
+    for row, own, prompt, completion in zip(found[:2], drift, PROMPTS, COMPLETIONS, strict=False):
+        log_p, ref = (log_laws(model, prompt, completion) for model in models)
+        assert [of for of, _ in row] == own
+        assert [kl for _, kl in row] == pytest.approx((log_p.exp() * (log_p - ref)).sum(-1).tolist(), abs=2e-5)
 
 
 def test_harm(models):

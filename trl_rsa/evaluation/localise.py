@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
-from trl_rsa.evaluation.drift import drift_summary, sequential_kl
+from trl_rsa.evaluation.drift import drift_summary
 from trl_rsa.evaluation.metrics_file import DriftMetrics, DriftReference, Metrics
 from trl_rsa.evaluation.request import Evaluation, Progress
 from trl_rsa.evaluation.scores import StoredScores
-from trl_rsa.evaluation.token_risk import HarmModels, encode_response, token_drift, token_harm, token_pieces
+from trl_rsa.evaluation.token_risk import (
+    HarmModels,
+    encode_response,
+    token_drift,
+    token_drift_and_kl,
+    token_harm,
+    token_pieces,
+)
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.risk import CVaR
 from trl_rsa.sampling.encoding import ConversationEncoder
@@ -104,9 +111,9 @@ def _complete(
     with LineWriter(workspace.drift) as writer:
         for chunk in _chunks(read_records(workspace.records, scores=()), missing):
             prompts, completions = zip(*(encode(record) for _, record in chunk), strict=True)
-            drifts = [sum(d) for d in token_drift(model, reference, prompts, completions, CVaR(settings.tail), size)]
-            kls = sequential_kl(model, reference, prompts, completions, size)
-            for (index, _), kl, drift in zip(chunk, kls, drifts, strict=True):
+            rows = token_drift_and_kl(model, reference, prompts, completions, CVaR(settings.tail), size)
+            for (index, _), tokens in zip(chunk, rows, strict=True):
+                drift, kl = (sum(token[column] for token in tokens) for column in (0, 1))
                 found["kl"].set(index, kl)
                 found["drift"].set(index, drift)
                 line: DriftLine = {"index": index, "kl": kl, "drift": drift}

@@ -13,13 +13,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trl_rsa.kernels.chunked import LOGITS_PER_CHUNK, chunked_token_statistics
 from trl_rsa.kernels.dense import project
 from trl_rsa.kernels.head import output_head
 from trl_rsa.kernels.statistics import TokenStatistics
-from trl_rsa.risk import CVaR, RiskMeasure
+from trl_rsa.risk import CVaR, Expectation, RiskMeasure
 from trl_rsa.storage.names import MANIFEST
 
 
@@ -52,6 +52,33 @@ def token_drift(
         return _statistics(batch, model, ref_model, measure).risk
 
     return _per_token(prompt_ids, completion_ids, batch_size, drift)
+
+
+def token_drift_and_kl(
+    model: Any,
+    ref_model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    measure: RiskMeasure,
+    batch_size: int = 8,
+) -> list[list[list[float]]]:
+    """[`token_drift`] and KL(π‖π_ref) of each token, in nats, with one forward of each model for both.
+
+    Arguments as in [`token_drift`].
+
+    Returns:
+        `list[list[list[float]]]`: two numbers per token of each completion.
+    """
+
+    def both(batch: _Batch) -> Any:
+        import torch
+
+        of, ref = _seen(batch, model), _seen(batch, ref_model)
+        # The drift of π_ref from π under the expectation: KL(reference‖policy) with the roles exchanged.
+        kl = _compared(batch, ref, of, Expectation()).risk
+        return torch.stack([_compared(batch, of, ref, measure).risk, kl.to(of.hidden.device)], dim=-1)
+
+    return _per_token(prompt_ids, completion_ids, batch_size, both)
 
 
 def token_harm(
@@ -134,10 +161,10 @@ def _per_token(
     completion_ids: Sequence[Sequence[int]],
     batch_size: int,
     value: Callable[[_Batch], Any],
-) -> list[list[float]]:
+) -> list[list[Any]]:
     import torch
 
-    result: list[list[float]] = [[] for _ in prompt_ids]
+    result: list[list[Any]] = [[] for _ in prompt_ids]
     # The longest go first, so that running out of memory shows at once.
     order = sorted(range(len(result)), key=lambda i: -(len(prompt_ids[i]) + len(completion_ids[i])))
     order = [i for i in order if len(completion_ids[i])]
@@ -164,17 +191,30 @@ def _batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> _Batch:
     return _Batch(ids, (places < ends).long(), predicting, ids.roll(-1, 1)[predicting])
 
 
+class _Seen(NamedTuple):
+    """What a model makes of a batch: hidden states `[N, H]`, and its head."""
+
+    hidden: Any
+    head: Any
+
+
+def _seen(batch: _Batch, model: Any) -> _Seen:
+    return _Seen(batch.hidden(model), output_head(model))
+
+
 def _statistics(batch: _Batch, model: Any, ref_model: Any, measure: RiskMeasure) -> TokenStatistics:
-    hidden, ref_hidden = batch.hidden(model), batch.hidden(ref_model)
-    head, ref_head = output_head(model), output_head(ref_model)
-    if head.weight.shape[0] != ref_head.weight.shape[0]:
+    return _compared(batch, _seen(batch, model), _seen(batch, ref_model), measure)
+
+
+def _compared(batch: _Batch, of: _Seen, ref: _Seen, measure: RiskMeasure) -> TokenStatistics:
+    if of.head.weight.shape[0] != ref.head.weight.shape[0]:
         raise ValueError(
-            f"You compare models with {head.weight.shape[0]} and {ref_head.weight.shape[0]} tokens, but token "
+            f"You compare models with {of.head.weight.shape[0]} and {ref.head.weight.shape[0]} tokens, but token "
             "risks need one vocabulary. Give models of one family."
         )
-    device = head.weight.device
+    device = of.head.weight.device
     labels = batch.labels.to(device)
-    return chunked_token_statistics(hidden, head, ref_hidden.to(device), ref_head, labels, measure)
+    return chunked_token_statistics(of.hidden, of.head, ref.hidden.to(device), ref.head, labels, measure)
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int], response: str) -> list[str]:
