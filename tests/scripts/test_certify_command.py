@@ -254,11 +254,11 @@ def test_a_certificate_is_verified_against_its_records(records, capsys):
 @pytest.mark.parametrize(("n", "share"), [(387, 0.01868), (462, 0.01788)])
 def test_coverage_of_rows_without_prompts(n, share, monkeypatch):
     """Yes/no costs of one file length, budgets just below the truth: of 400, 231 and 240 were certified when the order
-    followed from the number of rows. With a confidence of 96.96 % a right one certifies at most 24 (p = 0.001)."""
+    followed from the number of rows. At 96.96 % a right one certifies at most 15 of 200, with a probability of 99.9 %."""
     rng = np.random.default_rng(4)
     monkeypatch.setattr("trl_rsa.evaluation.costs.fresh_seed", lambda: int(rng.integers(2**32)))
     certified = 0
-    for _ in range(400):
+    for _ in range(200):
         costs = (rng.random(n) < share).astype(float)
         rows = [
             {"model": None, "prompt": f"row {i}", "response": "", "cost": c, UNNAMED: True}
@@ -274,7 +274,7 @@ def test_coverage_of_rows_without_prompts(n, share, monkeypatch):
             seed=found.seed,
             own_seed=False,
         ).certified
-    assert certified <= 24
+    assert certified <= 15
 
 
 def test_cut_responses_are_in_the_limits(tmp_path, capsys):
