@@ -254,7 +254,7 @@ def test_a_certificate_is_verified_against_its_records(records, capsys):
 @pytest.mark.parametrize(("n", "share"), [(387, 0.01868), (462, 0.01788)])
 def test_coverage_of_rows_without_prompts(n, share, monkeypatch):
     """Yes/no costs of one file length, budgets just below the truth: of 400, 231 and 240 were certified when the order
-    followed from the number of rows. At 96.96 % a right one certifies at most 15 of 200, with a probability of 99.9 %."""
+    followed from their number. At 96.96 % a right one certifies at most 15 of 200, with a probability of 99.9 %."""
     rng = np.random.default_rng(4)
     monkeypatch.setattr("trl_rsa.evaluation.costs.fresh_seed", lambda: int(rng.integers(2**32)))
     certified = 0
