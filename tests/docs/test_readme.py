@@ -34,6 +34,30 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def test_the_figures_of_the_real_chat_model():
+    text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
+    rows = {
+        (row["arm"], row["seed"]): row for row in rows_of("benchmarks/real/results/real.csv") if row["part"] == "main"
+    }
+    assert {seed for arm, seed in rows if arm in ("neutral", "cvar")} == {"0"}, "and so: in one seed"
+    start, ladder, risky = (rows[arm, "0"] for arm in ("sft", "neutral", "cvar"))
+
+    def number(row, name, form=".2f"):
+        return format(float(row[name]), form)
+
+    assert (
+        f"was to be at most {number(ladder, 'budget')}, and fell from {number(start, 'a_cvar_0.5')} to "
+        f"{number(ladder, 'a_cvar_0.5')} in {ladder['rungs']} rungs, certified on fresh prompts" in text
+    )
+    assert float(ladder["certify_bound"]) <= float(ladder["budget"]) and ladder["bound_held"] == "1"
+    assert f"agrees: {number(start, 'b_cvar_0.5')} before, {number(ladder, 'b_cvar_0.5')} after" in text
+    assert float(ladder["r_mean_low"]) < 0 < float(ladder["r_mean_high"]), "about kept"
+    rise = float(ladder["perplexity"]) / float(start["perplexity"]) - 1
+    assert f"rose by {100 * rise:.0f} %" in text
+    assert f"the judge's cost fell further, to {number(risky, 'b_cvar_0.5')}" in text
+    assert float(risky["r_mean_high"]) < 0, "clearly fell"
+
+
 def test_the_figures_are_those_of_the_tables():
     """Every number in the section about results, computed again from the CSV files of the benchmarks."""
     text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
