@@ -76,12 +76,18 @@ def write_page(out: Path, page: Path) -> None:
         _differences(rows),
         _price(rows),
         _ties(rows),
+        _text_of(out / "reading.md"),
         _score_models(provenance),
         _pilot(out / "pilot.csv"),
         _limits(provenance),
         _provenance(rows, provenance, folder),
     ]
     page.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _text_of(path: Path) -> str:
+    """What somebody wrote, as it is; nothing where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def of_arm(rows: Sequence[Row], arm: Arm) -> list[Row]:
@@ -373,7 +379,7 @@ def _limits(provenance: dict[str, Any]) -> str:
 One model of 135 million parameters with weights that were rounded to four bits once; responses of at most {horizon}
 tokens. Seeds share prompts, start, score models and budget, so that the intervals over seeds do not hold these. A and
 B are small models themselves: what both overlook, nobody here sees.{judge} They learned from other models' answers,
-and A's grades are those of a judge model; no person has read the responses for the tables. The refusal rule reads
+and A's grades are those of a judge model; nobody has read the responses for the tables. The refusal rule reads
 English openings and is no judge. The score models learned from answers that were cut at the horizon. But for the
 learning rate of the rungs nothing was tuned: an arm that does badly here may do better with a step size, α or grid of
 its own.
