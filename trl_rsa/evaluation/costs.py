@@ -89,7 +89,8 @@ def costs_of_model(
         of.costs.append(score_of(record, "cost"))
         of.prompts.append(prompt_key(prompt))
         of.responses.append(f"{response_key(prompt, record['response'])}-{record.get('draw') or 0}")
-        several = several or list(record.get("costs") or ())
+        if not several and isinstance(record.get("costs"), dict):
+            several = list(record["costs"])
         of.n_cut += record.get("finished") is False
     if chosen_on and not decide_records:
         raise ValueError(

@@ -74,9 +74,10 @@ def token_drift_and_kl(
         import torch
 
         of, ref = _seen(batch, model), _seen(batch, ref_model)
+        drift = _compared(batch, of, ref, measure).risk
         # The drift of π_ref from π under the expectation: KL(reference‖policy) with the roles exchanged.
         kl = _compared(batch, ref, of, Expectation()).risk
-        return torch.stack([_compared(batch, of, ref, measure).risk, kl.to(of.hidden.device)], dim=-1)
+        return torch.stack([drift, kl.to(drift.device)], dim=-1)
 
     return _per_token(prompt_ids, completion_ids, batch_size, both)
 
