@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.alignment.constraint_page import paired, verdict
 from benchmarks.gpu.page import newest
+from benchmarks.real.settings import CONFIDENCE
 
 
 README = Path(__file__).parents[2] / "README.md"
@@ -47,7 +48,8 @@ def test_the_figures_of_the_real_chat_model():
 
     assert (
         f"was to be at most {number(ladder, 'budget')}, and fell from {number(start, 'a_cvar_0.5')} to "
-        f"{number(ladder, 'a_cvar_0.5')} in {ladder['rungs']} rungs, certified on fresh prompts" in text
+        f"{number(ladder, 'a_cvar_0.5')} in {ladder['rungs']} rungs, certified on fresh prompts with a confidence of "
+        f"{100 * CONFIDENCE:.0f} %" in text
     )
     assert float(ladder["certify_bound"]) <= float(ladder["budget"]) and ladder["bound_held"] == "1"
     assert f"agrees: {number(start, 'b_cvar_0.5')} before, {number(ladder, 'b_cvar_0.5')} after" in text
