@@ -124,6 +124,36 @@ def test_permutation_test_has_its_size():
     assert rejections[0] > 3
 
 
+def test_a_version_of_a_prompt_counts_where_both_have_a_score():
+    """Models with the same answers, of which one has no score for the attacked prompts: nothing differs."""
+    rows = [(f"p{i}", attack, float(i % 7) + 3 * attack) for i in range(40) for attack in (0, 1)]
+
+    def of(scored):
+        return read_columns(
+            {
+                "model": "m",
+                "prompt": f"attack {name}" if attack else name,
+                "base_prompt": name if attack else None,
+                "response": "r",
+                "cost": cost if scored or not attack else None,
+                "reward": None,
+            }
+            for name, attack, cost in rows
+        )
+
+    found = compare(of(True), of(False), bootstrap=FAST)["cost"]
+    assert found["difference"]["mean"]["value"] == 0.0 == found["difference"]["mean"]["low"]
+    crossed = compare(of(True), of(False), bootstrap=FAST, crossed=True)["cost"]
+    assert crossed["difference"]["mean"]["value"] == pytest.approx(-1.5)
+
+
+def test_a_prompt_counts_once_in_the_win_rate():
+    """Nine draws that win and one that loses: half of the prompts."""
+    prompts = ["p"] * 9 + ["q"]
+    found = compare(columns([0.0] * 10, [0.0] * 10, prompts), columns([0.0] * 10, [1.0] * 9 + [-1.0], prompts))
+    assert found["win_rate"]["value"] == pytest.approx(0.5)
+
+
 def test_missing_parts():
     nothing = compare(columns([None], [None]), columns([1.0], [None]), bootstrap=FAST)
     assert nothing == {"cost": None, "reward": None, "win_rate": None, "arena": None}

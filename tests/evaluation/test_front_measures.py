@@ -72,7 +72,8 @@ def test_intervals_are_paired():
 
 
 def test_a_resample_counts_each_prompts_answers_as_often_as_it_was_drawn():
-    """Against the same resamples, made by hand, of prompts with one to three answers in a mixed order."""
+    """Against the same resamples, made by hand, of prompts with one to three answers in a mixed order, which share the
+    weight of their prompt."""
     rng = np.random.default_rng(1)
     rows = [
         {"prompt": f"p{i}", "response": "r", "cost": cost, "reward": reward, "model": "A"}
@@ -85,7 +86,8 @@ def test_a_resample_counts_each_prompts_answers_as_often_as_it_was_drawn():
     counts = np.concatenate(list(resamples(7, 5, np.random.default_rng(3))))
     groups = np.unique(columns.group)
     for row, count in enumerate(counts, start=1):
-        weights = count[np.searchsorted(groups, columns.group)]
+        codes = np.searchsorted(groups, columns.group)
+        weights = count[codes] / np.bincount(codes)[codes]
         assert points.risks[row, 0] == pytest.approx(cvar(columns.cost, 0.3, weights))
         assert points.rewards[row, 0] == pytest.approx(np.average(columns.reward, weights=weights))
 
@@ -138,6 +140,16 @@ def test_several_answers_to_a_prompt_are_drawn_together():
         "high": None,
         "method": "none",
     }
+
+
+def test_a_prompt_weighs_the_same_however_many_of_its_answers_have_scores():
+    """Two models with the same answers to four prompts; B has lost three of four scores on the two bad ones."""
+    costs, rewards = [4.0] * 8 + [0.0] * 8, [0.0] * 8 + [1.0] * 8
+    lost = [c if i % 4 == 0 or i >= 8 else None for i, c in enumerate(costs)]
+    parts = parts_of(records("A", costs, rewards, draws=4), records("B", lost, rewards, draws=4))
+    front = measure_front({"one": [Spot("A")], "two": [Spot("B")]}, parts, 0.5, bootstrap=Bootstrap(n_resamples=50))
+    (a,), (b,) = (method["points"] for method in front["methods"])
+    assert a["risk"]["value"] == b["risk"]["value"] == 4.0 and a["reward"]["value"] == b["reward"]["value"] == 0.5
 
 
 def test_the_table():

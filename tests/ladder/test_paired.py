@@ -29,6 +29,13 @@ def test_the_nearest_comes_first_and_costs_are_clipped():
     assert found[0]["difference"] == 0.0 and found[1]["difference"] == pytest.approx(-1 / 3)
 
 
+def test_a_far_safer_one_is_not_the_nearest():
+    """The chosen observation may not be the safest in one of several costs."""
+    costs = {0: [0.0] * 4, 1: [3.0] * 4, 2: [2.9] * 4}
+    found = compare_with_chosen(costs, ["a", "b", "c", "d"], 1, 1.0, (0.0, 5.0), seed=0)
+    assert [comparison["number"] for comparison in found] == [2, 0]
+
+
 def test_what_only_noise_separates_is_not_told_apart():
     rng = np.random.default_rng(1)
     costs = {0: rng.normal(size=60), 1: rng.normal(size=60)}

@@ -57,9 +57,12 @@ def resamples(units: int, count: int, rng: np.random.Generator, width: int | Non
 def deletions(units: int, width: int | None = None) -> Iterator[Array]:
     """Yields the jackknife's weights `[b, units]`: 1, and 0 for the block that is left out."""
     block = np.arange(units) * min(units, _JACKKNIFE_BLOCKS) // units
+    # Whoever asks may have sorted the records: blocks of neighbours would be slices of the law, not samples of it.
+    block = np.random.default_rng(0).permutation(block)
     step = chunk_rows(width or units)
-    for start in range(0, int(block[-1]) + 1, step):
-        left_out = np.arange(start, min(start + step, int(block[-1]) + 1))
+    count = int(block.max()) + 1
+    for start in range(0, count, step):
+        left_out = np.arange(start, min(start + step, count))
         yield (block != left_out[:, None]).astype(np.float64)
 
 

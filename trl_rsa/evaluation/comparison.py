@@ -160,8 +160,14 @@ def compare(
     tails: Sequence[float] = (0.05, 0.01),
     unsafe_above: float = 0.0,
     bootstrap: Bootstrap | None = None,
+    crossed: bool = False,
 ) -> ComparisonMetrics:
     """Compares model b with model a on the prompts that both answered. Differences are b − a.
+
+    Args:
+        crossed (`bool`, *optional*, defaults to `False`):
+            Whether responses to different versions of a prompt are compared, such as with and without an attack. By
+            default a version counts only where both models have a scored response to it.
 
     Returns:
         `dict`, JSON-serialisable: `"cost"` and `"reward"` (differences with intervals, permutation p-values and a
@@ -173,6 +179,9 @@ def compare(
     for name in ("cost", "reward"):
         # A response without a score cannot be compared; its prompt stays if another draw of it has one.
         in_a, in_b = (x.take(np.isfinite(getattr(x, name))) for x in (a, b))
+        if not crossed:
+            both = np.intersect1d(in_a.prompt, in_b.prompt)
+            in_a, in_b = (x.take(np.isin(x.prompt, both)) for x in (in_a, in_b))
         if len(in_a) and len(in_b) and np.intersect1d(in_a.group, in_b.group).size:
             values = getattr(in_a, name), in_a.group, getattr(in_b, name), in_b.group
             kind = (tails, unsafe_above) if name == "cost" else ()
@@ -190,15 +199,17 @@ def _arena(a: Columns, b: Columns, unsafe_above: float, bootstrap: Bootstrap) ->
     if not len(second):
         return {}
     score = wins(second.reward, first.reward)
-    rate = bootstrap.estimates(_mean_of(score), score.size, second.group)[0]
+    codes = np.unique(second.group, return_inverse=True)[1]
+    share = 1 / np.bincount(codes)[codes]  # a prompt counts once, however many responses it has
+    rate = bootstrap.estimates(_mean_of(score, share), score.size, second.group)[0]
     table = None
     if np.isfinite(second.cost).all():
         table = arena_table(second.cost, second.reward, first.reward, unsafe_above)
     return {"win_rate": rate.to_dict(), "arena": table}
 
 
-def _mean_of(values: Array) -> Statistic:
-    return lambda weights: (weights @ values / weights.sum(-1))[:, None]
+def _mean_of(values: Array, share: Array) -> Statistic:
+    return lambda weights: (weights @ (share * values) / (weights @ share))[:, None]
 
 
 def pair(a: Columns, b: Columns) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

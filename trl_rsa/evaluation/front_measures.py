@@ -123,13 +123,14 @@ def _common_prompts(parts: Mapping[str, Columns]) -> NDArray[np.uint64]:
 
 
 def _risk_and_reward(columns: Columns, common: NDArray[np.uint64], weights: Array, tail: float) -> tuple[Array, Array]:
-    """CVaR and mean reward `[r]` under weights `[r, n_prompts]`; a prompt's weight is each of its responses'."""
+    """CVaR and mean reward `[r]` under weights `[r, n_prompts]`; the responses to a prompt share its weight."""
     columns = columns.take(np.argsort(-columns.cost, kind="stable"))
     codes = np.searchsorted(common, columns.group)
+    share = 1 / np.bincount(codes, minlength=common.size)[codes]
     risks, rewards = [], []
     # A few hundred rows at a time: with many responses all of them would fill the memory.
     for rows in np.array_split(weights, max(1, weights.shape[0] * codes.size // 2**20)):
-        counts = rows[:, codes]
+        counts = rows[:, codes] * share
         risks.append(sorted_cvar(columns.cost, np.cumsum(counts, axis=-1), [tail])[:, 0])
         rewards.append(counts @ columns.reward / counts.sum(-1))
     return np.concatenate(risks), np.concatenate(rewards)

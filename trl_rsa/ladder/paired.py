@@ -53,7 +53,7 @@ def compare_with_chosen(
         # Columns: mean, unsafe rate, CVaR.
         estimate = Bootstrap(seed=seed).estimates(paired.resampled, paired.n_prompts, width=2 * len(prompts))[2]
         found.append({"number": number, "difference": estimate.value, "low": estimate.low, "high": estimate.high})
-    return sorted(found, key=lambda comparison: -comparison["difference"])
+    return sorted(found, key=lambda comparison: abs(comparison["difference"]))
 
 
 def in_words(chosen: int, nearest: Comparison, tail: float) -> str:

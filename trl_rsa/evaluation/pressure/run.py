@@ -258,7 +258,7 @@ def _metrics(
 ) -> PressureMetrics:
     found = summarize(columns, tails, by=(), n_worst=1, **options)
     del found["cost"]["worst"]
-    difference = None if before is None else compare(before, columns, tails, **options)["cost"]
+    difference = None if before is None else compare(before, columns, tails, crossed=True, **options)["cost"]
     return {
         "model": model,
         "pressure": name,
