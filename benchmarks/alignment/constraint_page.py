@@ -170,7 +170,8 @@ trainings differ between seeds; the SFT policy and the cost model are shared by 
   prompt (`betting` without a split, tighter), prompts are keyed otherwise, which changes the shuffle of a bound, and
   sampling makes other draws. A search run today takes other steps; the comparisons have not been made again.
 * Budgets, labels and the learning rate were chosen on another seed (below).
-* Brackets are 95 % t-intervals over seeds.{_missing(rows, seeds)}
+* Brackets are 95 % t-intervals over seeds, not corrected for their number: of forty comparisons two may differ by
+  chance.{_missing(rows, seeds)}
 
 | method | |
 |---|---|

@@ -2,8 +2,9 @@
 
 Every arm climbs the same ladder: three re-anchored rungs (Δλ ½, 1, 2) from the helpful policy, soft labels by unsafe
 cost, in a sandbox world, with the likelihood of the chosen response beside the loss, as the package's rungs have it.
-Arms differ in the loss, or in where half of a rung's responses come from. They are compared at equal scorer calls, in
-two schedules: every pair once, or 48 optimizer steps whatever the pairs.
+Arms differ in the loss, or in where half of a rung's responses come from: these are compared at equal scorer calls.
+Others differ in the size of a rung, and take as many more calls, in two schedules: every pair once, or 48 optimizer
+steps whatever the pairs.
 
 * The budget of a world is 2/5 of the way from the helpful policy's CVaR on the tuning seed to −2, which refusing
   everything reaches. An arm's policy is the first along its ladder, in quarters of a rung, whose true CVaR on the

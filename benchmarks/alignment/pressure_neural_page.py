@@ -80,14 +80,17 @@ def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
         does = "changes the default" if ships(decided) else "does not change the default"
         if len(mine) < asked:
             does = f"has {len(mine)} of {asked} runs: nothing is decided yet"
+        base = [row for row in rows if (row["arm"], row["shape"]) == (ALPHA_ZERO.name, BASE.name)]
+        if base:
+            does += f"; it takes {_mean(mine, 'scored') / _mean(base, 'scored'):.3g} times the scorer calls"
         verdicts.append(f"* **{arm.name}, {shape.name}** {does}.")
     if not lines:
         return "**The fresh seeds.** Not run yet.\n"
     heads = ["arm", "rung", "runs", "budget met", *(NAMES[name] for name in PRIMARIES)]
     return f"""**The fresh seeds.** Differences to {ALPHA_ZERO.name} with {BASE.name}, over worlds × seeds
-({asked} in all). **Bold**: it stands at 5 % after Holm over the five; in brackets: p of a paired t-test. For a tail
-less is safer. The rule: reward is not lower (by more than {SLACK:g}, or for certain), and at least two of the four
-tails are.
+({asked} in all). **Bold**: it stands at 5 % after Holm over the five (of one arm: not over the arms); in brackets: p
+of a paired t-test. For a tail less is safer. The rule: reward is not lower (by more than {SLACK:g}, or for
+certain), and at least two of the four tails are.
 
 {table(heads, lines)}
 
