@@ -9,7 +9,7 @@ from trl_rsa.alignment.manifest import Manifest
 from trl_rsa.alignment.plan import Plan, Stage, stage_of
 from trl_rsa.alignment.prepare import check_data, check_room, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
-from trl_rsa.ladder.feasibility import describe_prompts, too_few_prompts
+from trl_rsa.ladder.feasibility import describe_prompts
 from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.sampling.policies import load_tokenizer, refuse_score_model
 from trl_rsa.storage.files import check_writable
@@ -148,11 +148,11 @@ def _describe_lengths(ready: ReadyStage, processing_class: PreTrainedTokenizerBa
 
 
 def _describe_prompt_sets(ladder: Ladder) -> list[str]:
-    """What the decide and certify prompts of each constraint can show at best."""
+    """What the decide and certify prompts of each constraint can show at best; of too few the ladder itself warns."""
     among = len(ladder.names)
     return [
-        f"[ladder] {name}: {describe_prompts(constraint, split, n, among)}"
+        f"[ladder] {name}: {sentence}"
         for name, constraint in ladder.by_name.items()
         for split in ("decide", "certify")
-        if too_few_prompts(constraint, split, n := len(ladder.prompts_of(name)[split]), among) is None
+        if (sentence := describe_prompts(constraint, split, len(ladder.prompts_of(name)[split]), among))
     ]

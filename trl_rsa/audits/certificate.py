@@ -184,7 +184,7 @@ def certify_labels(
     keys = [prompt_key(prompt) for prompt in prompts]
     known = ~np.isnan(harm)
     missing = drawn.chosen & ~known
-    seen = np.where(drawn.chosen, np.where(known, harm, high), np.nan)
+    seen = seen_harm(harm, drawn, high)
     learned = np.full(harm.size, np.nan) if scores is None else np.asarray(scores, dtype=np.float64)
 
     def bound_of(confidence: float, seed: int) -> CVaRBound:
@@ -202,7 +202,7 @@ def certify_labels(
         )
         return _as_bound(found)
 
-    differ, own = _differences(several[drawn.chosen]), fingerprints(labels, drawn, responses, high, combine)
+    differ, own = _differences(several[drawn.chosen]), fingerprints(seen, drawn, responses)
     audit: AuditJSON = {
         "n_labelled": int((drawn.chosen & known).sum()),
         "n_drawn": int(drawn.chosen.sum()),
@@ -289,12 +289,13 @@ def verify_labels(
     return differences(certificate, again, model, under, compared=(*COMPARED, "audit"))
 
 
-def fingerprints(
-    labels: ArrayLike, drawn: Selection, responses: Sequence[str], high: float, combine: Combine = "mean"
-) -> dict[str, str]:
-    """What stands for the draw and for the labels in a certificate, as [`certify_labels`] writes it."""
-    harm, _ = combined(labels, combine)
-    seen = np.where(drawn.chosen, np.where(np.isnan(harm), high, harm), np.nan)
+def seen_harm(harm: Array, drawn: Selection, high: float) -> Array:
+    """The label of each response that was drawn, the upper bound where it did not come; NaN of the others `[n]`."""
+    return np.where(drawn.chosen, np.where(np.isnan(harm), high, harm), np.nan)
+
+
+def fingerprints(seen: Array, drawn: Selection, responses: Sequence[str]) -> dict[str, str]:
+    """What stands for the draw and for the labels in a certificate."""
     return {
         "draw_fingerprint": _fingerprint(responses, drawn.probabilities, drawn.chosen),
         "labels_fingerprint": _fingerprint(responses, seen),

@@ -76,7 +76,7 @@ def add_nested(evaluation: Evaluation, workspace: Workspace, metrics: Metrics, p
         base_prompts=evaluation.base_prompts,
         progress=lambda done: progress("scoring continuations", done, total),
     )
-    scores = evaluation.cost.use(lambda scorer: score(scorer=scorer))
+    scores = evaluation.cost.use(score)
     for name in evaluation.models:
         metrics["models"][name]["nested"] = _summary(evaluation, settings, workspace, name, scores)
 

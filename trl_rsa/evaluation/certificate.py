@@ -430,16 +430,18 @@ def _check_spent(attempts: Sequence[Attempt], delta: float, spent: float, path: 
 
 def rounded(value: float, digits: int = 4, up: bool = True) -> str:
     """A number in words that promise no more than it does: a bound is rounded up, a confidence down."""
-    with localcontext() as context:
-        context.prec, context.rounding = digits, ROUND_CEILING if up else ROUND_FLOOR
-        return f"{float(+Decimal(repr(float(value)))):.{digits}g}"
+    return _rounded(Decimal(repr(float(value))), digits, up)
 
 
 def percent(confidence: float, digits: int = 6) -> str:
     """A confidence in percent, rounded down."""
+    return f"{_rounded(100 * Decimal(repr(float(confidence))), digits, up=False)} %"
+
+
+def _rounded(value: Decimal, digits: int, up: bool) -> str:
     with localcontext() as context:
-        context.prec, context.rounding = digits, ROUND_FLOOR
-        return f"{float(+(100 * Decimal(repr(float(confidence))))):.{digits}g} %"
+        context.prec, context.rounding = digits, ROUND_CEILING if up else ROUND_FLOOR
+        return f"{float(+value):.{digits}g}"
 
 
 _TAIL_WARNING = (

@@ -389,7 +389,7 @@ class EvaluationRun:
                 base_prompts=self.evaluation.base_prompts,
                 progress=lambda done: self.progress(f"scoring {spec.kind}", done, n),
             )
-            found = spec.use(lambda scorer: score(scorer=scorer))
+            found = spec.use(score)
         if found.reasons:
             first = "; ".join(f"response {index}: {reason}" for index, reason in sorted(found.reasons.items())[:3])
             self.log(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_rsa.audits.bound import audited_cvar_bound
-from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined, fingerprints
+from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined, fingerprints, seen_harm
 from trl_rsa.audits.combine import agreement, combined_cost
 from trl_rsa.audits.label_files import labels_of
 from trl_rsa.audits.labelled_cost import LabelledCost
@@ -271,11 +271,10 @@ class LadderAudit:
             return high, high
         before = self.labelled_cost(number - 1) if number else None
         drawn, labels = self._drawn(draw, records)
-        labels[drawn.chosen & np.isnan(labels).all(axis=1), 0] = high  # asked for, and not there
         harm, _ = combined(labels, self.settings.combine)
         found = audited_cvar_bound(
             self._scores(before, records),
-            np.where(drawn.chosen, harm, np.nan),
+            seen_harm(harm, drawn, high),
             drawn.probabilities,
             tail=self.constraint.tail,
             bounds=self.constraint.bounds,
@@ -363,10 +362,17 @@ class LadderAudit:
 
     def fingerprints(self, number: int, records: Sequence[ResponseRecord]) -> dict[str, str]:
         """What stands for the draw and the labels of the certify prompts, as they are now."""
+        _, drawn, labels = self._certify_draw(number, records)
+        harm, _ = combined(labels, self.settings.combine)
+        return fingerprints(seen_harm(harm, drawn, self.constraint.bounds[1]), drawn, _names(records))
+
+    def _certify_draw(
+        self, number: int, records: Sequence[ResponseRecord]
+    ) -> tuple[int, Selection, NDArray[np.float64]]:
+        """Its seed, the draw as it was made, and the labels."""
         draw = self.queue.draw(number, "certify", 1)
         assert draw is not None
-        drawn, labels = self._drawn(draw, records)
-        return fingerprints(labels, drawn, _names(records), self.constraint.bounds[1], self.settings.combine)
+        return draw["seed"], *self._drawn(draw, records)
 
     def certify(self, number: int, records: Sequence[ResponseRecord], **about: Any) -> AuditedCertificate:
         """One attempt at a certificate about the labels of the certify prompts.
@@ -380,9 +386,7 @@ class LadderAudit:
             about:
                 Further arguments of [`~audits.certificate.certify_labels`].
         """
-        draw = self.queue.draw(number, "certify", 1)
-        assert draw is not None
-        drawn, labels = self._drawn(draw, records)
+        seed, drawn, labels = self._certify_draw(number, records)
         return certify_labels(
             labels,
             self.constraint.budget,
@@ -390,7 +394,7 @@ class LadderAudit:
             scores=[record["costs"][self.constraint.name] for record in records],
             prompts=[prompt_of(record) for record in records],
             responses=_names(records),
-            seed=draw["seed"],
+            seed=seed,
             combine=self.settings.combine,
             **about,
         )

@@ -67,9 +67,11 @@ def too_few_prompts(constraint: RiskConstraint, split: str, n: int, among: int =
     )
 
 
-def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str:
-    """What `n` prompts can show if they are not too few."""
+def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str | None:
+    """What `n` prompts can show; None where they are too few ([`too_few_prompts`])."""
     at_best = bound_at_best(constraint, n, among)
+    if at_best > constraint.budget:
+        return None
     inside = bound_within_the_budget(constraint, n, among)
     wish = constraint.budget - constraint.allowed_margin
     verdict = f"within the budget {constraint.budget:g}"

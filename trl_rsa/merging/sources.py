@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from trl_rsa.sampling.policies import base_of, is_adapter, load_tokenizer
+from trl_rsa.storage.hub import why_not_loaded
 
 
 _NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth"]
@@ -143,8 +144,7 @@ def _local_folder(name: str) -> Path:
         return Path(snapshot_download(name, ignore_patterns=_NOT_READ))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
-            f"You merge {name!r}, but there is no such folder, and no such model could be fetched "
-            f"({type(error).__name__}). Correct the path, or download the model first."
+            f"You merge {name!r}, but {why_not_loaded(name, error)}. Correct the path, or download the model first."
         ) from error
 
 

@@ -8,6 +8,8 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from trl_rsa.storage.hub import why_not_loaded
+
 
 ModelFormat = Literal["classifier", "beaver"]
 
@@ -50,8 +52,8 @@ def model_folder(path: str, revision: str | None = None, **download: Any) -> Pat
         return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
-            f"You set the scorer to {path!r}, but there is no such folder, and no such model could be fetched "
-            f"({type(error).__name__}). Correct the path, or download the model first."
+            f"You set the scorer to {path!r}, but {why_not_loaded(path, error)}. Correct the path, or download the "
+            "model first."
         ) from error
 
 

@@ -31,10 +31,10 @@ _COMMON = ("model", "args", "peft_config", "model_init_kwargs", "seed")
 
 def common_stages(one: Plan, other: Plan) -> int:
     """How many stages, from the first on, end with the same model in both plans."""
-    fields = (*_COMMON, "stages")  # a constraint is described by its prompts, which are read for it
-    described, others, count = describe(one, fields), describe(other, fields), 0
-    if any(described[name] != others[name] for name in _COMMON) or not _is_same(one.model, other.model):
+    if not _begin_alike(one, other):
         return 0
+    # No more than is compared: a constraint is described by its prompts, which are read for it.
+    described, others, count = describe(one, ("stages",)), describe(other, ("stages",)), 0
     # As objects too: a dataset in memory is described by its columns only.
     for first, second, a, b in zip(one.stages, other.stages, described["stages"], others["stages"], strict=False):
         if a != b or not all(
