@@ -8,6 +8,9 @@ from typing import Any
 
 
 ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+# ZeRO-1 shares its code with ZeRO-2, and offloading shares all but the place of the weights with ZeRO-3: they run only
+# the cases in which they could differ.
+FEWER = ("zero1", "zero3-offload")
 PAIRS_PER_STEP = 4
 STEPS = 4
 
@@ -59,6 +62,8 @@ class Case:
             Steps after which the reference is moved to the policy, in memory.
         engines (`tuple` of `str`):
             Where it runs.
+        everywhere (`bool`):
+            Whether the engines of `FEWER` run it too.
     """
 
     model: str = "untied"
@@ -69,6 +74,7 @@ class Case:
     resumed_from: int | None = None
     reanchored_every: int | None = None
     engines: tuple[str, ...] = ENGINES
+    everywhere: bool = False
 
     @property
     def in_bf16(self) -> bool:
@@ -79,17 +85,17 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 BF16 = {"bf16": True, "model_init_kwargs": {"dtype": "bfloat16"}}
 
 CASES = {
-    "full": Case(resumed_from=1),
+    "full": Case(resumed_from=1, everywhere=True),
     "full-tied": Case(model="tied", args={"gradient_checkpointing": True}),
     "full-accumulation": Case(args={"gradient_accumulation_steps": 2, "loss_type": "rsa2"}),
     "full-uneven": Case(
         data="uneven", args={"train_sampling_strategy": "sequential", "eval_strategy": "steps", "eval_steps": 2}
     ),
     "full-reanchored": Case(reanchored_every=2, resumed_from=3),
-    "full-bf16": Case(args={"bf16": True}),
+    "full-bf16": Case(args={"bf16": True}, everywhere=True),
     "lora": Case(lora=LORA, resumed_from=3),
     "lora-tied": Case(model="tied", lora=LORA, args={"gradient_checkpointing": True}),
-    "lora-head": Case(lora={**LORA, "modules_to_save": ["lm_head"]}, resumed_from=2),
+    "lora-head": Case(lora={**LORA, "modules_to_save": ["lm_head"]}, resumed_from=2, everywhere=True),
     "lora-bf16": Case(lora=LORA, args=BF16),
     "adapter": Case(model="adapter", resumed_from=2),
     "adapter-accumulation": Case(model="adapter", args={"gradient_accumulation_steps": 2}),
@@ -99,4 +105,6 @@ CASES = {
 
 
 def cases_of(engine: str) -> list[str]:
-    return [name for name, case in CASES.items() if engine in case.engines]
+    return [
+        name for name, case in CASES.items() if engine in case.engines and (case.everywhere or engine not in FEWER)
+    ]
