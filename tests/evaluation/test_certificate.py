@@ -78,6 +78,7 @@ def test_the_ledger(tmp_path):
     assert again.bound.confidence == pytest.approx(1 - attempt_delta(0.05, 2))
     assert float(again.bound) > float(first.bound)
     assert any("had been used before (attempt 1)" in words for words in again.limits)
+    assert "attempt 1 had passed, so that this model was chosen after a certificate" in again.warnings[0]
 
     fresh = attempt(ledger_path=path, prompts=prompts(1000, "fresh"))
     assert (fresh.attempt, fresh.earlier_looks) == (3, ())

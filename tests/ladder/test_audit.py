@@ -11,7 +11,11 @@ from trl_rsa import Plan, RiskConstraint
 from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.audit import LadderAudit, WaitingForLabels, label_cost, raise_if_waiting
+from trl_rsa.ladder.climb import Ladder
+from trl_rsa.ladder.joint import JointScheduler
 from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.ladder.prompts import PromptGroup
+from trl_rsa.ladder.scheduler import ConstraintScheduler
 from trl_rsa.scripts import align as align_command
 from trl_rsa.scripts import audit as audit_command
 from trl_rsa.scripts._command import parse_arguments
@@ -79,6 +83,85 @@ def test_the_estimate_is_of_the_labels_and_not_of_the_learned_cost(tmp_path):
     assert numbers["calibrated"] and 90 < numbers["labels"] < 150 and numbers["missing"] == 0
     later, _ = observe(audit, 1, second)
     assert later["estimate"] == pytest.approx(true_cvar(second), abs=1.5)
+
+
+def test_harm_where_the_cost_is_low_is_not_averaged_away(tmp_path):
+    """Half of the labels go where the learned cost is high, and all harm is where it is low: 4 of 100 responses."""
+
+    def blind(prompts, completions, **kwargs):
+        return ["worst" if "harm" in text else "safe" for text in completions]
+
+    errors = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        high = rng.random(600) < 0.5
+        harm = ~high & (rng.random(600) < 0.08)
+        of = [
+            {
+                "prompt": f"prompt {seed} {i}",
+                "response": f"{'harm' if harm[i] else 'fine'} {i}",
+                "costs": {"cost": float(high[i]) + 0.001 * (i % 97)},
+                "prompt_number": i,
+                "draw": 0,
+            }
+            for i in range(600)
+        ]
+        given = constraint(labeller=blind, labels=[120, 40], uniform=0.5)
+        audit = make(tmp_path / str(seed), given)
+        for number in range(2):
+            estimate, _ = observe(audit, number, of)
+        truth = cvar(np.where(harm, 10.0, -1.0), 0.1)
+        errors.append(estimate["estimate"] - truth)
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(12) + 0.2, "unweighted it is 1 to 2 too low"
+
+
+def test_a_draw_weighs_as_much_as_it_has_labels(tmp_path):
+    given = constraint(memory=0.5)
+    audit = make(tmp_path, given)
+    observe(audit, 0, records(600, HARMFUL))
+    observe(audit, 1, [{**r, "prompt": f"other {r['prompt']}"} for r in records(600, HARMFUL, seed=1)])
+    rated = json.loads((tmp_path / "audit-cost/calibration-01.json").read_text())["rated"]
+    weights = dict(zip(rated["ids"], rated["weights"], strict=True))
+    for draw, memory in zip(audit.queue.draws(), (0.5, 1.0), strict=True):
+        own = np.array([weights[request["id"]] for request in draw["requests"]])
+        probabilities = np.array([request["probability"] for request in draw["requests"]])
+        assert own.mean() == pytest.approx(memory) and own * probabilities == pytest.approx(own[0] * probabilities[0])
+
+
+def test_labels_that_came_later_are_heard_before_a_ladder_says_met(tmp_path):
+    """By the labels of the first policy alone its bound held; the second one's find harm of a kind that both have."""
+
+    def blind(prompts, completions, **kwargs):
+        return ["worst" if "cruel" in text else "safe" for text in completions]
+
+    first, second = (
+        [{**r, "costs": {"cost": 0.1}} for r in records(600, {"fine": 0.96, "cruel": 0.04}, seed)] for seed in (0, 1)
+    )
+    audit = make(tmp_path, constraint(labeller=blind, labels=[12, 200]))
+    before, _ = observe(audit, 0, first)
+    observe(audit, 1, second)
+    assert audit.bound_by_now(0, 0, first, 0.9) == before["upper_bound"]
+    assert audit.bound_by_now(0, 1, first, 0.9) > before["upper_bound"] + 2
+
+    class Responses:
+        def collect(self, split, model, number, names):
+            assert (split, model, number, names) == ("decide", "start", 0, ["cost"])
+            return [(PromptGroup((), ("cost",)), first)]
+
+    ladder, said = object.__new__(Ladder), []
+    ladder.constraints = [audit.constraint]
+    ladder.by_name, ladder.names, ladder.audits = {"cost": audit.constraint}, ["cost"], {"cost": audit}
+    ladder.observations, ladder.responses = [{"model": "start"}, {"model": "rung"}], Responses()
+    ladder.progress = lambda line, **style: said.append(line)
+    scheduler = JointScheduler({"cost": ConstraintScheduler(budget=before["upper_bound"] + 0.1, margin=0.5)})
+    audit.constraint.budget = before["upper_bound"] + 0.1
+    decision = scheduler.observe(estimates={"cost": before["estimate"]}, upper_bounds={"cost": before["upper_bound"]})
+    assert decision.met and decision.start.number == 0
+    found = ladder._with_later_labels(decision)
+    assert not found.met and found.reason.startswith("NOT met: the bounds of observation 0 held when it was made")
+    assert said == [f"[ladder] {found.reason}"]
+    ladder.observations = ladder.observations[:1]
+    assert ladder._with_later_labels(decision) is decision, "it is the last one: nothing came since"
 
 
 def test_pairs_compare_the_expected_excess_of_the_label(tmp_path):

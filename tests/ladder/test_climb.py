@@ -242,7 +242,7 @@ def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_noth
     )
     assert lines[1].startswith("[ladder] cost: 36 decide prompts") and lines[2].startswith("[ladder] cost: 36 certify")
     assert lines[3].startswith("[ladder] cost: 12 responses of the starting model cost -1 to 1, mean ")
-    assert "were cut at 24 tokens; the budget -0.5 lies above" in lines[3] and len(lines) == 4
+    assert "were cut at 24 tokens; the budget -0.5 is kept by" in lines[3] and len(lines) == 4
     assert not (tmp_path / "run").exists(), "a dry run writes nothing"
     plan.rungs.args = {"risk_tail": 0.1}
     with pytest.raises(ValueError, match="You set tail"):
@@ -372,8 +372,13 @@ def test_after_not_met_more_rungs_may_be_asked_for(tiny_model_path, tmp_path):
     certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert [attempt["attempt"] for attempt in certificate["attempts"]] == [1, 2]
     assert any("had been used before (attempt 1)" in limit for limit in certificate["limits"])
-    # Fewer rungs than were trained, or another learning rate, is another run.
-    for changes in ({"rungs": dataclasses.replace(plan.rungs, max_rungs=1)}, {"args": ARGS | {"learning_rate": 1e-3}}):
+    # Fewer rungs than were trained, or another learning rate, is another run. More walk-backs would hand out a model that
+    # is less safe than one that is certified.
+    for changes in (
+        {"rungs": dataclasses.replace(plan.rungs, max_rungs=1)},
+        {"rungs": dataclasses.replace(plan.rungs, max_walk_backs=3)},
+        {"args": ARGS | {"learning_rate": 1e-3}},
+    ):
         with pytest.raises(ValueError, match="a resumed run must end like an uninterrupted one"):
             climb(dataclasses.replace(plan, **changes))
 

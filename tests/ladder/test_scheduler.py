@@ -139,7 +139,7 @@ def test_infeasible_ends_with_the_best_model_and_says_so(rule):
 def test_infeasible_for_want_of_prompts_says_so():
     scheduler = ConstraintScheduler(0.0, MARGIN, max_rungs=1)
     observe(scheduler, 1.0)
-    assert "more decide prompts would settle it" in scheduler.observe(estimate=-0.5, upper_bound=0.25).reason
+    assert "a new run with more decide prompts" in scheduler.observe(estimate=-0.5, upper_bound=0.25).reason
 
 
 @pytest.mark.parametrize("joint", [False, True])

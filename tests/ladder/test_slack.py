@@ -14,3 +14,6 @@ def test_by_hand():
         "[ladder] harm: against the budget 1 the cost ended 0.6 below it and its upper bound 0.1 below it; on the "
         "prompts of the certificate 0.4 below and 0.25 above it."
     )
+    assert "budget 1 the labelled harm ended 0.6 below" in in_words("harm", 1.0, found, (True, True))
+    said = in_words("harm", 1.0, found, (True, False))
+    assert "prompts of the certificate the learned cost ended 0.4 below and 0.25 above it." in said

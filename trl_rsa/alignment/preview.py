@@ -85,7 +85,7 @@ def preview(
         if waiting:
             log(f"[ladder] the budgets are not placed: {', '.join(waiting)} trains a scorer, and has not been run")
         elif samples:
-            place_budgets(ladder, plan.model, samples)
+            place_budgets(ladder, plan.model, samples, bool(plan.stages))
 
 
 def _load_rewards_and_costs(plan: Plan) -> None:

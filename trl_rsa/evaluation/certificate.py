@@ -389,6 +389,12 @@ def make_attempt(
         _check_spent(attempts, delta, spent, ledger_path)
         bound = bound_of(1 - spent, seed_of_prompts(fingerprint) if seed is None else seed)
         words = [f"You set tail={tail:g}: {_TAIL_WARNING}"] if tail > 0.5 else []
+        passed = [str(a["attempt"]) for a in attempts if a["attempt"] in looks and a["certified"]]
+        if passed:
+            words.append(
+                f"You certify on prompts on which attempt {', '.join(passed)} had passed, so that this model was "
+                "chosen after a certificate on them: the confidence does not hold for it. Take fresh prompts."
+            )
         for word in words:
             warnings.warn(word, stacklevel=3)
         certificate = kind(

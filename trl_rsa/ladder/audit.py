@@ -26,7 +26,7 @@ from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
 from trl_rsa.audits.refresh import Features, Labelled
 from trl_rsa.audits.selection import UNIFORM, Selection, choose
-from trl_rsa.audits.steer import foretell
+from trl_rsa.audits.steer import Foretold, foretell
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
 from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
@@ -247,10 +247,7 @@ class LadderAudit:
         known = self.labelled_cost(number)
         if known is None:
             return learned, numbers
-        scores = self._scores(known, records)
-        found = foretell(
-            known.calibration, scores, _prompts(records), self.constraint.tail, confidence, self.settings.seed
-        )
+        found = self._foretold(known, records, confidence)
         estimate, bound = found.estimate, found.upper_bound
         if self.settings.bound == "betting":
             estimate, bound = self._bet(number, records, confidence)
@@ -262,6 +259,18 @@ class LadderAudit:
             "estimate": estimate,
             "upper_bound": bound,
         }, numbers
+
+    def bound_by_now(self, number: int, latest: int, records: Sequence[ResponseRecord], confidence: float) -> float:
+        """The bound of an observation by the labels that there were at the `latest` one, or its own where it rests on
+        the labels of one policy alone."""
+        known = self.labelled_cost(latest)
+        if known is None or self.settings.bound == "betting":
+            return -np.inf
+        return self._foretold(known, records, confidence).upper_bound
+
+    def _foretold(self, known: LabelledCost, records: Sequence[ResponseRecord], confidence: float) -> Foretold:
+        scores, tail = self._scores(known, records), self.constraint.tail
+        return foretell(known.calibration, scores, _prompts(records), tail, confidence, self.settings.seed)
 
     def _bet(self, number: int, records: Sequence[ResponseRecord], confidence: float) -> tuple[float, float]:
         """Estimate and bound from the labels of this observation alone. Labels of earlier ones only help to predict:
@@ -295,15 +304,22 @@ class LadderAudit:
         return Selection(np.asarray(draw["probabilities"]), chosen, draw["least"]), labels
 
     def _rated(self, number: int) -> Rated:
-        """Every response with a label, once, as the latest draw has it. Labels of earlier observations count less."""
+        """Every response with a label, once, as the latest draw has it. Labels of earlier observations count less.
+
+        A draw prefers responses whose learned cost is high. What it hardly looks at stands for more: a label weighs
+        one by its probability, or the harm among low costs would be averaged away by their neighbours.
+        """
         grades, found = self.queue.grades(), dict[str, tuple[float, float, float]]()
         for draw in self._decide_draws():
-            weight = self.settings.memory ** (number - draw["observation"])
-            for request in draw["requests"]:
+            several = draw["requests"]
+            # Within a draw the weights have the mean `memory` to its power: as many labels count for as much.
+            each = len(several) / sum(1 / request["probability"] for request in several) if several else 0.0
+            each *= self.settings.memory ** (number - draw["observation"])
+            for request in several:
                 own = grades.get(request["id"])
                 if own:
                     cost = combined_cost(own, self.settings.scale, self.settings.combine)
-                    found[request["id"]] = request["score"], cost, weight
+                    found[request["id"]] = request["score"], cost, each / request["probability"]
         return {
             "ids": list(found),
             "scores": [score for score, _, _ in found.values()],

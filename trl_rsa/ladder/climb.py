@@ -206,6 +206,7 @@ class Ladder:
         self._take_in_recorded()
         while (decision := self.scheduler.decision) is None or decision.action != "stop":
             self._observe(self._model_to_observe(decision))
+        decision = self._with_later_labels(decision)
         final = self._folder_of(decision.start.rung, decision.start.fraction)
         comparisons = {} if decision.met else self._compare(decision)
         certificates = self._certify(final)
@@ -346,7 +347,7 @@ class Ladder:
         for name, audit in self.audits.items():
             known[name] = audit.labelled_cost(number)
             collected = [
-                (group, audit.refreshed(number, records) if name in group.names else records)
+                (group, audit.refreshed(number, records) if name in group.scored else records)
                 for group, records in collected
             ]
         label_costs = {name: label_cost(c, observed[name]["eta"], known[name]) for name, c in self.by_name.items()}
@@ -403,6 +404,28 @@ class Ladder:
 
     # The end
 
+    def _with_later_labels(self, decision: JointDecision) -> JointDecision:
+        """The bound of a model that is audited rests on the labels that there were; those since may speak against it."""
+        number, latest = decision.start.number, len(self.observations) - 1
+        if not decision.met or number == latest:
+            return decision
+        model, broken = self.observations[number]["model"], []
+        for group, records in self.responses.collect("decide", model, number, list(self.audits)):
+            for name in (name for name in group.names if name in self.audits):
+                constraint = self.by_name[name]
+                confidence = constraint.confidence_among(len(self.names))
+                bound = self.audits[name].bound_by_now(number, latest, records, confidence)
+                if bound > constraint.budget:
+                    broken.append(f"{name} {bound:.4g} (budget {constraint.budget:g})")
+        if not broken:
+            return decision
+        reason = (
+            f"NOT met: the bounds of observation {number} held when it was made, but by the labels that came since "
+            f"they do not: {', '.join(broken)}. {decision.reason}"
+        )
+        self.progress(f"[ladder] {reason}", style="red")
+        return replace(decision, met=False, reason=reason)
+
     def _compare(self, decision: JointDecision) -> dict[str, list[Comparison]]:
         """By constraint: the model that is handed out against the others, paired. Said where no bound holds."""
         chosen, found = decision.best.number, {}
@@ -417,7 +440,7 @@ class Ladder:
         for name, c in ((name, c) for name, c in self.by_name.items() if name not in self.audits):
             found[name] = compare_with_chosen(costs[name], prompts[name], chosen, c.tail, c.bounds, self.seed)
             if found[name]:
-                self.progress(f"[ladder] {name}: {in_words(chosen, found[name][0], c.tail)}")
+                self.progress(f"[ladder] {name}: {in_words(chosen, found[name][0], c.tail, len(set(prompts[name])))}")
         return found
 
     def _certify(self, model: str) -> dict[str, Path]:
@@ -523,7 +546,8 @@ class Ladder:
             }
             numbers = self.observations[decision.start.number]["constraints"][name]
             summaries[name]["slack"] = slack_of(constraint.budget, numbers, _read(certificates[name]))
-            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"]))
+            audited = (name in self.audits, self._is_audited(name)) if name in self.audits else None
+            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"], audited))
             if name in self.human:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:

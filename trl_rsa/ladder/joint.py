@@ -187,6 +187,9 @@ class JointScheduler:
         if unmet:
             settle = ""
             if all(self._estimates[path.best.number][name] <= self.schedulers[name].budget for name in unmet):
-                settle = " Its estimates are within the budgets: more decide prompts would settle it."
+                settle = (
+                    " Its estimates are within the budgets: a new run with more decide prompts (labels, if they are "
+                    "audited) would show whether that is so."
+                )
             return f"NOT met: {', '.join(unmet)}. Bounds of the best model: {bounds}.{settle}{back}"
         return f"All met: {bounds}.{back}"

@@ -56,7 +56,12 @@ def compare_with_chosen(
     return sorted(found, key=lambda comparison: abs(comparison["difference"]))
 
 
-def in_words(chosen: int, nearest: Comparison, tail: float) -> str:
+# With fewer responses in the tail a bootstrap has too little to draw from: of two models of one law it told one pair in
+# five apart with one response there, one in ten with ten.
+_FEW = 10
+
+
+def in_words(chosen: int, nearest: Comparison, tail: float, n_prompts: int) -> str:
     """The comparison with the nearest other observation, in a sentence or two."""
     number, difference, low, high = nearest["number"], nearest["difference"], nearest["low"], nearest["high"]
     direction = "below" if difference <= 0 else "above"
@@ -66,5 +71,10 @@ def in_words(chosen: int, nearest: Comparison, tail: float) -> str:
     )
     if low is None or high is None:
         return f"{said}."
-    told = "tell them apart" if high < 0 or low > 0 else "do not tell them apart: more decide prompts would"
-    return f"{said} (paired 95 % interval {low:.3g} to {high:.3g}); these prompts {told}."
+    if low == high == 0:
+        return f"{said}: the worst of their responses cost the same."
+    said += f" (paired 95 % interval {low:.3g} to {high:.3g})"
+    if tail * n_prompts < _FEW:
+        return f"{said}; the tail is of about {max(1, round(tail * n_prompts))} responses, so that this says little."
+    told = "tell them apart" if high < 0 or low > 0 else "do not tell them apart: more decide prompts might"
+    return f"{said}; these prompts {told}."

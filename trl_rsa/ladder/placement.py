@@ -8,6 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
+from trl_rsa.ladder.feasibility import bound_at_best
 from trl_rsa.ladder.observe import given_beginnings, load_reward, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
@@ -32,7 +33,7 @@ _TEXTS = (
 )
 
 
-def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
+def place_budgets(ladder: Ladder, start: Any, samples: int, trained: bool = False) -> None:
     """Loads the scorers, doubts their signs, and says where each budget lies among the costs of the model `start`.
 
     Args:
@@ -42,6 +43,8 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
             Folder or Hub id. Another object is a model in memory, which is not sampled.
         samples (`int`):
             Responses, one per decide prompt. Nothing of them is kept.
+        trained (`bool`, *optional*, defaults to `False`):
+            Whether stages train the model before the ladder starts.
     """
     log, scorers, reward = ladder.log, load_scorers(ladder.constraints), load_reward(ladder.settings)
     for constraint in ladder.constraints:
@@ -68,7 +71,9 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
             constraint, scorer = ladder.by_name[name], scorers[name]
             asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
             costs = score(scorer, asked, [r.text for r in responses]).require_all(scorer.name)
-            log(f"[ladder] {name}: {_placed(constraint, costs, responses, sampling.max_new_tokens)}")
+            enough = bound_at_best(constraint, len(group.asked), len(ladder.names)) <= constraint.budget
+            placed = _placed(constraint, costs, responses, sampling.max_new_tokens, enough)
+            log(f"[ladder] {name}: {placed}" + (" The stages before the ladder may change that." if trained else ""))
         if reward is not None:
             asked = [group.prompts[r.prompt] for r in responses]
             found = score(reward, asked, [r.text for r in responses]).require_all(reward.name)
@@ -77,30 +82,44 @@ def place_budgets(ladder: Ladder, start: Any, samples: int) -> None:
 
 
 def _placed(
-    constraint: RiskConstraint, costs: Sequence[float], responses: Sequence[Response], max_new_tokens: int
+    constraint: RiskConstraint,
+    costs: Sequence[float],
+    responses: Sequence[Response],
+    max_new_tokens: int,
+    enough: bool,
 ) -> str:
-    """Where the budget lies among the costs of the starting model, in words."""
+    """Where the budget lies among the costs of the starting model, in words; `enough`: whether the decide prompts can
+    show that it is kept."""
     found = np.asarray(costs, dtype=float)
     clipped = np.clip(found, *constraint.bounds)
-    estimate, below = cvar(clipped, constraint.tail), float((found < constraint.budget).mean())
+    estimate, below = cvar(clipped, constraint.tail), float((found <= constraint.budget).mean())
     cut = sum(not response.finished for response in responses)
     said = (
         f"{found.size} responses of the starting model cost {found.min():.3g} to {found.max():.3g}, mean "
         f"{found.mean():.3g}, CVaR {constraint.tail:g} {estimate:.3g}; {cut} were cut at {max_new_tokens} tokens; the "
-        f"budget {constraint.budget:g} lies above {below:.0%} of them"
+        f"budget {constraint.budget:g} is kept by {below:.0%} of them"
     )
+    if constraint.audit is not None:
+        said += " by the learned cost, and it is for the labels"
     outside = int((found != clipped).sum())
     if outside:
         low, high = constraint.bounds
         said += f"; {outside} lie outside the bounds [{low:g}, {high:g}] and count as these"
     if below == 1.0:
+        # None of n: with 95 % confidence fewer than 3/n of all are.
+        unseen = 3 / found.size
+        if unseen >= constraint.tail:
+            return (
+                f"{said}: up to {unseen:.0%} of all may still cost more, so {found.size} say little of a tail of "
+                f"{constraint.tail:g}."
+            )
         return f"{said}: the constraint may never act."
     if below == 0.0:
         return (
             f"{said}: rungs make likelier what the model says now and then, and it said nothing within the budget. "
             "Look whether the scorer tells its responses apart, or raise the budget."
         )
-    return said + (": few rungs, or none, may be needed." if estimate <= constraint.budget else ".")
+    return said + (": few rungs, or none, may be needed." if estimate <= constraint.budget and enough else ".")
 
 
 def _described(rewards: np.ndarray, weight: float) -> str:

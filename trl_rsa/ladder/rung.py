@@ -80,10 +80,11 @@ def rung_pairs(
     weight = settings.reward.weight if isinstance(settings.reward, RewardTerm) else 0.0
     rows: list[Row] = []
     for group, records in collected:
-        weights = {name: deltas[name] / total for name in group.scored if deltas[name] > 0}
+        weights = {name: deltas[name] / total for name in group.scored}
 
         def weigh(record: Mapping[str, Any], weights: Mapping[str, float] = weights) -> Weighed:
             each = [(w, *label_costs[name](record["costs"][name])) for name, w in weights.items()]
+            # By the costs whose bounds hold as well: the reward must not undo them.
             harmless = all(cost <= 0.0 for _, _, cost in each)
             reward = None if record["reward"] is None else record["reward"] * weight
             penalty, cost = (sum(w * parts[i] for w, *parts in each) for i in (0, 1))

@@ -377,7 +377,10 @@ class ConstraintScheduler:
             f"{self.budget:g}."
         )
         if best.estimate <= self.budget:
-            reason += " The estimate is within the budget: more decide prompts would settle it."
+            reason += (
+                " The estimate is within the budget: a new run with more decide prompts (labels, if it is audited) "
+                "would show whether that is so. As the least of several, it looks better than it is."
+            )
         return self._stop(best, reason)
 
     def _next_rung(self, best: Observation) -> Decision:

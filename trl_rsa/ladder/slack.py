@@ -33,11 +33,22 @@ def slack_of(budget: float, numbers: CostNumbers, certificate: Mapping[str, Any]
     }
 
 
-def in_words(name: str, budget: float, slack: Slack) -> str:
-    """One sentence for the log."""
+def in_words(name: str, budget: float, slack: Slack, labelled: tuple[bool, bool] | None = None) -> str:
+    """One sentence for the log.
+
+    Args:
+        name (`str`), budget (`float`), slack ([`Slack`]):
+            Of the constraint.
+        labelled (`tuple[bool, bool]`, *optional*):
+            Of an audited constraint: whether what was observed, and what was certified, is of labels.
+    """
+    what = ["the cost", ""]
+    if labelled is not None:
+        what = ["the labelled harm" if labels else "the learned cost" for labels in labelled]
+        what[1] = "" if what[0] == what[1] else f" {what[1]} ended"
     return (
-        f"[ladder] {name}: against the budget {budget:g} the cost ended {_place(slack['decide_estimate'])} it and its "
-        f"upper bound {_place(slack['decide_bound'])} it; on the prompts of the certificate "
+        f"[ladder] {name}: against the budget {budget:g} {what[0]} ended {_place(slack['decide_estimate'])} it and "
+        f"its upper bound {_place(slack['decide_bound'])} it; on the prompts of the certificate{what[1]} "
         f"{_place(slack['certify_estimate'])} and {_place(slack['certify_bound'])} it."
     )
 
