@@ -372,8 +372,8 @@ def test_after_not_met_more_rungs_may_be_asked_for(tiny_model_path, tmp_path):
     certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert [attempt["attempt"] for attempt in certificate["attempts"]] == [1, 2]
     assert any("had been used before (attempt 1)" in limit for limit in certificate["limits"])
-    # Fewer rungs than were trained, or another learning rate, is another run. More walk-backs would hand out a model that
-    # is less safe than one that is certified.
+    # Fewer rungs than were trained, or another learning rate, is another run. More walk-backs would hand out a model
+    # that is less safe than one that is certified.
     for changes in (
         {"rungs": dataclasses.replace(plan.rungs, max_rungs=1)},
         {"rungs": dataclasses.replace(plan.rungs, max_walk_backs=3)},

@@ -50,7 +50,7 @@ def test_a_policy_one_margin_inside_its_budget(monkeypatch):
         monkeypatch.setattr(feasibility, "cvar_upper_bound", recorded)
         bound, wish = bound_within_the_budget(constraint, 4000), constraint.budget - constraint.allowed_margin
         assert cvar(seen[0], 0.05) == pytest.approx(wish, abs=0.01)
-        assert -2.0 <= seen[0].min() and seen[0].max() <= 2.0 + 1e-9
+        assert seen[0].min() >= -2.0 and seen[0].max() <= 2.0 + 1e-9
         assert bound > max(wish, bound_at_best(constraint, 4000))
 
 

@@ -182,8 +182,8 @@ def test_a_response_that_one_of_several_costs_finds_unsafe_is_not_harmless():
 
 
 def test_a_constraint_that_holds_still_says_what_is_harmless():
-    """Only the first is raised. "fine" has the higher reward, and the second calls it unsafe: no label is the reward's,
-    and no unsafe response is imitated."""
+    """Only the first is raised. "fine" has the higher reward, and the second calls it unsafe: no label is the
+    reward's, and no unsafe response is imitated."""
     groups = answered((["cost", "honest"], {"q": [("dull", -1.0, -1.0), ("fine", -1.0, 7.0)]}), rewards=REWARDS)
     constraints = [make(labels="unsafe", budget=1.0), make(labels="unsafe", budget=1.0, name="honest")]
     rows, _ = pairs_of(constraints, groups, deltas={"cost": 1.0, "honest": 0.0}, reward=REWARD)

@@ -87,8 +87,8 @@ def describe(plan: Plan, fields: Container[str] | None = None) -> dict[str, Any]
 _SINCE_METHODS: dict[str, Any] = {"method": "rsa", "rewards": [], "costs": []}
 
 
-# What a run may change when it goes on: where it is watched, and how long a search that found nothing may last. Not the
-# number of walk-backs: they follow on a model that is met and certified, and would hand out one that is less safe.
+# What a run may change when it goes on: where it is watched, and how long a search that found nothing may last. Not
+# the number of walk-backs: they follow on a model that is met and certified, and would hand out one that is less safe.
 _WATCHING = ("logging_", "log_", "report_to", "disable_tqdm", "project", "trackio_", "include_num_input_tokens_seen")
 _LIMITS = ("rungs.max_rungs",)
 _ADDRESSES = ("rungs.sampling.server_url", "rungs.sampling.server_key_env")

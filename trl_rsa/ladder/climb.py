@@ -405,7 +405,7 @@ class Ladder:
     # The end
 
     def _with_later_labels(self, decision: JointDecision) -> JointDecision:
-        """The bound of a model that is audited rests on the labels that there were; those since may speak against it."""
+        """A bound that is audited rests on the labels that there were; those since may speak against it."""
         number, latest = decision.start.number, len(self.observations) - 1
         if not decision.met or number == latest:
             return decision

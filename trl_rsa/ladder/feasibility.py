@@ -1,4 +1,4 @@
-"""What a constraint's prompts and labels can show at best, before anything is sampled: too few make a budget hopeless."""
+"""What a constraint's prompts and labels can show at best, before anything is sampled: too few make it hopeless."""
 
 from collections.abc import Callable
 from statistics import median

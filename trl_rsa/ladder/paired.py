@@ -56,8 +56,8 @@ def compare_with_chosen(
     return sorted(found, key=lambda comparison: abs(comparison["difference"]))
 
 
-# With fewer responses in the tail a bootstrap has too little to draw from: of two models of one law it told one pair in
-# five apart with one response there, one in ten with ten.
+# With fewer responses in the tail a bootstrap has too little to draw from: of two models of one law it told one pair
+# in five apart with one response there, one in fifteen with ten.
 _FEW = 10
 
 
