@@ -65,6 +65,9 @@ DECAYS = (1e-3, 1e-2, 1e-1)  # of the standardised features' weights
 FOLDS = 3
 BATCH, RATE = 8, 5e-5  # pairs of responses a step, and the learning rate of all weights
 
+# On the same splits, whose luck cancels.
+BASELINE, COMPARED = "pairs", ("grades", "grades and pairs")
+
 MEASURES = {
     "pair_accuracy": "Pair accuracy",
     "auc": "AUC",
@@ -469,25 +472,37 @@ def _table(rows: list[dict[str, str]], part: str, model: str) -> str:
         "whole": f"All weights of {model}, one pass over {rows[0]['train']} responses",
     }[part]
     over = f"mean over {len(splits)} splits by prompt (standard error)" if len(splits) > 1 else "one split by prompt"
+    shown = [name for name in MEASURES if any(row[name] for row in rows)]  # the others have no order in any split
     lines = [
         f"{what}: {over}, {int(HELD_OUT * 100)} % of the prompts held out.",
         "",
-        "| Trained on | " + " | ".join(MEASURES.values()) + " |",
-        "|---|" + "---:|" * len(MEASURES),
+        "| Trained on | " + " | ".join(MEASURES[name] for name in shown) + " |",
+        "|---|" + "---:|" * len(shown),
     ]
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        lines.append(f"| {arm} | " + " | ".join(_cell([row[name] for row in own]) for name in MEASURES) + " |")
+    columns = {
+        arm: {name: _column([row for row in rows if row["arm"] == arm], name, splits) for name in shown}
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    }
+    for arm, column in columns.items():
+        lines.append(f"| {arm} | " + " | ".join(_cell(column[name]) for name in shown) + " |")
+    for arm in (arm for arm in COMPARED if arm in columns):
+        less = [_cell(columns[arm][name] - columns[BASELINE][name], "+") for name in shown]
+        lines.append(f"| *{arm} less {BASELINE}* | " + " | ".join(less) + " |")
     return "\n".join(lines)
 
 
-def _cell(texts: list[str]) -> str:
-    """An order that a split does not have is no number there."""
-    values = np.array([float(text) for text in texts if text])
+def _column(rows: list[dict[str, str]], name: str, splits: list[str]) -> Array:
+    """Split by split; NaN where it has no such order."""
+    found = {row["split"]: float(row[name] or "nan") for row in rows}
+    return np.array([found[split] for split in splits])
+
+
+def _cell(values: Array, sign: str = "") -> str:
+    values = values[~np.isnan(values)]
     if not values.size:
         return "–"
     error = f" ({values.std(ddof=1) / np.sqrt(values.size):.3f})" if values.size > 1 else ""
-    return f"{values.mean():.3f}{error}"
+    return f"{values.mean():{sign}.3f}{error}"
 
 
 def write_page() -> None:
