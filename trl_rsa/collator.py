@@ -30,10 +30,11 @@ class DataCollatorForWeightedPreference(DataCollatorForPreference):
             if any(name in example for example in examples):
                 values = [example.get(name) for example in examples]
                 for value in values:
-                    if value is None or not low <= value <= high or value == float("inf"):
+                    if not isinstance(value, int | float) or not low <= value <= high or value == float("inf"):
+                        limits = f"in [{low:g}, {high:g}]" if high < float("inf") else f"of at least {low:g}"
                         raise ValueError(
-                            f"Your dataset has {name}={value!r}, but it must be a number in [{low:g}, {high:g}]. "
-                            "Correct or drop the row."
+                            f"Your dataset has {name}={value!r}, but it must be a number {limits}. Correct or drop "
+                            "the row."
                         )
                 output[name] = torch.tensor(values, dtype=torch.float32)
         return output

@@ -231,6 +231,8 @@ optimizers, quantization_config, peft_config:
         if not args.drop_truncated or args.max_length is None:
             return whole
         whole = whole.filter(_fits, fn_kwargs={"max_length": args.max_length})
+        if given is None:
+            _check_stream(whole, args.max_length, dataset_name)
         if given is not None and len(whole) < given:
             dropped = (
                 f"{given - len(whole)} of {given} pairs of the {dataset_name} dataset, of which an "
@@ -425,6 +427,20 @@ def _copy_as_reference(model: PreTrainedModel) -> PreTrainedModel | None:
         )
         return None
     return copy.deepcopy(model)
+
+
+def _check_stream(dataset: AnyDataset, max_length: int, name: str) -> None:
+    """A stream has no length: what it drops cannot be counted beforehand, and that nothing is left can."""
+    if next(iter(dataset), None) is None:
+        raise ValueError(
+            f"You set max_length={max_length}, but of every pair of the {name} dataset an answer does not fit into as "
+            "many tokens, or it is empty. Raise max_length, or set drop_truncated=False to train on cut answers as "
+            "DPO does."
+        )
+    logger.warning(
+        f"Pairs of the streamed {name} dataset of which an answer does not fit into max_length={max_length} tokens "
+        "are dropped, and not counted. `trl-rsa data` counts pairs of a file."
+    )
 
 
 def _fits(example: dict[str, Any], max_length: int) -> bool:

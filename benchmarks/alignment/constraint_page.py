@@ -439,25 +439,42 @@ def _learned(rows: Sequence[Row]) -> str:
     )
 
 
-def _beside(true: Sequence[Row]) -> str:
-    """What the audits are compared with, if it has been run."""
-    if true:
-        return "The ladder on the true cost was run on them by the same version."
-    return "The ladders on the true, the learned and a graded cost have not been run on them yet."
+# The rows of the audited ladder as it was before labels were weighed by their probability.
+ALIKE = f"{AUDITS[1].name}, labels alike"
+
+
+def _beside(rows: Sequence[Row], true: Sequence[Row], audited: Sequence[Row]) -> str:
+    """What the audits are compared with, if it has been run, and by which version."""
+    if not true:
+        return "The ladders on the true, the learned and a graded cost have not been run on them yet."
+    same = {row["commit"] for row in true} == {row["commit"] for row in audited}
+    said = f"The ladder on the true cost was run on them by {'the same' if same else 'an earlier'} version."
+    former = pick(rows, method=ALIKE)
+    if former:
+        met, n = _count(former)
+        share = _share_kept(former, true)
+        said += (
+            f' The rows "labels alike" are of the audit as it was at first: half of the labels are drawn where the '
+            f"learned cost is high, and the calibration took all alike, so that harm which the cost does not see was "
+            f"averaged away. A review found that, not these rows. They truly met {met} of {n}, with {share:.2f} of "
+            "the reward; other things have changed since, too."
+        )
+    return said
 
 
 def _audits(rows: Sequence[Row]) -> str:
     """The audits, in both worlds, and whether they reach what was set before they were run."""
     true, audited = (pick(rows, method=method.name) for method in AUDITS[:2])
     met, n = _count(audited)
-    lines = []
+    lines, names = [], [method.name for method in AUDITS]
+    names.insert(2, ALIKE)
     for world in BUDGETS:
-        for method in AUDITS:
+        for name in names:
             for budget in BUDGETS[world]:
-                here = pick(rows, world=world, method=method.name, budget=budget)
+                here = pick(rows, world=world, method=name, budget=budget)
                 if here:
                     spent = f"{np.mean(column(here, 'labels')):.0f}"
-                    lines.append([f"`{world}`, {method.name}", *_line(here), spent])
+                    lines.append([f"`{world}`, {name}", *_line(here), spent])
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
     known = [share for share in kept.values() if share is not None]
     every = _share_kept(audited, true)
@@ -486,7 +503,7 @@ def _audits(rows: Sequence[Row]) -> str:
         "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
         "bound, and label the pairs. Each response whose first label is unsafe gets a second label, and a third "
         "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had "
-        f"run on. {_beside(true)}\n\n"
+        f"run on. {_beside(rows, true, audited)}\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {len(wrong)} searches the bound held and the budget was broken in "
@@ -506,8 +523,8 @@ def _with_reward(rows: Sequence[Row], true: Sequence[Row]) -> str:
         f"{_share_kept(pick(here, world=w), true):.2f} in `{w}`" for w in BUDGETS if pick(here, world=w)
     )
     return (
-        f"\n\nWith a learned reward in the rungs (same seeds, run later on another machine, before the likelihood "
-        f"of unsafe chosen responses was left out): truly met {met} of {n}, "
+        f"\n\nWith a learned reward in the rungs (same seeds, run on another machine, before the likelihood "
+        f"of unsafe chosen responses was left out and labels were weighed): truly met {met} of {n}, "
         f"and {share:.2f} of the reward of the ladder on the true cost, which has no reward in its rungs ({shares})."
     )
 

@@ -177,7 +177,13 @@ def test_reward_in_process_with_a_normalizer(tiny_model_path, tmp_path, capsys):
     data = write_jsonl(tmp_path / "pku.jsonl", pku_rows(40))
     flags = f"--train_datasets PKU-SafeRLHF/train::{data} --model_name_or_path {tiny_model_path} --max_length 64"
     flags += f" --output_dir {tmp_path / 'rm'} --epochs 1 --normalize_score_during_training yes --use_cpu"
-    assert train("reward", [*flags.split(), "--normalizer_type", "RunningMeanStd", "--eval_split_ratio", "0.2"]) == 0
+    assert (
+        train(
+            "reward",
+            [*flags.split(), "--normalizer_type", "RunningMeanStd", "--need_eval", "--eval_split_ratio", "0.2"],
+        )
+        == 0
+    )
     assert "pair_accuracy" in capsys.readouterr().out
     config = json.loads((tmp_path / "rm" / "config.json").read_text())
     assert config["do_normalize"] and config["normalizer_type"] == "RunningMeanStd"
@@ -188,6 +194,14 @@ def test_reward_in_process_with_a_normalizer(tiny_model_path, tmp_path, capsys):
     assert abs(sum(scores) / len(scores)) < 5 and max(scores) > min(scores)
 
 
+def test_without_need_eval_all_rows_are_trained_on():
+    """As in Safe RLHF, where the ratio waits for --need_eval."""
+    flags = shlex.split("--train_datasets x.jsonl --model_name_or_path m --output_dir o --eval_split_ratio 0.25")
+    for more, share in ([], 0.0), (["--need_eval"], 0.25):
+        args = make_parser("cost").parse_args([*flags, *more])
+        assert score_model_arguments("cost", args).held_out == share
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -195,6 +209,13 @@ def test_reward_in_process_with_a_normalizer(tiny_model_path, tmp_path, capsys):
         ("--loss_typ token-wise", "You set --loss_typ, but there is no such flag. Did you mean --loss_type?"),
         ("--normalize_score_during_training True", "You set normalize_score_during_training=True without"),
         ("--train_datasets none.jsonl", "There is no file or folder none.jsonl"),
+        ("--epochs 0", "You set epochs=0, but it counts from 1"),
+        ("--save_interval -5", "You set save_interval=-5, but it counts from 1"),
+        ("--lr nan --dry_run", "You set learning_rate=nan, but it is at least 0"),
+        ("--per_device_train_batch_size 0 --dry_run", "You set per_device_train_batch_size=0, but it is at least 1"),
+        ("--gradient_accumulation_steps 0 --dry_run", "You set gradient_accumulation_steps=0, but it is at least 1"),
+        ("--max_length 0 --dry_run", "You set max_length=0, but it is at least 1"),
+        ("--output_dir /dev/null --dry_run", "You set output_dir to '/dev/null', but /dev/null is a file"),
         ("--regularization -1", "You set regularization=-1.0, but it is at least 0"),
     ],
 )

@@ -107,3 +107,12 @@ def test_what_one_constraint_trains_on_must_not_certify_another():
         ValueError, match=r"'honest' prompts for 'train' of which 1 are among those of 'cost' for 'cert"
     ):
         prompt_groups([make(prompts=sets), make(name="honest", prompts=other)], seed=0)
+
+
+def test_rows_of_a_file_that_are_no_prompts_are_told(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "a"}\n{"prompt": null}\n{"prompt": "b"}\n{"prompt": "c"}\nno\n')
+    constraint = RiskConstraint(len, str(path), budget=0.0, bounds=(-1.0, 1.0))
+    (said,) = constraint.left_out()
+    assert said.startswith(f"3 prompts from {path}, left out: ") and "1 × prompt seen before" in said
+    assert RiskConstraint(len, ["a", "a", "b"], budget=0.0, bounds=(-1.0, 1.0)).left_out() == []

@@ -321,6 +321,53 @@ def test_cost_model_behind_a_python_file(work, capsys):
     _understood(command)
 
 
+@pytest.mark.parametrize(
+    ("flags", "held_out"),
+    [
+        ("", "--held_out 0 "),
+        ("--eval_split_ratio 0.3", "--held_out 0 "),
+        ("--need_eval --eval_split_ratio 0.3", "--held_out 0.3 "),
+    ],
+)
+def test_a_cost_model_trains_on_the_rows_that_it_did(work, capsys, flags, held_out):
+    name = script(
+        f"torchrun -m safe_rlhf.values.cost --model_name_or_path m --train_datasets PKU-SafeRLHF/train {flags}\n"
+    )
+    assert main(["migrate", name]) == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#") and line]
+    assert held_out in command
+    _understood(command)
+
+
+def test_a_loss_of_a_fork_is_named_and_not_passed_on(work, capsys):
+    name = script(
+        "deepspeed --num_nodes 2 --num_gpus 8 --hostfile h --master_port 1 --module safe_rlhf.values.cost \\\n"
+        "  --train_datasets PKU-SafeRLHF/train --model_name_or_path m --loss_type sequence-wise-bt\n"
+    )
+    assert main(["migrate", name]) == 0
+    shown = capsys.readouterr()
+    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    assert "--loss_type sequence-wise " in command
+    assert "no equivalent: --loss_type sequence-wise-bt: here it is sequence-wise or token-wise" in shown.err
+    assert "no equivalent: --num_nodes 2: one machine trains here" in shown.err
+    assert "no equivalent: --num_gpus 8: add --num_processes N" in shown.err
+    assert "no equivalent: --hostfile h: one machine" in shown.err and "master_port" not in shown.err
+    assert "it takes the same flags" not in shown.err
+    _understood(command)
+
+
+def test_one_machine_is_what_there_is(work, capsys):
+    name = script("deepspeed --num_nodes=1 --module safe_rlhf.algorithms.dpo --train_datasets PKU-SafeRLHF/train\n")
+    assert main(["migrate", name]) == 0
+    assert "num_nodes" not in capsys.readouterr().err
+
+
+def test_python_that_names_safe_rlhf_in_a_text_is_no_script_of_its(work, capsys):
+    Path("slurm.py").write_text("print('sbatch safe_rlhf/run.sh')\n")
+    assert main(["migrate", "slurm.py"]) == 2
+    assert "Change safe_rlhf" not in capsys.readouterr().err
+
+
 def _understood(command: str) -> None:
     """Where the command is there, its parser takes the line."""
     module = pytest.importorskip("trl_rsa.scripts.score_model")

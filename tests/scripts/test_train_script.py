@@ -1,5 +1,6 @@
 """`trl-rsa train`: TRL's dpo arguments, files as datasets, and what the user can mend in one sentence."""
 
+import argparse
 import dataclasses
 import gzip
 import json
@@ -21,7 +22,7 @@ from trl import DPOConfig  # noqa: E402
 from trl_rsa import RSAConfig, RSATrainer  # noqa: E402
 from trl_rsa.cli import main  # noqa: E402
 from trl_rsa.scripts import _datasets, score_model, train  # noqa: E402
-from trl_rsa.scripts._command import explain, run_command  # noqa: E402
+from trl_rsa.scripts._command import explain, parse_arguments, run_command  # noqa: E402
 from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments  # noqa: E402
 
 
@@ -248,6 +249,15 @@ def test_help_all_shows_every_argument(capsys):
         ({"dataset_train_split": "trian"}, "You set dataset_train_split='trian', but "),  # codespell:ignore
         ({"resume_from_checkpoint": "missing"}, "You set resume_from_checkpoint='missing', but there is no such"),
         ({"resume_from_checkpoint": "true"}, "No valid checkpoint found in output directory"),
+        ({"gradient_accumulation_steps": 0}, "You set gradient_accumulation_steps=0, but it is at least 1"),
+        ({"gradient_accumulation_steps": -1}, "You set gradient_accumulation_steps=-1, but it is at least 1"),
+        ({"num_train_epochs": 0, "max_steps": -1}, "You set num_train_epochs=0.0, but then nothing is trained."),
+        ({"learning_rate": "-1e-3"}, "You set learning_rate=-0.001, but it is at least 0"),
+        ({"report_to": "wandbb"}, "You set report_to='wandbb', but no tracker has that name. Set one of"),
+        ({"report_to": "neptune"}, "You set report_to='neptune', but it is not installed here. Install it with"),
+        ({"lr_scheduler_kwargs": '{"a": 1}'}, "You set lr_scheduler_type="),
+        ({"dataset_streaming": True, "max_length": 2}, "You set max_length=2, but of every pair of the train dataset"),
+        ({"dataset_name": "PKU-SafeRLHF/train:0.5:none.jsonl"}, "There is no file or folder none.jsonl"),
         ({"dataset_format": "pku"}, "argument --dataset_format/--dataset-format: invalid choice: 'pku'"),
         ({"dataset_format": "beavertails"}, "No pair is left of the 16 rows"),
         ({"dataset_format": "preference", "dataset_streaming": True}, "You set dataset_streaming, but rows of"),
@@ -269,6 +279,9 @@ def test_missing_argument(arguments, name, capsys):
     assert f"Set {name} to " in fail(arguments, capsys)
 
 
+GOOD = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -276,12 +289,41 @@ def test_missing_argument(arguments, name, capsys):
         ('{"prompt": "a", "answer": "b"}\n', "has the columns prompt, answer, but chosen and rejected are missing."),
         ('{"prompt": "a", "chosen": "b"}\n', "has the columns prompt, chosen, but rejected is missing."),
         ('{"prompt": "a"\n', "but it cannot be loaded: "),
+        (
+            GOOD + '{"prompt": "a", "chosen": null, "rejected": "b"}\n',
+            "Row 1 of {path} (counted from 0) has no text in `ch",
+        ),
+        (
+            GOOD + '{"prompt": "a", "chosen": "b"}\n',
+            "Row 1 of {path} (counted from 0) has no text in `rejected`. Correct",
+        ),
+        ('{"prompt": "a", "chosen": 1, "rejected": 2}\n', "hold prompt: text, chosen: something else, rejected: some"),
+        (
+            '{"chosen": [{"role": "user", "content": "a"}], "rejected": "b"}\n',
+            "hold chosen: messages, rejected: text, but",
+        ),
+        (
+            '{"chosen": [{"from": "a", "value": "b"}], "rejected": [{"from": "a", "value": "b"}]}\n',
+            "chosen: something",
+        ),
+        (
+            '{"chosen": [{"role": "user", "content": null}], "rejected": [{"role": "user", "content": "a"}]}\n',
+            "Row 0 of {path} (counted from 0) has no text in `chosen`.",
+        ),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "pair_weight": "1"}\n', "has pair_weight='1', but it must"),
     ],
 )
 def test_unusable_file(arguments, text, sentence, tmp_path, capsys):
     path = tmp_path / "pairs.jsonl"
     path.write_text(text)
-    assert sentence in fail(arguments | {"dataset_name": str(path)}, capsys)
+    assert sentence.format(path=path) in fail(arguments | {"dataset_name": str(path)}, capsys)
+
+
+def test_a_stream_says_that_pairs_may_be_dropped(arguments, capsys, caplog):
+    short = arguments | {"dataset_streaming": True, "max_length": 12}
+    with caplog.at_level("WARNING"):
+        assert main(["train", *as_flags(short)]) == 0
+    assert "max_length=12 tokens are dropped, and not counted" in caplog.text + capsys.readouterr().err
 
 
 def test_dataset_without_rows(arguments, tmp_path, capsys):
@@ -318,7 +360,13 @@ def test_evaluation_without_a_test_split(arguments, capsys):
         ("env: [1]\n", "{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)"),
         ("beta: [0.1\n", "The YAML file cannot be read: "),
         ("beta: {a: 1}\n", "{path} sets beta to {{'a': 1}}, which is no number"),
-        ("datasets: [{paht: x}]\n", "An argument has a value of the wrong type: "),  # codespell:ignore
+        (
+            "datasets: [{paht: x}]\n",  # codespell:ignore
+            "You set datasets to [{{'paht': 'x'}}] in {path}, but it cannot be that: ",  # codespell:ignore
+        ),
+        ("max_steps: 1\nbeta: null\n", "You set beta to None in {path}, but it cannot be that: "),
+        ("beta: abc\n", "{path} sets beta to 'abc', which is no number (See"),
+        ("model_init_kwargs: abc\n", "You set model_init_kwargs to 'abc', but they are `name: value`."),
         ("risk_measure: var\n", "You set the risk measure to 'var', which does not exist."),
         ("loss_type: [rsa1, rsa2]\n", "You set loss_type=['rsa1', 'rsa2'], but 'rsa1' and"),
     ],
@@ -327,6 +375,21 @@ def test_refused_yaml(arguments, text, sentence, tmp_path, capsys):
     path = tmp_path / "stage.yaml"
     path.write_text(text)
     assert fail(arguments, capsys, "--config", str(path)).startswith(sentence.format(path=path))
+
+
+def test_a_whole_number_may_be_written_with_a_point(arguments, tmp_path):
+    path = tmp_path / "stage.yaml"
+    path.write_text("seed: 1.0\nmax_steps: 1.0\n")
+    _, config, *_ = train.make_parser().parse_args(["--config", str(path), *as_flags({"output_dir": "o"})])
+    assert config.seed == 1 and type(config.seed) is int and type(config.max_steps) is int
+
+
+@pytest.mark.parametrize("value", ["-1e-2", "-5.", "-.5", "-1E1", "-3"])
+def test_a_negative_number_is_no_flag(value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bounds", nargs=2, type=float)
+    parsed = parse_arguments(parser, ["--bounds", value, "5"], "x")
+    assert parsed.bounds == [float(value), 5.0]
 
 
 def test_config_without_a_path(arguments, capsys):

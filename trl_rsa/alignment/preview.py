@@ -79,13 +79,35 @@ def preview(
     ladder = make_ladder(plan, models, processing_class, runner, log, stages)
     check_room(plan, stages, ladder)
     if ladder is not None:
-        for line in [*ladder.describe(), *ladder.warnings(), *_describe_prompt_sets(ladder)]:
+        for line in [
+            *ladder.describe(),
+            *ladder.warnings(),
+            *_other_templates(plan, ladder),
+            *_describe_prompt_sets(ladder),
+        ]:
             log(line)
         waiting = _untrained_scorers(plan, manifest)
         if waiting:
             log(f"[ladder] the budgets are not placed: {', '.join(waiting)} trains a scorer, and has not been run")
         elif samples:
             place_budgets(ladder, plan.model, samples, bool(plan.stages))
+
+
+def _other_templates(plan: Plan, ladder: Ladder) -> list[str]:
+    """Stages that train on another template than the one that the ladder's models are asked in."""
+    has_chat = bool(ladder.processing_class.chat_template)
+    asked = ladder.settings.sampling_of("train", ladder.seed).template
+    if asked == "auto":
+        asked = "chat" if has_chat else "none"
+    found = []
+    for stage in plan.stages:
+        own = stage.dataset_options.get("template") or ("chat" if has_chat else None)
+        if own in ("chat", "safe-rlhf") and asked != own:
+            found.append(
+                f"[ladder] the stage {stage.name!r} trains in the template {own!r}, but the ladder asks its models in "
+                f"{asked!r}. Set rungs: {{sampling: {{template: {own}}}}}, unless that is meant."
+            )
+    return found
 
 
 def _load_rewards_and_costs(plan: Plan) -> None:

@@ -174,13 +174,15 @@ class Ladder:
             for split in ("decide", "certify")
             if (sentence := too_few_prompts(constraint, split, len(self.prompts_of(name)[split]), len(self.names)))
         ]
-        return few + [
+        left_out = [f"[ladder] {name}: {line}" for name, c in self.by_name.items() for line in c.left_out()]
+        trained = [
             f"[ladder] {name}: {n} of the {len(self.prompts_of(name)[split])} prompts for {split!r} are also in the "
             "training pairs of a stage; on prompts that it has not seen the model may do worse. Give others."
             for name, counts in self.also_trained.items()
             for split, n in counts.items()
             if n
         ]
+        return [*left_out, *few, *trained]
 
     def climb(self, start: str) -> LadderSummary:
         """

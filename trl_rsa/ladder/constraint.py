@@ -177,6 +177,12 @@ class RiskConstraint:
             described["beginnings"] = digest(read_beginnings(self.condition.beginnings)).hex()
         return described
 
+    def left_out(self) -> list[str]:
+        """What of the files that the prompts are in is no prompt, or one that is there already: a line for each."""
+        several = self.prompts.values() if isinstance(self.prompts, Mapping) else [self.prompts]
+        files = [prompts for prompts in several if isinstance(prompts, (str, os.PathLike))]
+        return [str(found) for file in files if (found := load_prompts(file)).skipped]
+
     def categories(self) -> dict[str, str]:
         """By key of the prompt: its category, where the prompts come with one."""
         several = self.prompts.values() if isinstance(self.prompts, Mapping) else [self.prompts]

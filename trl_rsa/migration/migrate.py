@@ -1,5 +1,6 @@
 """What there is in a script or a configuration: its programs, and what stands in the way."""
 
+import re
 from collections.abc import Sequence
 from os.path import isfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from trl_rsa.migration import align_anything, merges
 from trl_rsa.migration.assemble import Migration, finish
 from trl_rsa.migration.draft import Draft
 from trl_rsa.migration.flags import Flags
-from trl_rsa.migration.programs import KNOWN, find_started, translator, why_not
+from trl_rsa.migration.programs import KNOWN, find_started, launched_by, translator, why_not
 from trl_rsa.migration.shell import Command, Script, in_one_line
 
 
@@ -78,6 +79,7 @@ def _of_script(path: Path, script: Script) -> tuple[list[Draft], list[str]]:
             others.append(why_not(started) or started.name)
             continue
         draft = translate(started.name, Flags.parse(started.words))
+        draft.without += launched_by(started)
         draft.notes += _of_strays(started.name, command)
         drafts.append(draft)
     if not drafts:
@@ -109,7 +111,7 @@ def _of_yaml(path: Path, text: str) -> Draft:
 def _of_python(path: Path, text: str) -> str:
     if "DPOTrainer" in text or "DPOConfig" in text:
         what = "a script for TRL. Change two names in it, DPOConfig to RSAConfig and DPOTrainer to RSATrainer"
-    elif "safe_rlhf" in text:
+    elif re.search(r"^\s*(import|from)\s+safe_rlhf\b", text, re.MULTILINE):
         what = "Python that uses safe_rlhf. Change safe_rlhf to trl_rsa.compat.safe_rlhf in it"
     else:
         what = "Python, and migrate reads shell scripts and YAML. Give the script that starts it"

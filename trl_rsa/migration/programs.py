@@ -37,6 +37,21 @@ _OUT_OF_SCOPE = {
     r"trl": "TRL's own command: trl-rsa train takes the flags of trl dpo, with the risk beside them",
 }
 _MODULE_FLAGS = ("-m", "--module")
+# What a launcher is told that decides how many processes train, and so how many rows a step has.
+_MACHINES = "one machine trains here: its rows per step are those of its processes alone"
+_PROCESSES = "add --num_processes N to the command: rows per step are per device, times processes, times accumulation"
+_LAUNCHER = {
+    "num_nodes": _MACHINES,
+    "nnodes": _MACHINES,
+    "hostfile": _MACHINES,
+    "include": _MACHINES,
+    "exclude": _MACHINES,
+    "num_gpus": _PROCESSES,
+    "num_accelerators": _PROCESSES,
+    "nproc_per_node": _PROCESSES,
+    "nproc-per-node": _PROCESSES,
+    "num_processes": _PROCESSES,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class Started:
 
     name: str
     words: list[str]
+    launcher: list[str]  # what stands before it
 
 
 def find_started(words: Sequence[str], folder: Path) -> Started | None:
@@ -53,12 +69,19 @@ def find_started(words: Sequence[str], folder: Path) -> Started | None:
         flag, equals, value = word.partition("=")
         if flag in _MODULE_FLAGS:
             rest = list(words[at + 1 :])
-            return Started(value if equals else rest.pop(0) if rest else "", rest)
+            return Started(value if equals else rest.pop(0) if rest else "", rest, list(words[:at]))
         if word.endswith(".py"):
-            return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]))
+            return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]), list(words[:at]))
         if at == 0 and Path(word).name in ("mergekit-yaml", "trl"):
-            return Started(Path(word).name, list(words[1:]))
+            return Started(Path(word).name, list(words[1:]), [])
     return None
+
+
+def launched_by(started: Started) -> list[tuple[str, str]]:
+    """Arguments of the launcher that the plan does not have, and why they matter; one machine is what there is."""
+    flags = Flags.parse(started.launcher)
+    flags.drop(_LAUNCHER)
+    return [found for found in flags.without if found[0] not in ("--num_nodes 1", "--nnodes 1")]
 
 
 def translator(started: Started) -> Translate | None:

@@ -11,6 +11,7 @@ from trl_rsa.migration.shell import in_one_line
 
 DOOR = "trl_rsa.compat.safe_rlhf"
 _NEVER = 1_000_000  # Safe RLHF's interval for what is not to happen
+LOSS_TYPES = ("sequence-wise", "token-wise")  # of its value models
 
 NOT_HERE = {
     "log_project": "a tracker's own setting: export WANDB_PROJECT",
@@ -22,6 +23,13 @@ NOT_HERE = {
     "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
     "hostfile": "an argument of deepspeed: give it to trl-rsa align --accelerate_config",
 }
+
+
+def _door(module: str) -> str:
+    return (
+        f"or keep the script, with --module {DOOR}.{module}: it takes the flags of Safe RLHF; with --dry_run it says "
+        "whether it takes these"
+    )
 
 
 def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
@@ -62,7 +70,7 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
     flags.finish(program)
     notes = [*flags.notes]
     if pair_rule is None:
-        notes.append(f"or keep the script, with --module {DOOR}.algorithms.dpo: it takes the same flags")
+        notes.append(_door("algorithms.dpo"))
     return StageDraft(
         program,
         model,
@@ -85,11 +93,18 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     """`values.reward` and `values.cost`: `trl-rsa score-model`."""
     objective = "cost" if program.endswith("cost") else "reward"
     data, held_out = flags.several("train_datasets"), flags.several("eval_datasets")
+    share, need_eval = flags.number("eval_split_ratio", default=0), flags.truth("need_eval")
     words = ["trl-rsa", "score-model", "--objective", objective]
     words += ["--model_name_or_path", flags.text("model_name_or_path", default="MODEL")]
-    words += ["--data", *(data or ["DATA"]), *(["--eval_data", *held_out] if held_out else [])]
+    words += ["--data", *(data or ["DATA"])]
+    # Without need_eval the script trains on all that there is.
+    words += ["--eval_data", *held_out] if need_eval and held_out else ["--held_out", f"{share * need_eval:g}"]
     words += ["--layout", "beaver", "--truncation", "left"]
-    words += ["--loss_type", flags.text("loss_type", default="sequence-wise")]
+    loss_type = flags.text("loss_type", default=LOSS_TYPES[0])
+    if loss_type not in LOSS_TYPES:
+        flags.without.append((f"--loss_type {loss_type}", f"here it is {' or '.join(LOSS_TYPES)}: {LOSS_TYPES[0]}"))
+        loss_type = LOSS_TYPES[0]
+    words += ["--loss_type", loss_type]
     words += ["--regularization", f"{flags.number('regularization', default=0.0):g}"]
     normalizer = flags.text("normalizer_type")
     momentum = flags.number("normalizer_momentum", default=0.9)
@@ -100,7 +115,7 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
         elif value or name == "bf16":
             words += [f"--{name}", str(value).lower()]
-    flags.silence("need_eval", "eval_strategy", "eval_interval", "eval_split_ratio", "per_device_eval_batch_size")
+    flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")
     flags.drop(NOT_HERE)
     output_dir, seed, engine = place_of(flags)
     words += ["--seed", str(seed), "--output_dir", output_dir]
@@ -109,7 +124,7 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     flags.finish(program)
     notes = [
         *flags.notes,
-        f"or keep the script, with --module {DOOR}.values.{objective}: it takes the same flags",
+        _door(f"values.{objective}"),
         "the folder loads as beaver:FOLDER; no zero_to_fp32.py is needed",
     ]
     return CommandDraft(program, [in_one_line(words)], flags.without, notes)

@@ -36,6 +36,10 @@ DEBUG = "TRL_RSA_DEBUG"  # set to anything but nothing: errors show where they w
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
+# A value such as -1e-3 or -5. is no flag; argparse knows -1 and -0.5 alone.
+_NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+
 class UsageError(ValueError):
     """The command line or its YAML file is not as the command needs it."""
 
@@ -144,7 +148,9 @@ def parse_arguments(
 
     def fail(message: str) -> NoReturn:
         file = next((word for word in argv if word.endswith((".yaml", ".yml"))), None)
-        if "--config" in parser._option_string_actions and file and {file, "--config"} & set(message.split()):
+        takes = "--config" in parser._option_string_actions
+        given = any(word.split("=")[0] == "--config" for word in argv)
+        if takes and not given and file and {file, "--config"} & set(message.split()):
             raise UsageError(f"{message}. Give the file as --config {file}.")
         unknown = [flag for flag in re.findall(r"--[\w-]+", message) if flag not in parser._option_string_actions]
         known = [*parser._option_string_actions, *others()] if unknown else []
@@ -152,6 +158,7 @@ def parse_arguments(
 
     parser.prog = prog
     parser.allow_abbrev = False
+    parser._negative_number_matcher = _NEGATIVE
     parser.error = fail  # type: ignore[method-assign]
     for old, new in getattr(parser, "renamed", {}).items():
         if any(word.split("=")[0] == f"--{old}" for word in argv):
@@ -205,6 +212,8 @@ def explain(error: Exception) -> str | None:
         return f"A file of weights cannot be read: {text}. It is damaged or cut: fetch or save the model again."
     if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
         return f"A compressed file cannot be read: {text}. It is damaged or cut: fetch or write it again."
+    if type(error).__name__ == "ArrowInvalid":
+        return f"A file of rows cannot be read: {text}. Correct the row; `trl-rsa data` counts those that are broken."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, ValueError) and "embedded null" in text:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
@@ -100,7 +100,8 @@ def load_pairs(
 
 
 def _is_adapted(args: PreferenceScriptArguments) -> bool:
-    return bool(args.dataset_format or args.preferred_by or args.pair_rule or args.dataset_template)
+    given = args.dataset_format or args.preferred_by or args.pair_rule or args.dataset_template
+    return bool(given or is_dataset_spec(str(args.dataset_name)))
 
 
 def _load(script_args: PreferenceScriptArguments) -> Mapping[str, Any]:
@@ -187,4 +188,35 @@ def _take(splits: Mapping[str, Any], argument: str, name: str, source: str) -> A
             f"{'is' if len(missing) == 1 else 'are'} missing. Rename its columns, or set dataset_format if it is "
             f"one of {', '.join(name for name in FORMATS if name != 'preference')}."
         )
+    if isinstance(dataset, Dataset):
+        _check_rows(dataset, [name for name in ("prompt", "chosen", "rejected") if name in columns], source)
     return dataset
+
+
+def _check_rows(dataset: Dataset, columns: list[str], source: str) -> None:
+    """Columns have one type for all rows; a row may still lack a text. TRL stumbles over both while it tokenizes."""
+    kinds = {name: _kind(dataset.features[name]) for name in columns}
+    odd = next((name for name, kind in kinds.items() if kind == "something else"), None)
+    if odd is not None or len(set(kinds.values())) > 1:
+        said = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise ValueError(
+            f"The columns of {source} hold {said}, but pairs are all texts, or all messages with role and content. "
+            "Write them alike; `trl-rsa data` reads other formats."
+        )
+    for number, row in enumerate(dataset.select_columns(columns)):
+        for name in columns:
+            turns = [{"content": row[name]}] if isinstance(row[name], str) else row[name]
+            if not turns or any(not isinstance(turn.get("content"), str) for turn in turns):
+                raise ValueError(
+                    f"Row {number} of {source} (counted from 0) has no text in `{name}`. Correct the row, or set "
+                    "dataset_format=preference, which leaves such rows out and counts them."
+                )
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+        return "text"
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, dict) and {"role", "content"} <= set(inner):
+        return "messages"
+    return "something else"

@@ -45,6 +45,7 @@ class ScreenParser(TrlParser):
         super().__init__(dataclass_types, add_help=False, allow_abbrev=False, description=description)
         self.shown, self.example, self.renamed = shown, example, renamed or {}
         self.launch: dict[str, Any] = {}
+        self._before: dict[str, Any] = {}  # defaults that the file replaces
         self.add_argument("-h", "--help", action=_Help, help="Show the arguments that most runs need.")
         self.add_argument("--help_all", "--help-all", action=_HelpAll, help="Show every argument.")
         self.add_argument(
@@ -66,7 +67,30 @@ class ScreenParser(TrlParser):
         try:
             return self.parse_args_into_dataclasses(rest, look_for_args_file=False)
         except (TypeError, AttributeError) as error:  # A YAML file gives any type to any argument.
-            raise ValueError(f"An argument has a value of the wrong type: {error}.") from error
+            name = self._culprit(rest)
+            if name is None:
+                raise ValueError(f"An argument has a value of the wrong type: {error}.") from error
+            value = self.get_default(name)
+            raise ValueError(
+                f"You set {name} to {value!r} in {found.config}, but it cannot be that: {error}. Correct it."
+            ) from error
+
+    def _culprit(self, rest: Sequence[str]) -> str | None:
+        """The argument of the file without which the others can be taken."""
+        for name, default in self._before.items():
+            value = self.get_default(name)
+            self.set_defaults(**{name: default})
+            try:
+                self.parse_args_into_dataclasses(rest, look_for_args_file=False)
+            except (TypeError, AttributeError):
+                continue
+            except Exception:  # without it something else is missing: it was this one
+                return name
+            else:
+                return name
+            finally:
+                self.set_defaults(**{name: value})
+        return None
 
     def _read_config(self, path: str) -> None:
         with open(path, encoding="utf-8") as file:
@@ -84,6 +108,7 @@ class ScreenParser(TrlParser):
                 self.error(f"unrecognized argument in {path}: {name}{did_you_mean(str(name), known)}")
         os.environ.update({name: str(value) for name, value in environment.items()})
         actions = {action.dest: action for action in self._actions}
+        self._before = {name: self.get_default(name) for name in values}
         self.set_defaults_with_config(
             **{name: self._typed(path, actions[name], value) for name, value in values.items()}
         )
@@ -97,8 +122,10 @@ class ScreenParser(TrlParser):
             typed = [action.type(v) if isinstance(v, str) else v for v in several]
             if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in typed):
                 raise ValueError
-            if action.type is int and any(v != int(v) for v in typed):
-                raise ValueError
+            if action.type is int:
+                if any(v != int(v) for v in typed):
+                    raise ValueError
+                typed = [int(v) for v in typed]  # 1.0 is one, and a library may want it so
         except (ValueError, OverflowError):
             kind = "whole number" if action.type is int else "number"
             self.error(f"{path} sets {action.dest} to {value!r}, which is no {kind}")

@@ -82,13 +82,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--samples",
-        type=int,
+        type=_count,
         default=32,
         metavar="N",
         help="with --dry_run: score N responses of the starting model (default: 32; 0 loads no model)",
     )
     parser.add_argument("--accelerate_config", metavar="NAME", help=HELP)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of responses, from 0 on")
+    return int(text)
 
 
 def launch(args: argparse.Namespace, argv: list[str], launcher: "Launcher") -> int:

@@ -26,6 +26,7 @@ from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
 from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
 from trl_rsa.storage.hub import why_not_loaded
 from trl_rsa.trainer import RSATrainer
+from trl_rsa.training.configuration import check_config
 from trl_rsa.training.launcher import Launcher
 
 
@@ -94,6 +95,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
     model, model_init_kwargs = _model(model_args, training_args)
     training_args.model_init_kwargs = model_init_kwargs
     refuse_score_model(model)
+    check_config(training_args)
     resume = checkpoint_to_resume(training_args.resume_from_checkpoint)
     train_dataset, eval_dataset = load_pairs(
         script_args,
@@ -126,7 +128,13 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
 
 def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict[str, Any]]:
     """The model's name, and how it is loaded: flags first, then what `model_init_kwargs` says."""
-    model = model_args.model_name_or_path
+    model, given = model_args.model_name_or_path, training_args.model_init_kwargs
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(
+            f"You set model_init_kwargs to {given!r}, but they are `name: value`. Write them as a mapping."
+        )
+    if model and not isinstance(model, str):
+        raise ValueError(f"You set model_name_or_path to {model!r}, but it is a text. Set a Hub id or a folder.")
     if not model:
         raise ValueError("You gave no model. Set model_name_or_path to a Hub id or to the folder of a saved model.")
     init_kwargs = {
@@ -134,7 +142,7 @@ def _model(model_args: ModelConfig, training_args: RSAConfig) -> tuple[str, dict
         "trust_remote_code": training_args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-        **(training_args.model_init_kwargs or {}),
+        **(given or {}),
     }
     try:  # before the data is loaded; transformers' own errors do not always name the model
         AutoConfig.from_pretrained(model, **{name: init_kwargs[name] for name in ("revision", "trust_remote_code")})

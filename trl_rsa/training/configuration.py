@@ -33,9 +33,25 @@ def make_config(title: str, arguments: Mapping[str, Any], config_class: type = R
             f"You set args of {title} that {config_class.__name__} cannot take: {_first_line(error)}. Correct them."
         ) from error
     warn_of_slow_bfloat16(config)
-    _check_numbers(title, config)
-    _check_scheduler(title, config)
+    check_config(config, f" in the args of {title}")
     return config
+
+
+def check_config(config: Any, where: str = "") -> None:
+    """
+    Args:
+        config (`TrainingArguments`):
+            Of a trainer.
+        where (`str`, *optional*):
+            Behind the name of an argument, in messages.
+
+    Raises:
+        ValueError: if a number cannot be, nothing would be trained, the learning rate's scheduler does not take its
+            arguments, or a tracker is not installed.
+    """
+    _check_numbers(where, config)
+    _check_scheduler(where, config)
+    _check_trackers(where, config)
 
 
 def risk_arguments(measure: str | RiskMeasure | None, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,23 +85,43 @@ _LEAST = {
 }
 
 
-def _check_numbers(title: str, config: Any) -> None:
+def _check_numbers(where: str, config: Any) -> None:
     for name, least in _LEAST.items():
         value = getattr(config, name, None)
-        if value is not None and not value >= least:
+        if isinstance(value, int | float) and not value >= least:
             raise ValueError(
-                f"You set {name}={value!r} in the args of {title}, but it is at least {least:g}. Set it so, or leave "
-                "it out."
+                f"You set {name}={value!r}{where}, but it is at least {least:g}. Set it so, or leave it out."
             )
+    if config.max_steps <= 0 and not config.num_train_epochs > 0:
+        raise ValueError(
+            f"You set num_train_epochs={config.num_train_epochs!r}{where}, but then nothing is trained. Set it above "
+            "0, or max_steps."
+        )
     for name in ("adam_beta1", "adam_beta2"):
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ValueError(
-                f"You set {name}={getattr(config, name)!r} in the args of {title}, but it is a rate of decay. Set it "
-                "in [0, 1)."
+                f"You set {name}={getattr(config, name)!r}{where}, but it is a rate of decay. Set it in [0, 1)."
             )
 
 
-def _check_scheduler(title: str, config: Any) -> None:
+def _check_trackers(where: str, config: Any) -> None:
+    from transformers.integrations import integration_utils as known
+
+    for name in config.report_to:
+        if name not in known.INTEGRATION_TO_CALLBACK:
+            near = ", ".join(sorted(known.INTEGRATION_TO_CALLBACK))
+            raise ValueError(
+                f"You set report_to={name!r}{where}, but no tracker has that name. Set one of {near}, or none."
+            )
+        asked = getattr(known, f"is_{name}_available", None)
+        if asked is not None and not asked():
+            raise ValueError(
+                f"You set report_to={name!r}{where}, but it is not installed here. Install it with `pip install "
+                f"{name.replace('_', '-')}`, or set report_to to none."
+            )
+
+
+def _check_scheduler(where: str, config: Any) -> None:
     """Makes the scheduler for an optimizer of one number."""
     import torch
     from transformers import get_scheduler
@@ -106,8 +142,8 @@ def _check_scheduler(title: str, config: Any) -> None:
     except Exception as error:  # a keyword it does not know, a number it cannot take
         name = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
         raise ValueError(
-            f"You set lr_scheduler_type={name!r} with lr_scheduler_kwargs={config.lr_scheduler_kwargs!r} in the args "
-            f"of {title}, but this scheduler does not take them: {_first_line(error)}. Correct the arguments."
+            f"You set lr_scheduler_type={name!r} with lr_scheduler_kwargs={config.lr_scheduler_kwargs!r}{where}, "
+            f"but this scheduler does not take them: {_first_line(error)}. Correct the arguments."
         ) from error
 
 

@@ -5,12 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trl_rsa._device import has_accelerator
 from trl_rsa.compat.safe_rlhf.engine import deepspeed_config, start_engine
 from trl_rsa.compat.safe_rlhf.tracker import tracker
 from trl_rsa.data.spec import split_spec
+from trl_rsa.storage.files import check_writable
+from trl_rsa.training.configuration import check_config
 
 
 _NEVER = 1_000_000  # Safe RLHF's interval for what is not to happen
@@ -60,6 +63,12 @@ def training_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def _check(args: argparse.Namespace) -> None:
     if not args.output_dir:
         raise ValueError("You gave no output_dir, but the trained model has to go somewhere. Set --output_dir FOLDER.")
+    check_writable(Path(args.output_dir))
+    for name in ("epochs", "save_interval", "eval_interval"):
+        if getattr(args, name) < 1:
+            raise ValueError(
+                f"You set {name}={getattr(args, name)}, but it counts from 1. Set a whole number of at least 1."
+            )
     if args.fp16 and args.bf16:
         raise ValueError("You set fp16 and bf16, but a model is trained in one of them. Set one to False.")
     if not 0 <= args.lr_warmup_ratio < 1:
@@ -120,7 +129,7 @@ def start(
     notes = [*([note] if note else []), *notes]
     is_first = os.environ.get("RANK", "0") == "0"
     if args.dry_run:
-        config_class(**{**arguments, **_ANYWHERE})
+        check_config(config_class(**{**arguments, **_ANYWHERE}))
         described = {
             "model": args.model_name_or_path,
             "data": {
@@ -141,7 +150,9 @@ def start(
         print(f"{prog}: {sentence}", file=sys.stderr)
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-    return config_class(**{**arguments, **_of_the_machine(args), "report_to": report_to})
+    config = config_class(**{**arguments, **_of_the_machine(args), "report_to": report_to})
+    check_config(config)
+    return config
 
 
 def _datasets(specs: Sequence[str] | None) -> list[dict[str, Any]]:

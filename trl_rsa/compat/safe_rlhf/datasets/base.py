@@ -96,7 +96,8 @@ class RawDataset(Dataset):
         known = sorted(known for known in KNOWN_SPECS if not known.startswith("PKU-Alignment/"))
         raise ValueError(
             f"You set the dataset to {name!r}, but there is none of that name. Use one of "
-            f"{', '.join([*RawDataset._classes, *known])}, or define a RawDataset with that NAME and import it first."
+            f"{', '.join([*RawDataset._classes, *known])}, or define a RawDataset with that NAME and import it first. "
+            "A file goes behind a name: PKU-SafeRLHF/train:0.5:pairs.jsonl."
         )
 
     make = load

@@ -78,8 +78,8 @@ def score_model_arguments(objective: str, args: argparse.Namespace) -> Any:
     return ScoreModelArguments(
         objective=objective,
         data=args.train_datasets,
-        eval_data=args.eval_datasets,
-        held_out=args.eval_split_ratio or 0.0,
+        eval_data=args.eval_datasets if args.need_eval else None,
+        held_out=(args.eval_split_ratio or 0.0) if args.need_eval else 0.0,  # as in Safe RLHF: all is trained on
         loss_type=args.loss_type,
         regularization=args.regularization,
         layout="beaver",
