@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
@@ -203,7 +205,10 @@ def _check_rows(dataset: Dataset, columns: list[str], source: str) -> None:
             f"The columns of {source} hold {said}, but pairs are all texts, or all messages with role and content. "
             "Write them alike; `trl-rsa data` reads other formats."
         )
-    for number, row in enumerate(dataset.select_columns(columns)):
+    rows = dataset.select_columns(columns)
+    if not any(_has_gaps(batch[name]) for batch in rows.with_format("arrow").iter(10_000) for name in columns):
+        return
+    for number, row in enumerate(rows):
         for name in columns:
             turns = [{"content": row[name]}] if isinstance(row[name], str) else row[name]
             if not turns or any(not isinstance(turn.get("content"), str) for turn in turns):
@@ -211,6 +216,14 @@ def _check_rows(dataset: Dataset, columns: list[str], source: str) -> None:
                     f"Row {number} of {source} (counted from 0) has no text in `{name}`. Correct the row, or set "
                     "dataset_format=preference, which leaves such rows out and counts them."
                 )
+
+
+def _has_gaps(column: Any) -> bool:
+    """Whether a row of an arrow column has no text, no message, or a message without text."""
+    if column.null_count or not pa.types.is_list(column.type):
+        return bool(column.null_count)
+    contents = pc.struct_field(pc.list_flatten(column), "content")
+    return bool(contents.null_count or pc.any(pc.equal(pc.list_value_length(column), 0)).as_py())
 
 
 def _kind(feature: Any) -> str:
