@@ -171,3 +171,30 @@ def test_the_form_follows_from_the_name_or_is_asked_for(tmp_path):
 def test_turns_are_readable():
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert readable(turns) == "user: a\n\nassistant: b\n\nuser: c" and readable(turns[:1]) == "a"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_response_may_hold_any_end_of_line(form, tmp_path):
+    """U+2028, U+0085 and a form feed end a line for Python's `splitlines`, and for no file format."""
+    odd = [{**REQUESTS[0], "response": "a\u2028b\x85c\x0cd"}]
+    path = tmp_path / f"tasks.{form}"
+    write_tasks(path, form, odd, "ann")
+    text = path.read_bytes().decode("utf-8-sig")
+    path.write_bytes(
+        (text.replace('"grade": null', '"grade": 2') if form == "jsonl" else text.replace(",,ann", ",2,ann")).encode()
+    )
+    found = read_labels(path, form, SCALE, None)
+    assert [label["grade"] for label in found.labels] == [2] and not found.wrong
+
+
+def test_two_columns_of_grades_are_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("id,grade,Grade\nk1,safe,severe\n")
+    with pytest.raises(ValueError, match="has several columns `grade`, and which one counts"):
+        read_labels(path, "csv", SCALE, None)
+
+
+def test_a_grade_that_is_no_number_is_a_wrong_row(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"id": "k1", "grade": NaN}\n{"id": "k2", "grade": Infinity}\n')
+    assert len(read_labels(path, "jsonl", SCALE, None).wrong) == 2

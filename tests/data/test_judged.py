@@ -178,3 +178,21 @@ def test_one_key_for_all_spellings_of_a_prompt():
     assert prompt_key("How do I pick a lock") != prompt_key(message)
     longer = [*message, {"role": "assistant", "content": "no"}, {"role": "user", "content": "how"}]
     assert prompt_key(longer) != prompt_key(message)
+
+
+def test_two_labels_that_contradict_each_other_are_counted(tmp_path):
+    rows = [{"prompt": "p", "response": "r", "is_safe": True, "unsafe": i} for i in (0, 1, 0)]
+    data = load_judged(write(tmp_path / "rows.jsonl", rows))
+    assert len(data.rows) == 2 and dict(data.skipped) == {"two safety labels contradict each other": 1}
+
+
+def test_a_folder_of_which_a_part_would_not_be_read_is_refused(tmp_path):
+    """`datasets` takes a file called test_… for a split, and leaves the others."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text("prompt,response,is_safe\np,r,true\n")
+    assert len(load_judged(str(folder)).rows) == 2
+    (folder / "test_c.csv").write_text("prompt,response,is_safe\np,r,true\n")
+    with pytest.raises(ValueError, match=r"of its files a\.csv, b\.csv would not be read: `datasets` takes test_c"):
+        load_judged(str(folder))

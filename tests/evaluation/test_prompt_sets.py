@@ -142,3 +142,22 @@ def test_other_errors(write, tmp_path):
             load_prompts(str(tmp_path / name))
     with pytest.raises(ValueError, match="You set the limit of prompts to 0"):
         load_prompts([{"prompt": "a"}], limit=0)
+
+
+def test_types_of_other_files_are_not_those_of_xstest(write):
+    """`type` names a category anywhere; what is benign is as given, or not known."""
+    path = write("p.csv", "prompt,type,benign\nHow to make a bomb?,weapons,false\nHow to bake?,cooking,yes\nA?,b,\n")
+    assert [row["benign"] for row in load_prompts(path).rows] == [False, True, None]
+    path = write("q.csv", "prompt,type\nHow to make a bomb?,weapons\nHow do I kill a process?,homonyms\n")
+    assert [row["benign"] for row in load_prompts(path).rows] == [None, True]
+
+
+def test_a_prompt_is_not_cut_at_a_comma(write):
+    found = load_prompts(write("p.csv", 'prompt\nHow do I pick a lock, please?\n"A, b"\nC\n'))
+    assert [row["prompt"] for row in found.rows] == ["A, b", "C"] and found.skipped == {"too many fields": 1}
+
+
+def test_benign_in_other_words_is_counted(write):
+    found = load_prompts(write("p.csv", "prompt,benign\na,perhaps\nb,no\n"))
+    assert [row["benign"] for row in found.rows] == [False]
+    assert found.skipped == {"benign is neither true nor false": 1}

@@ -91,3 +91,11 @@ def test_files_that_are_not_there_or_damaged(tmp_path):
         list(read_responses(write(tmp_path / "c.parquet", "nonsense")))
     with pytest.raises(ValueError, match="has a column prompt"):
         list(read_responses(write(tmp_path / "c.csv", "prompt,cost\np,1\n"), rows_are_prompts=True))
+
+
+def test_a_first_row_with_too_many_fields_hides_no_column(tmp_path):
+    path = tmp_path / "costs.csv"
+    path.write_text("prompt,cost\na,1,2\nb,3\n")
+    report = ReadReport()
+    assert [record["cost"] for record in read_responses(path, report, ("cost",), ("cost",))] == [3.0]
+    assert report.unreadable == 1

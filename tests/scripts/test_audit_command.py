@@ -89,6 +89,33 @@ def test_labels_that_are_filled_in_are_not_written_over(tmp_path, capsys):
     assert "this file exists, and is no file of labels. Name another" in capsys.readouterr().err
 
 
+def test_the_labels_of_another_person_are_not_written_over(tmp_path, capsys):
+    """Bob says what Ann has said: his labels are his own."""
+    folder, tasks = a_run(tmp_path / "run", "cost"), tmp_path / "tasks.jsonl"
+
+    def fill(name):
+        rows = [json.loads(line) | {"grade": "severe", "labeller": name} for line in tasks.read_text().splitlines()]
+        tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    assert run("next", folder, "--output", tasks, "--labeller", "ann") == 0
+    fill("ann")
+    assert run("import", folder, tasks) == 0
+    assert run("next", folder, "--output", tasks, "--labeller", "bob") == 0, "ann's labels are read"
+    fill("bob")
+    before = tasks.read_text()
+    capsys.readouterr()
+    assert run("next", folder, "--output", tasks, "--labeller", "bob") == 2
+    assert "this file holds 6 labels that were not imported" in capsys.readouterr().err
+    assert tasks.read_text() == before
+
+
+def test_a_file_beside_the_tasks_is_not_written_over(tmp_path, capsys):
+    folder, tasks = a_run(tmp_path / "run", "cost"), tmp_path / "tasks.json"
+    (tmp_path / "tasks.xml").write_text("mine")
+    assert run("next", folder, "--output", tasks, "--format", "label-studio") == 2
+    assert (tmp_path / "tasks.xml").read_text() == "mine" and not tasks.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -174,3 +174,53 @@ def test_a_draw_does_not_write_over_labels(walk, capsys):
     folder, _ = walk
     assert draw(folder) == 0 and draw(folder) == 2
     assert "may hold labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--drawn", "5"], "You set drawn without labels, but the certificate would be about the scorer's cost."),
+        (["--uniform", "0.5"], "You set uniform without labels"),
+        (["--labels", "l.jsonl", "--drawn", "5", "--method", "dkw"], "You set method=dkw with labels, but a bound on"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(walk, options, said, capsys):
+    folder, _ = walk
+    base = ["--records", str(folder / "records.jsonl"), "--scorer", "s", "--bounds", "-1", "10", "--budget", "2"]
+    assert run_command("certify", [*base, *options]) == 2
+    assert said in capsys.readouterr().err and not (folder / "certificate.json").exists()
+
+
+def test_what_verify_is_told_must_be_what_the_certificate_says(walk, capsys):
+    folder, _ = walk
+    base = ["--records", str(folder / "records.jsonl")]
+    run_command("certify", [*base, "--scorer", "s", "--bounds", "-1", "10", "--budget", "2"])
+    check = [*base, "--verify", str(folder / "certificate.json")]
+    capsys.readouterr()
+    assert run_command("certify", [*check, "--budget", "2", "--bounds", "-1", "10"]) == 0
+    assert run_command("certify", [*check, "--budget", "3"]) == 2
+    assert "You set budget=3.0 with verify, but the certificate is about budget=2" in capsys.readouterr().err
+
+
+def test_a_draw_is_in_the_order_of_prompts_however_the_records_came():
+    from trl_rsa.scripts._labelled import in_the_order_of_a_draw
+
+    records = [{"prompt_number": p, "draw": d} for p, d in ((3, 0), (0, 1), (0, 0), (2, 0))]
+    assert [tuple(r.values()) for r in in_the_order_of_a_draw(iter(records))] == [(0, 0), (0, 1), (2, 0), (3, 0)]
+    assert in_the_order_of_a_draw([{"draw": 1}, {"draw": 0}]) == [{"draw": 1}, {"draw": 0}]
+
+
+def test_a_pilot_of_another_draw_is_said(walk, capsys):
+    folder, grade = walk
+    records, labels = str(folder / "records.jsonl"), folder / "labels.jsonl"
+    words = ["draw", records, "--labels", "300", "--seed", "5", "--output", str(labels)]
+    assert run_command("audit-plan", words) == 0
+    fill_in(labels, grade)
+    capsys.readouterr()
+    plan = ["plan", records, str(labels), "--drawn", "300", "--labels", "200", "--repeats", "1", "--prompts", "500"]
+    assert run_command("audit-plan", plan) == 0
+    assert "labels are of responses that this draw did not choose" in capsys.readouterr().err
+    assert run_command("audit-plan", [*plan, "--draw_seed", "5"]) == 0
+    assert "did not choose" not in capsys.readouterr().err
+    assert run_command("audit-plan", ["draw", records, "--labels", "9", "--output", str(folder / "l.csv")]) == 2
+    assert "End the name in .jsonl." in capsys.readouterr().err

@@ -241,7 +241,7 @@ def test_help_all_shows_every_argument(capsys):
         ({"f_divergence_type": "js_divergence"}, "You set f_divergence_type='js_divergence', but the risk-aware"),
         ({"link": "probit"}, "argument --link: invalid choice: 'probit'"),
         ({"risk_measure": "var"}, "argument --risk_measure/--risk-measure: invalid choice: 'var'"),
-        ({"config": "missing.yaml"}, "No such file or directory: missing.yaml"),
+        ({"config": "missing.yaml"}, "You set the file of arguments to missing.yaml, but there is no such file."),
         ({"model_name_or_path": "./missing"}, "You set model_name_or_path='./missing', but there is no such folder"),
         ({"model_name_or_path": "missing"}, "You set model_name_or_path='missing', but there is no such folder"),
         ({"dataset_name": "missing.jsonl"}, "You set dataset_name='missing.jsonl', but there is no such file or"),
@@ -358,13 +358,17 @@ def test_evaluation_without_a_test_split(arguments, capsys):
         ("- beta\n", "{path} does not hold `argument: value` lines"),
         ("", "{path} does not hold `argument: value` lines"),
         ("env: [1]\n", "{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)"),
-        ("beta: [0.1\n", "The YAML file cannot be read: "),
+        ("beta: [0.1\n", "You gave the file of arguments {path}, but it is not valid YAML: "),
         ("beta: {a: 1}\n", "{path} sets beta to {{'a': 1}}, which is no number"),
         (
             "datasets: [{paht: x}]\n",  # codespell:ignore
             "You set datasets to [{{'paht': 'x'}}] in {path}, but it cannot be that: ",  # codespell:ignore
         ),
-        ("max_steps: 1\nbeta: null\n", "You set beta to None in {path}, but it cannot be that: "),
+        ("max_steps: 1\nbeta: null\n", "{path} sets beta to None, which is no number"),
+        (
+            "beta: 0.1\nbeta: 0.2\n",
+            "You gave the file of arguments {path}, but it is not valid YAML: the key 'beta' stands",
+        ),
         ("beta: abc\n", "{path} sets beta to 'abc', which is no number (See"),
         ("model_init_kwargs: abc\n", "You set model_init_kwargs to 'abc', but they are `name: value`."),
         ("risk_measure: var\n", "You set the risk measure to 'var', which does not exist."),

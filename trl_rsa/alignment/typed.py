@@ -50,8 +50,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_yaml(path: Path) -> Any:
-    """What a YAML file says.
+def load_yaml(path: Path, what: str = "plan") -> Any:
+    """What a YAML file says; `what` it is meant to be, for messages.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -61,28 +61,28 @@ def load_yaml(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"You set the plan to {path}, but there is no such file. Check the path.") from error
+        raise FileNotFoundError(f"You set the {what} to {path}, but there is no such file. Check the path.") from error
     except ValueError as error:  # a NUL character
-        raise ValueError(f"You set the plan to {str(path)!r}, but {error}. Check the path.") from error
+        raise ValueError(f"You set the {what} to {str(path)!r}, but {error}. Check the path.") from error
     if len(content) > LARGEST_FILE:
-        raise ValueError(f"You gave the plan {path}, but it is larger than {LARGEST_FILE:,} bytes. Give a plan.")
+        raise ValueError(f"You gave the {what} {path}, but it is larger than {LARGEST_FILE:,} bytes. Give a plan.")
     try:
         text = content.decode("utf-8")
         loaded = yaml.load(text, _Loader)
     except UnicodeDecodeError as error:
-        raise ValueError(f"You gave the plan {path}, but it is not UTF-8 ({error.reason}). Save it so.") from error
+        raise ValueError(f"You gave the {what} {path}, but it is not UTF-8 ({error.reason}). Save it so.") from error
     except RecursionError as error:
-        raise ValueError(f"You gave the plan {path}, but it is nested too deeply. Correct it.") from error
+        raise ValueError(f"You gave the {what} {path}, but it is nested too deeply. Correct it.") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"You gave the plan {path}, but it is not valid YAML: {said}. Correct it.") from error
+        raise ValueError(f"You gave the {what} {path}, but it is not valid YAML: {said}. Correct it.") from error
     try:
         count = _count_values(loaded, {}, set())
     except RecursionError as error:
-        raise ValueError(f"You gave the plan {path}, but it is nested too deeply. Correct it.") from error
+        raise ValueError(f"You gave the {what} {path}, but it is nested too deeply. Correct it.") from error
     if count > MOST_VALUES:
         raise ValueError(
-            f"You gave the plan {path}, but an alias (*name) in it stands for itself, or for too much. Write it out."
+            f"You gave the {what} {path}, but an alias (*name) in it stands for itself, or for too much. Write it out."
         )
     return loaded
 

@@ -203,7 +203,8 @@ _Row = tuple[str, Any, Any, Any]  # place, id, grade, labeller
 
 def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
     rows = labels = 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`, which also parts at characters that may stand in a text.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         place = f"line {number}"
@@ -229,7 +230,14 @@ def _read_csv(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = TableReader(io.StringIO(text, newline=""), delimiter)
-    names = {" ".join(str(name).casefold().split()): name for name in reader.fieldnames or ()}
+    folded = [" ".join(str(name).casefold().split()) for name in reader.fieldnames or ()]
+    twice = [name for name in ("id", GRADE, "labeller") if folded.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"You named the labels {path}, but the file has several columns `{twice[0]}`, and which one counts does "
+            "not show. Remove the others."
+        )
+    names = dict(zip(folded, reader.fieldnames or (), strict=True))
     if "id" not in names or GRADE not in names:
         raise ValueError(
             f"You named the labels {path}, but the file has no columns `id` and `{GRADE}`; it has "

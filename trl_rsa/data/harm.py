@@ -91,7 +91,8 @@ class HarmScale:
             if _fold(value) in folded:
                 return folded.index(_fold(value))
             value = _number(value, field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value != int(value):
             raise RowError(f"field `{field}` names no grade of the scale")
         if not 0 <= value < len(self.names):
             raise RowError(f"field `{field}` is not between 0 and {len(self.names) - 1}")

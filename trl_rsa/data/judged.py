@@ -195,8 +195,13 @@ def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) 
         elif name := _first(RUBRIC_COLUMNS, present):
             found["grade"] = scale.grade_of_rubric(row[name], name)
             found["severity"] = rubric_score(row[name], name)
-    if name := _first((*SAFE_COLUMNS, *UNSAFE_COLUMNS), present):
-        found["unsafe"] = _flag(row, name) != (name in SAFE_COLUMNS)
+    labels = {
+        _flag(row, name) != (name in SAFE_COLUMNS) for name in (*SAFE_COLUMNS, *UNSAFE_COLUMNS) if name in present
+    }
+    if len(labels) > 1:
+        raise RowError("two safety labels contradict each other")
+    if labels:
+        found["unsafe"] = labels.pop()
     if not found:
         raise RowError("nothing is said about the response")
     return JudgedRow(question, (Verdict(answer, **_consistent(found, scale)),))

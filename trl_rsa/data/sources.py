@@ -107,8 +107,21 @@ def _open_folder(path: Path, split: str | None, name: str | None, data_dir: str 
         return Rows(str(path), dataset=saved)
     builder = _call(datasets.load_dataset_builder, str(path), name=name, source=str(path))
     files_of = builder.config.data_files or {}
+    used = {Path(file).name for several in files_of.values() for file in several}
+    unread = sorted(file.name for file in path.iterdir() if _holds_rows(file) and file.name not in used)
+    if unread:
+        raise ValueError(
+            f"You gave the folder {path}, but of its files {', '.join(unread[:5])} would not be read: `datasets` "
+            f"takes {', '.join(sorted(used)[:5])} alone, by their endings and names. Give the files one by one, or "
+            "name them alike."
+        )
     split = _choose_split([str(key) for key in files_of], split, str(path))
     return Rows(f"{path}, split {split}", files=[Path(file) for file in files_of[split]])
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file in a folder is data: .json may be a description of the others."""
+    return path.is_file() and path.name.removesuffix(".gz").endswith((".jsonl", ".csv", ".parquet"))
 
 
 def _open_hub(source: str, split: str | None, revision: str | None, name: str | None, data_dir: str | None) -> Rows:

@@ -153,5 +153,8 @@ def _which(model: str | None, counts: dict[str | None, int], source: str) -> str
             f"(the others name: {names}), and any of them may be among its worst. Name the model in each."
         )
     if model not in counts:
-        raise ValueError(f"You ask for {asked}, but the models in {source} are: {names}. Set --model to one of them.")
+        raise ValueError(
+            f"You ask for {asked}, but the models in {source} are: {names}. Set --model (of "
+            "`evaluate`: --certify_model) to one of them."
+        )
     return model

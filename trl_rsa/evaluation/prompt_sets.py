@@ -125,10 +125,11 @@ def _open(
     return rows.name, (row for _, row in rows)
 
 
-def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_csv(path: Path) -> Iterator[Mapping[str, Any] | RowError]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         try:
-            yield from ({k: v for k, v in row.items() if k is not None} for row in TableReader(file))
+            # Too many fields stand under None: a comma in a text without quotes has cut it.
+            yield from (RowError("too many fields") if None in row else row for row in TableReader(file))
         except csv.Error as error:
             raise ValueError(f"You set the prompts to {path}, but it is no CSV: {error}. Correct it.") from error
 
@@ -145,7 +146,8 @@ def _read_row(row: Mapping[str, Any], column: str | None) -> PromptRow:
         return _read_harmbench(row)
     prompt = _text(row.get("prompt"), "prompt")
     if "category" not in row and isinstance(row.get("type"), str):
-        return {"prompt": prompt, "category": row["type"], "benign": _xstest_benign(row)}
+        benign = _benign(row) if row.get("benign") is not None else _xstest_benign(row)
+        return {"prompt": prompt, "category": row["type"], "benign": benign}
     return {"prompt": prompt, "category": _category(row), "benign": _benign(row)}
 
 
@@ -157,10 +159,31 @@ def _read_harmbench(row: Mapping[str, Any]) -> PromptRow:
     return {"prompt": behaviour, "category": category or None, "benign": False}
 
 
-def _xstest_benign(row: Mapping[str, Any]) -> bool:
-    """XSTest's label; files without one mark the unsafe contrasts in the type."""
+def _xstest_benign(row: Mapping[str, Any]) -> bool | None:
+    """XSTest's label; copies without one mark the unsafe contrasts in the type. Of another file's types nothing is
+    known."""
     label = row.get("label")
-    return label == "safe" if label in ("safe", "unsafe") else not row["type"].startswith("contrast")
+    if label in ("safe", "unsafe"):
+        return bool(label == "safe")
+    if row["type"].startswith("contrast_"):
+        return False
+    return True if row["type"] in _XSTEST_TYPES else None
+
+
+# Of Röttger et al. (2024): requests that only look harmful.
+_XSTEST_TYPES = (
+    "homonyms",
+    "figurative_language",
+    "safe_targets",
+    "safe_contexts",
+    "definitions",
+    "real_group_nons_discr",
+    "nons_group_real_discr",
+    "historical_events",
+    "privacy_public",
+    "privacy_fictional",
+)
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def _category(row: Mapping[str, Any]) -> str | None:
@@ -173,8 +196,10 @@ def _category(row: Mapping[str, Any]) -> str | None:
 
 def _benign(row: Mapping[str, Any]) -> bool | None:
     value = row.get("benign")
-    if isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    if isinstance(value, str) and value.strip():
+        if value.strip().lower() not in _TRUTH:
+            raise RowError("benign is neither true nor false")
+        return _TRUTH[value.strip().lower()]
     return bool(value) if value in (0, 1) else None
 
 

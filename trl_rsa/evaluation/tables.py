@@ -70,11 +70,17 @@ def _records(
     if not path.is_file():
         raise FileNotFoundError(f"You gave the file {str(path)!r}, but there is no such file. Correct the name.")
     rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    first = next(rows, None)
-    if first is None:
-        return
-    _check_columns(path, list(first[1]) if isinstance(first[1], dict) else [], needed, rows_are_prompts)
-    for number, row in chain([first], rows):
+    # A row that cannot be read says nothing of the columns.
+    seen: list[tuple[int, Mapping[str, Any] | RowError]] = []
+    columns = None
+    for number, row in rows:
+        seen.append((number, row))
+        if isinstance(row, Mapping):
+            columns = list(row)
+            break
+    if columns is not None:
+        _check_columns(path, columns, needed, rows_are_prompts)
+    for number, row in chain(seen, rows):
         record = _record(row, number, report, rows_are_prompts)
         if record is None:
             report.unreadable += 1

@@ -105,7 +105,8 @@ class Workspace:
         if not path.exists():
             if self.folder.exists() and not self.folder.is_dir():
                 raise ValueError(f"You set output_dir to {self.folder}, but that is a file. Name a folder.")
-            taken = [file.name for file in (self.responses, self.records) if file.exists()]
+            pages = (self.folder / "report.html", self.folder / "report.md")
+            taken = [file.name for file in (self.responses, self.records, self.metrics, *pages) if file.exists()]
             if taken:
                 raise ValueError(
                     f"You set output_dir to {self.folder}, but there is a {taken[0]} without the settings that made "

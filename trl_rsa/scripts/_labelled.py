@@ -1,6 +1,6 @@
 """What `trl-rsa certify --labels` does with the files: records, people's labels, and the draw that asked for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ from trl_rsa.audits.selection import Selection
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.costs import ModelCosts
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
+from trl_rsa.storage.records import Record
 
 
 class LabelledArguments(Protocol):
@@ -59,6 +60,15 @@ def certify_file_of_labels(
         ledger_path=ledger_path,
         again=args.again,
     )
+
+
+def in_the_order_of_a_draw(records: Iterable[Record]) -> list[Record]:
+    """A ladder's records by prompt and draw, which is the order of its draw's probabilities; they are written as they
+    come. Records that name no places stay as they are."""
+    several = list(records)
+    if not all(type(record.get(name)) is int for record in several for name in ("prompt_number", "draw")):
+        return several
+    return sorted(several, key=lambda record: (record["prompt_number"], record["draw"]))
 
 
 def verify_file_of_labels(

@@ -4,11 +4,12 @@ import argparse
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
 from trl import TrlParser
 
+from trl_rsa.alignment.typed import load_yaml
 from trl_rsa.scripts._command import did_you_mean
 from trl_rsa.scripts._launch import launch_names
 
@@ -93,8 +94,7 @@ class ScreenParser(TrlParser):
         return None
 
     def _read_config(self, path: str) -> None:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+        values = load_yaml(Path(path), "file of arguments")
         environment = values.pop("env", None) or {} if isinstance(values, dict) else {}
         if not isinstance(values, dict) or not isinstance(environment, dict):
             self.error(f"{path} does not hold `argument: value` lines (`env` holds `VARIABLE: value` lines)")
@@ -108,6 +108,8 @@ class ScreenParser(TrlParser):
                 self.error(f"unrecognized argument in {path}: {name}{did_you_mean(str(name), known)}")
         os.environ.update({name: str(value) for name, value in environment.items()})
         actions = {action.dest: action for action in self._actions}
+        # What is needed and set to nothing is not set.
+        values = {name: value for name, value in values.items() if value is not None or not actions[name].required}
         self._before = {name: self.get_default(name) for name in values}
         self.set_defaults_with_config(
             **{name: self._typed(path, actions[name], value) for name, value in values.items()}
@@ -115,7 +117,7 @@ class ScreenParser(TrlParser):
 
     def _typed(self, path: str, action: argparse.Action, value: Any) -> Any:
         """A number of the file as one, also where YAML takes it for text (1e-5); what is none is an error."""
-        if action.type not in (int, float) or value is None:
+        if action.type not in (int, float) or (value is None and action.default is None):
             return value
         several = value if isinstance(value, list) else [value]
         try:

@@ -87,12 +87,14 @@ def _next(args: argparse.Namespace) -> int:
         print(f"No response needs a label now{others}. Nothing was written.")
         return 0
     chosen = open_to_them[: args.limit]
+    config, interface = args.output.with_suffix(".xml"), label_studio_config(queue.scale)
+    if form == "label-studio" and config.exists() and config.read_text(encoding="utf-8") != interface:
+        refuse_existing(config, "is not the interface of these labels")
     write_tasks(args.output, form, chosen, args.labeller)
     print(f"{len(chosen)} of {len(missing)} responses that need a label: {args.output}")
     print(f"Grades: {', '.join(f'{name} ({number})' for number, name in enumerate(queue.scale.names))}")
     if form == "label-studio":
-        config = args.output.with_suffix(".xml")
-        config.write_text(label_studio_config(queue.scale), encoding="utf-8")
+        config.write_text(interface, encoding="utf-8")
         print(f"Labelling interface of the project: {config}")
     return 0
 
@@ -112,10 +114,11 @@ def _refuse_unread_labels(path: Path, form: str, queue: "AuditQueue") -> None:
         refuse_existing(path, "is no file of labels")
         raise
     known = queue.labels()
-    unread = [label for label in found.labels if label["grade"] not in known.get(label["id"], {}).values()]
+    unread = [label for label in found.labels if known.get(label["id"], {}).get(label["labeller"]) != label["grade"]]
     if unread or found.wrong:
+        held = len(unread) + sum(map(len, found.wrong.values()))
         raise ValueError(
-            f"You set output to {str(path)!r}, but this file holds {len(unread) + len(found.wrong)} labels that were "
+            f"You set output to {str(path)!r}, but this file holds {held} labels that were "
             "not imported. Import it first (trl-rsa audit import), or name another."
         )
 

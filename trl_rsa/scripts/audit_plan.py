@@ -50,6 +50,9 @@ def add_parsers(commands: Any) -> None:
     plan.add_argument(
         "--drawn", type=int, metavar="N", help="the pilot's labels were drawn by trl-rsa audit draw --labels N"
     )
+    plan.add_argument(
+        "--draw_seed", type=int, metavar="SEED", help="with --drawn: the --seed of that draw, if it had one"
+    )
     draw.add_argument("--seed", type=int, help="of the draw (default: follows from the prompts, as it should)")
     plan.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
 
@@ -80,6 +83,8 @@ def _draw(args: argparse.Namespace) -> int:
     from trl_rsa.storage.files import refuse_existing, replacing
     from trl_rsa.storage.records import text_of
 
+    if args.output.suffix != ".jsonl":
+        raise ValueError(f"You set output to {args.output}, but it is written as JSON lines. End the name in .jsonl.")
     found, records = _read(args)
     seed = seed_of_prompts(prompt_sketch(found.prompts)[0]) if args.seed is None else args.seed
     drawn = draw_labels(found, args.labels, args.uniform, seed)
@@ -94,6 +99,7 @@ def _draw(args: argparse.Namespace) -> int:
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()), encoding="utf-8"
         )
     own = "" if args.seed is None else f" --seed {seed}"
+    own += "" if args.model is None else f" --model {args.model}"
     print(
         f"{len(rows)} of {len(records)} responses are written to {args.output}. Fill in `grade` and `labeller`, then:"
     )
@@ -127,7 +133,15 @@ def _plan(args: argparse.Namespace) -> int:
     harm, _ = combined(labels_of(found.responses, costs_of_labels(args.file, scale)))
     known, weights = ~np.isnan(harm), np.ones(harm.size)
     if args.drawn is not None:
-        drawn = draw_labels(found, args.drawn, args.uniform, seed_of_prompts(prompt_sketch(found.prompts)[0]))
+        seed = seed_of_prompts(prompt_sketch(found.prompts)[0]) if args.draw_seed is None else args.draw_seed
+        drawn = draw_labels(found, args.drawn, args.uniform, seed)
+        aside = int((known & ~drawn.chosen).sum())
+        if aside:
+            print(
+                f"warning: {aside} of {known.sum()} labels are of responses that this draw did not choose, and are "
+                "left aside. Are --drawn, --uniform and --draw_seed those of the draw?",
+                file=sys.stderr,
+            )
         known, weights = known & drawn.chosen, 1 / drawn.probabilities
     plan = plan_labels(
         np.asarray(found.costs)[known],

@@ -12,7 +12,7 @@ from trl_rsa.data.harm import DEFAULT_SCALE
 from trl_rsa.evaluation.certificate import Certificate, certify, percent, rounded
 from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.tables import read_responses
-from trl_rsa.scripts._labelled import certify_file_of_labels, verify_file_of_labels
+from trl_rsa.scripts._labelled import certify_file_of_labels, in_the_order_of_a_draw, verify_file_of_labels
 from trl_rsa.storage.names import CERTIFICATE
 from trl_rsa.storage.printable import printable
 from trl_rsa.storage.records import ReadReport, Record
@@ -90,6 +90,9 @@ class CertifyArguments:
     )
 
 
+_DEFAULT = {argument.name: argument.default for argument in fields(CertifyArguments)}
+
+
 def make_parser() -> "ScreenParser":
     from trl_rsa.scripts._parser import ScreenParser
 
@@ -147,6 +150,8 @@ def _costs(args: CertifyArguments, report: ReadReport, model: str | None) -> Mod
         records = read_responses(args.records, report, ("cost",), ("cost",), args.rows_are_prompts)
     else:
         records = map(partial(_of_constraint, args.constraint), read_responses(args.records, report, (), ()))
+    if args.draw is not None:
+        records = iter(in_the_order_of_a_draw(records))
     return costs_of_model(records, args.records, model, args.decide_records, report)
 
 
@@ -169,6 +174,18 @@ def _check(args: CertifyArguments) -> None:
         raise ValueError(
             "You set rows_are_prompts with labels, but a label belongs to a response to a prompt. Leave it out, and "
             "give the prompts a column."
+        )
+    if args.labels is None:
+        given = [name for name in ("drawn", "draw") if getattr(args, name) is not None]
+        given += [name for name in ("uniform", "harm_scale", "combine") if getattr(args, name) != _DEFAULT[name]]
+        if given:
+            raise ValueError(
+                f"You set {' and '.join(given)} without labels, but the certificate would be about the scorer's cost. "
+                "Set --labels to the file of people's labels, or leave it out."
+            )
+    elif args.method != _DEFAULT["method"]:
+        raise ValueError(
+            f"You set method={args.method} with labels, but a bound on labels is made by betting. Leave it out."
         )
     if args.seed is not None and args.seed < 0:
         raise ValueError(
@@ -207,6 +224,13 @@ def _verify(args: CertifyArguments) -> int:
 
     assert args.verify is not None
     certificate, report = read_certificate(args.verify), ReadReport()
+    for name in ("budget", "tail", "confidence", "bounds", "scorer"):
+        given = getattr(args, name)
+        if given not in (_DEFAULT[name], certificate.get(name)):
+            raise ValueError(
+                f"You set {name}={given} with verify, but the certificate is about {name}={certificate.get(name)}. "
+                "Leave it out: what it says is checked."
+            )
     found = _costs(args, report, certificate.get("model") if args.model is None else args.model)
     if args.labels is None:
         wrong = verify(certificate, found, report.unreadable)
