@@ -488,6 +488,14 @@ def test_benchmarks_are_looked_for_first(arguments, monkeypatch, capsys):
         (["--responses", "unscored.jsonl"], "responses that have no score. Set a cost, or a reward."),
         (["--responses", "out/records.jsonl"], "that file is written in this output_dir"),
         (["--responses", "unscored.jsonl", "--output_dir", "log"], "but that is a file"),
+        (
+            ["--responses", "unscored.jsonl", "--draws", "4", "--max_prompts", "3"],
+            "You set draws and max_prompts with",
+        ),
+        (
+            ["--responses", "unscored.jsonl", "--score_base_prompts", "true"],
+            "You set score_base_prompts with responses",
+        ),
         (["--responses", "unscored.jsonl", "--output_dir", "foreign"], "without the settings that made it"),
         (["--responses", "unscored.jsonl", "--output_dir", "broken"], "its evaluation.json cannot be read"),
         (["--responses", "unscored.jsonl", "--manifest", "nowhere"], "You set the manifest to 'nowhere'"),

@@ -239,6 +239,8 @@ def evaluation_of(
     from trl_rsa.evaluation.request import DriftSettings, Evaluation, NestedSettings
     from trl_rsa.sampling.response import Sampling
 
+    if given.responses is not None:
+        _refuse_what_samples(given, scorers, sampling)
     nested = None
     if reported.nested_branches:
         nested = NestedSettings(reported.nested_branches, reported.nested_continuations, reported.nested_tail)
@@ -266,6 +268,23 @@ def evaluation_of(
         benchmarks=[task for task in (reported.benchmarks or "").split(",") if task],
         pressure=_pressure(pressed, reported.reference),
     )
+
+
+def _refuse_what_samples(given: InputArguments, scorers: ScorerArguments, sampling: SamplingArguments) -> None:
+    """
+    Raises:
+        ValueError: if an argument is set that has no effect on a file of responses.
+    """
+    kept = ("seed", "batch_size", "dtype", "device")  # of intervals and scorers too
+    now, before = vars(sampling) | vars(given), vars(SamplingArguments()) | vars(InputArguments())
+    asked = [each.name for each in fields(SamplingArguments) if each.name not in kept]
+    changed = [name for name in (*asked, "prompts_split", "prompt_column", "max_prompts") if now[name] != before[name]]
+    changed += ["score_base_prompts"] if scorers.score_base_prompts else []
+    if changed:
+        raise ValueError(
+            f"You set {' and '.join(changed)} with responses, but such a file is evaluated as it is: nothing is "
+            "drawn. Leave it out."
+        )
 
 
 def named_models(given: Sequence[str]) -> dict[str, str]:
