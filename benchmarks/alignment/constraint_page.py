@@ -506,11 +506,15 @@ def _audits(rows: Sequence[Row]) -> str:
         f"run on. {_beside(rows, true, audited)}\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
-        f"spent. Truly met by method: {counts}. In {len(wrong)} {'search' if len(wrong) == 1 else 'searches'} the bound held and the budget was broken in "
-        f"truth: a search looks many times at labels that are few.{_with_reward(rows, true)}\n\n"
+        f"spent. Truly met by method: {counts}. In {_searches(len(wrong))} the bound held and the budget was broken "
+        f"in truth: a search looks many times at labels that are few.{_with_reward(rows, true)}\n\n"
         + table(["method", *HEADS, *COSTS, "labels"], lines)
         + "\n"
     )
+
+
+def _searches(n: int) -> str:
+    return f"{n} search" if n == 1 else f"{n} searches"
 
 
 def _with_reward(rows: Sequence[Row], true: Sequence[Row]) -> str:
