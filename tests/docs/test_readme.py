@@ -60,6 +60,20 @@ def test_the_figures_of_the_real_chat_model():
     assert float(risky["r_mean_high"]) < 0, "clearly fell"
 
 
+def test_the_figures_of_the_audits():
+    text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
+    rows = rows_of("benchmarks/alignment/results/constraint/audits.csv")
+    true, audited = (
+        {(r["world"], r["seed"], r["budget"]): r for r in rows if r["method"] == name}
+        for name in ("true cost", "learned cost, audited")
+    )
+    kept = sum(float(row["cvar_05"]) <= float(row["budget"]) for row in audited.values())
+    share = sum(float(r["reward"]) for r in audited.values()) / sum(float(true[key]["reward"]) for key in audited)
+    most = max(float(row["labels"]) for row in audited.values())
+    assert f"{kept} of {len(audited)} were kept, with {share:.2f} of the reward that the ladder on the true" in text
+    assert f"With at most {most:.0f} labels" in text
+
+
 def test_the_figures_are_those_of_the_tables():
     """Every number in the section about results, computed again from the CSV files of the benchmarks."""
     text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
