@@ -56,6 +56,13 @@ def test_the_figures_of_the_real_chat_model():
     assert float(ladder["r_mean_low"]) < 0 < float(ladder["r_mean_high"]), "about kept"
     rise = float(ladder["perplexity"]) / float(start["perplexity"]) - 1
     assert f"rose by {100 * rise:.0f} %" in text
+    sacpo = rows["sacpo", "0"]
+    assert (
+        f"SACPO's grid met it as well, at {number(sacpo, 'a_cvar_0.5')} by the learned cost and "
+        f"{number(sacpo, 'b_cvar_0.5')} by the judge's, in {sacpo['steps']} optimizer steps where the ladder took "
+        f"{ladder['steps']}" in text
+    )
+    assert float(sacpo["a_cvar_0.5"]) <= float(sacpo["budget"]) and sacpo["bound_held"] == "1"
     assert f"the judge's cost fell further, to {number(risky, 'b_cvar_0.5')}" in text
     assert float(risky["r_mean_high"]) < 0, "clearly fell"
 
