@@ -109,7 +109,7 @@ def _open_folder(path: Path, split: str | None, name: str | None, data_dir: str 
     files_of = builder.config.data_files or {}
     used = {Path(file).name for several in files_of.values() for file in several}
     unread = sorted(file.name for file in path.iterdir() if _holds_rows(file) and file.name not in used)
-    if unread:
+    if unread and not (path / "README.md").exists():  # the card of a repository says which files are meant
         raise ValueError(
             f"You gave the folder {path}, but of its files {', '.join(unread[:5])} would not be read: `datasets` "
             f"takes {', '.join(sorted(used)[:5])} alone, by their endings and names. Give the files one by one, or "

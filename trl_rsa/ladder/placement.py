@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.feasibility import bound_at_best
+from trl_rsa.ladder.feasibility import too_few_prompts
 from trl_rsa.ladder.observe import given_beginnings, load_reward, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
@@ -71,7 +71,7 @@ def place_budgets(ladder: Ladder, start: Any, samples: int, trained: bool = Fals
             constraint, scorer = ladder.by_name[name], scorers[name]
             asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
             costs = score(scorer, asked, [r.text for r in responses]).require_all(scorer.name)
-            enough = bound_at_best(constraint, len(group.asked), len(ladder.names)) <= constraint.budget
+            enough = too_few_prompts(constraint, "decide", len(group.asked), len(ladder.names)) is None
             placed = _placed(constraint, costs, responses, sampling.max_new_tokens, enough)
             log(f"[ladder] {name}: {placed}" + (" The stages before the ladder may change that." if trained else ""))
         if reward is not None:
