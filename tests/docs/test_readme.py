@@ -56,6 +56,9 @@ def test_the_figures_of_the_real_chat_model():
     assert float(ladder["r_mean_low"]) < 0 < float(ladder["r_mean_high"]), "about kept"
     rise = float(ladder["perplexity"]) / float(start["perplexity"]) - 1
     assert f"rose by {100 * rise:.0f} %" in text
+    helped = rows["rewarded", "0"]
+    assert f"gave {number(helped, 'reward')} with it and {number(ladder, 'reward')} without" in text
+    assert {seed for arm, seed in rows if arm == "rewarded"} == {"0"}, "and so: in its one seed"
     sacpo = rows["sacpo", "0"]
     assert (
         f"SACPO's grid met it as well, at {number(sacpo, 'a_cvar_0.5')} by the learned cost and "
