@@ -351,7 +351,7 @@ def test_impossible_weight_or_label_is_refused(make_trainer, column, value):
     trainer = make_trainer()
     rows = [{**trainer.train_dataset[i], column: 1.0} for i in range(2)]
     rows[1][column] = value
-    with pytest.raises(ValueError, match=f"Your dataset has {column}={value}, but it must be a number in"):
+    with pytest.raises(ValueError, match=f"Your dataset has {column}={value}, but it must be a number"):
         trainer.data_collator(rows)
 
 
