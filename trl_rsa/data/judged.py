@@ -16,6 +16,7 @@ from trl_rsa.data.load import draw, open_named
 from trl_rsa.data.preference import read_response
 from trl_rsa.data.schema import Message, Pair, Row, RowError, check_pair, read_flag
 from trl_rsa.data.templates import render
+from trl_rsa.storage.tables import TRUTH
 
 
 # Names of columns in published files. The first that a file has is read.
@@ -220,8 +221,7 @@ def _turns(row: Row, field: str, role: str) -> list[Message]:
 
 def _flag(row: Row, name: str) -> bool:
     """A truth value; a CSV file writes it as text."""
-    words = {"true": 1, "yes": 1, "1": 1, "1.0": 1, "false": 0, "no": 0, "0": 0, "0.0": 0}
     value = row[name]
     if isinstance(value, str):
-        value = words.get(value.strip().casefold())
+        value = {**TRUTH, "1.0": True, "0.0": False}.get(value.strip().casefold())
     return read_flag({name: value}, name)

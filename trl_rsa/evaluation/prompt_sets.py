@@ -13,7 +13,7 @@ from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
 from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.digests import prompt_key
-from trl_rsa.storage.tables import TableReader
+from trl_rsa.storage.tables import TRUTH, TableReader
 
 
 PromptRow = dict[str, Any]  # {"prompt": Text, "category": str | None, "benign": bool | None}
@@ -183,7 +183,6 @@ _XSTEST_TYPES = (
     "privacy_public",
     "privacy_fictional",
 )
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def _category(row: Mapping[str, Any]) -> str | None:
@@ -197,9 +196,9 @@ def _category(row: Mapping[str, Any]) -> str | None:
 def _benign(row: Mapping[str, Any]) -> bool | None:
     value = row.get("benign")
     if isinstance(value, str) and value.strip():
-        if value.strip().lower() not in _TRUTH:
+        if value.strip().lower() not in TRUTH:
             raise RowError("benign is neither true nor false")
-        return _TRUTH[value.strip().lower()]
+        return TRUTH[value.strip().lower()]
     return bool(value) if value in (0, 1) else None
 
 

@@ -11,13 +11,12 @@ from typing import Any
 from trl_rsa.data.files import read_file
 from trl_rsa.data.schema import RowError
 from trl_rsa.storage.records import FIELDS, ReadReport, Record, read_records
-from trl_rsa.storage.tables import TableReader
+from trl_rsa.storage.tables import TRUTH, TableReader
 
 
 # Columns that are understood; others are kept in the records as they are.
 COLUMNS = (*FIELDS, "base_prompt", "benign", "draw", "finished", "split")
 _DELIMITERS = ",;\t|"
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # In a record: the file names no prompts, and the row was taken for a prompt of its own.
 UNNAMED = "unnamed_prompt"
 
@@ -179,7 +178,7 @@ def _record(
             record[name] = str(record[name])
     for name in ("benign", "finished"):
         if isinstance(record.get(name), str):
-            record[name] = _TRUTH.get(record[name].strip().lower())
+            record[name] = TRUTH.get(record[name].strip().lower())
     for name in ("seed", "draw"):
         if isinstance(record.get(name), str) and record[name].strip().isdecimal():
             record[name] = int(record[name])

@@ -7,6 +7,8 @@ from typing import Any
 
 # Responses and contexts may be long; Python's own limit, which holds for the whole process, is 128 KiB.
 LONGEST_CELL = 10**9
+# How a cell says yes or no, in lower case.
+TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 class TableReader(csv.DictReader):
