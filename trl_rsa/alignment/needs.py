@@ -12,6 +12,7 @@ from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.spec import is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.files import standing
 from trl_rsa.storage.hub import is_path
+from trl_rsa.training.trackers import PACKAGES
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,6 @@ class Need:
     what: str
     found: bool
     words: str
-
-
-# What `report_to` may name: the packages of which one must be there.
-_TRACKERS = {
-    "wandb": ("wandb",),
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "trackio": ("trackio",),
-    "mlflow": ("mlflow",),
-    "comet_ml": ("comet_ml",),
-    "clearml": ("clearml",),
-}
 
 
 def needs(plan: Plan, accelerate_config: str | None = None) -> list[Need]:
@@ -143,8 +133,8 @@ def _packages(plan: Plan, accelerate_config: str | None) -> Iterator[Need]:
         yield _package(attention, ("flash_attn",), "pip install flash-attn, or leave out `attn_implementation`")
     named = [args.get("report_to") for args in every]
     for tracker in dict.fromkeys(name for one in named for name in (one if isinstance(one, list) else [one])):
-        if tracker in _TRACKERS:
-            yield _package(f"the tracker {tracker}", _TRACKERS[tracker], f"pip install {_TRACKERS[tracker][0]}")
+        if tracker in PACKAGES:
+            yield _package(f"the tracker {tracker}", PACKAGES[tracker], f"pip install {PACKAGES[tracker][0]}")
 
 
 def _package(what: str, names: tuple[str, ...], remedy: str) -> Need:

@@ -7,6 +7,7 @@ from typing import Any
 from trl_rsa._device import has_accelerator, warn_of_slow_bfloat16
 from trl_rsa.config import RISK_OPTIONS, RSAConfig
 from trl_rsa.risk import RiskMeasure
+from trl_rsa.training.trackers import PACKAGES, is_installed
 
 
 def make_config(title: str, arguments: Mapping[str, Any], config_class: type = RSAConfig) -> Any:
@@ -113,11 +114,10 @@ def _check_trackers(where: str, config: Any) -> None:
             raise ValueError(
                 f"You set report_to={name!r}{where}, but no tracker has that name. Set one of {near}, or none."
             )
-        asked = getattr(known, f"is_{name}_available", None)
-        if asked is not None and not asked():
+        if not is_installed(name):
             raise ValueError(
                 f"You set report_to={name!r}{where}, but it is not installed here. Install it with `pip install "
-                f"{name.replace('_', '-')}`, or set report_to to none."
+                f"{PACKAGES[name][0]}`, or set report_to to none."
             )
 
 
