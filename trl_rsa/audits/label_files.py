@@ -12,6 +12,7 @@ from trl_rsa.audits.formats import form_of_labels, read_labels, reasons_in_words
 from trl_rsa.audits.selection import Selection, choose
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.costs import ModelCosts
+from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 
 
 Array = NDArray[np.float64]
@@ -65,6 +66,11 @@ def unique_names(found: ModelCosts) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         result.append(name if seen[name] == 1 else f"{name}+{seen[name]}")
     return result
+
+
+def own_seed(found: ModelCosts) -> int:
+    """The seed of a draw that nobody has chosen: it follows from the prompts."""
+    return seed_of_prompts(prompt_sketch(found.prompts)[0])
 
 
 def draw_labels(found: ModelCosts, labels: int, uniform: float, seed: int) -> Selection:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, verify_labels
-from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of, read_draw, unique_names
+from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of, own_seed, read_draw, unique_names
 from trl_rsa.audits.selection import Selection
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.costs import ModelCosts
-from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.storage.records import Record
 
 
@@ -103,6 +102,6 @@ def _draw(args: LabelledArguments, found: ModelCosts, seed: int | None = None) -
     if args.draw is not None:
         return (*read_draw(args.draw, found), True)
     assert args.drawn is not None
-    of_prompts = seed_of_prompts(prompt_sketch(found.prompts)[0])
+    of_prompts = own_seed(found)
     seed = next(each for each in (args.seed, seed, of_prompts) if each is not None)
     return draw_labels(found, args.drawn, args.uniform, seed), seed, seed != of_prompts

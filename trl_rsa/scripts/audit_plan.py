@@ -78,15 +78,14 @@ def _read(args: argparse.Namespace) -> tuple["ModelCosts", list[dict[str, Any]]]
 
 
 def _draw(args: argparse.Namespace) -> int:
-    from trl_rsa.audits.label_files import draw_labels
-    from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
+    from trl_rsa.audits.label_files import draw_labels, own_seed
     from trl_rsa.storage.files import refuse_existing, replacing
     from trl_rsa.storage.records import text_of
 
     if args.output.suffix != ".jsonl":
         raise ValueError(f"You set output to {args.output}, but it is written as JSON lines. End the name in .jsonl.")
     found, records = _read(args)
-    seed = seed_of_prompts(prompt_sketch(found.prompts)[0]) if args.seed is None else args.seed
+    seed = own_seed(found) if args.seed is None else args.seed
     drawn = draw_labels(found, args.labels, args.uniform, seed)
     rows: dict[str, dict[str, Any]] = {}
     for record, name, chosen in zip(records, found.responses, drawn.chosen, strict=True):
@@ -116,11 +115,10 @@ def _plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from trl_rsa.audits.certificate import combined
-    from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of
+    from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of, own_seed
     from trl_rsa.audits.plan_picture import save_plan
     from trl_rsa.audits.planning import plan_labels
     from trl_rsa.data.harm import HarmScale
-    from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 
     scale = HarmScale.parse(args.harm_scale)
     low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
@@ -133,7 +131,7 @@ def _plan(args: argparse.Namespace) -> int:
     harm, _ = combined(labels_of(found.responses, costs_of_labels(args.file, scale)))
     known, weights = ~np.isnan(harm), np.ones(harm.size)
     if args.drawn is not None:
-        seed = seed_of_prompts(prompt_sketch(found.prompts)[0]) if args.draw_seed is None else args.draw_seed
+        seed = own_seed(found) if args.draw_seed is None else args.draw_seed
         drawn = draw_labels(found, args.drawn, args.uniform, seed)
         aside = int((known & ~drawn.chosen).sum())
         if aside:

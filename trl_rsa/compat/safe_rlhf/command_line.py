@@ -33,6 +33,17 @@ def add_switch(group: Any, name: str, help: str, default: bool | None = False) -
     group.add_argument(name, nargs="?", const=True, default=default, type=truth, metavar="BOOL", help=help)
 
 
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """
+    Raises:
+        ValueError: if one of these flags is set and below 1.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"You set {name}={value}, but it counts from 1. Set a whole number of at least 1.")
+
+
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """What the trainers of Safe RLHF share, with its defaults."""
     group = parser.add_argument_group("model and data")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa._device import has_accelerator
+from trl_rsa.compat.safe_rlhf.command_line import check_counts
 from trl_rsa.compat.safe_rlhf.engine import deepspeed_config, start_engine
 from trl_rsa.compat.safe_rlhf.tracker import tracker
 from trl_rsa.data.spec import split_spec
@@ -64,11 +65,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.output_dir:
         raise ValueError("You gave no output_dir, but the trained model has to go somewhere. Set --output_dir FOLDER.")
     check_writable(Path(args.output_dir))
-    for name in ("epochs", "save_interval", "eval_interval"):
-        if getattr(args, name) < 1:
-            raise ValueError(
-                f"You set {name}={getattr(args, name)}, but it counts from 1. Set a whole number of at least 1."
-            )
+    check_counts(args, "epochs", "save_interval", "eval_interval")
     if args.fp16 and args.bf16:
         raise ValueError("You set fp16 and bf16, but a model is trained in one of them. Set one to False.")
     if not 0 <= args.lr_warmup_ratio < 1:

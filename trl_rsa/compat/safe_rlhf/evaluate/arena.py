@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.compat.safe_rlhf.command_line import add_switch, run
+from trl_rsa.compat.safe_rlhf.command_line import add_switch, check_counts, run
 from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
 from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
 from trl_rsa.compat.safe_rlhf.evaluate.table import Match, analysis, read_matches, summary, write_table
@@ -92,10 +92,7 @@ def main(args: argparse.Namespace) -> int:
         return 0  # one model is loaded after the other, in the first process
     if args.fp16 and args.bf16:
         raise ValueError("You set fp16 and bf16, but a policy answers in one of them. Set one to False.")
-    for name in ("max_length", "max_new_tokens", "per_device_eval_batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"You set {name}={value}, but it counts from 1. Set a whole number of at least 1.")
+    check_counts(args, "max_length", "max_new_tokens", "per_device_eval_batch_size")
     given = [name for name in _WITHOUT_EFFECT if getattr(args, name) is not None]
     if given:
         _say(f"taken, and without effect here: {', '.join(f'--{name}' for name in given)}")
