@@ -20,6 +20,7 @@ from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
 from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
 from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
+from trl_rsa.training.configuration import check_config
 from trl_rsa.training.launcher import Launcher
 
 
@@ -94,6 +95,7 @@ def main(args: tuple[ScoreModelArguments, RewardConfig, ModelConfig]) -> None:
             f"You set output_dir to {training_args.output_dir}, but a model is there, which would be overwritten. "
             "Name another folder, or remove it."
         )
+    check_config(training_args)
     warn_of_slow_bfloat16(training_args)
     peft_config = get_peft_config(model_args)
     is_main = training_args.process_index == 0
