@@ -198,6 +198,7 @@ class Head:
     outputs: int
     loss: Callable[[Tensor, "Targets"], Tensor]
     cost: Callable[[Tensor], Tensor]
+    directions: int | None = None  # of the features; the outputs after them are the same for all. By default, all
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,7 @@ HEADS = (
         STEPS + 1,
         _odds_loss,
         lambda out: odds_law(out) @ torch.tensor(SCALE.costs, dtype=out.dtype),
+        directions=1,
     ),
 )
 
@@ -277,15 +279,13 @@ def targets_of(answers: Sequence[Answer]) -> Targets:
 
 def fit(head: Head, features: Tensor, targets: Targets, decay: float) -> Callable[[Tensor], Tensor]:
     """The outputs of the head that loses least; its weights pay `decay` times half their squares."""
-    direction = 1 if head.cost is HEADS[-1].cost else head.outputs
-    weight = torch.zeros(features.shape[1], direction, dtype=features.dtype, requires_grad=True)
+    directions = head.directions or head.outputs
+    weight = torch.zeros(features.shape[1], directions, dtype=features.dtype, requires_grad=True)
     bias = torch.zeros(head.outputs, dtype=features.dtype, requires_grad=True)
 
     def outputs(x: Tensor) -> Tensor:
         found = x @ weight
-        if direction < head.outputs:  # proportional odds: one direction
-            found = torch.cat([found, found.new_zeros(len(found), head.outputs - direction)], -1)
-        return found + bias
+        return torch.cat([found, found.new_zeros(len(found), head.outputs - directions)], -1) + bias
 
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
