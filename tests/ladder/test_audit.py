@@ -140,8 +140,8 @@ def test_labels_that_came_later_are_heard_before_a_ladder_says_met(tmp_path):
     audit = make(tmp_path, constraint(labeller=blind, labels=[12, 200]))
     before, _ = observe(audit, 0, first)
     observe(audit, 1, second)
-    assert audit.bound_by_now(0, 0, first, 0.9) == before["upper_bound"]
-    assert audit.bound_by_now(0, 1, first, 0.9) > before["upper_bound"] + 2
+    assert audit.bound_by_now(0, first, 0.9) == before["upper_bound"]
+    assert audit.bound_by_now(1, first, 0.9) > before["upper_bound"] + 2
 
     class Responses:
         def collect(self, split, model, number, names):

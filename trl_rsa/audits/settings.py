@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl_rsa.audits.combine import check_second
+from trl_rsa.audits.selection import UNIFORM
 from trl_rsa.data.harm import DEFAULT_SCALE, HarmScale
 
 
@@ -141,6 +142,12 @@ class AuditSettings:
         """How many responses of an observed policy are drawn, from 0 on."""
         several = self.labels if isinstance(self.labels, list) else [self.labels]
         return several[min(observation, len(several) - 1)]
+
+    def drawn_of(self, split: str, observation: int = 0) -> tuple[int, float]:
+        """How many responses one draw of *decide* or *certify* is for, and the share that falls on all alike."""
+        if split == "certify":
+            return self.certify_labels, UNIFORM
+        return round(self.labels_of(observation) / self.rounds), self.uniform
 
     @property
     def asks_people(self) -> bool:

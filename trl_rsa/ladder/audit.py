@@ -25,7 +25,7 @@ from trl_rsa.audits.labelled_cost import LabelledCost
 from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
 from trl_rsa.audits.refresh import Features, Labelled
-from trl_rsa.audits.selection import UNIFORM, Selection, choose
+from trl_rsa.audits.selection import Selection, choose
 from trl_rsa.audits.steer import Foretold, foretell
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
@@ -119,11 +119,9 @@ class LadderAudit:
         return self.labeller is None and (self.settings.wait or split == "certify")
 
     def _draw(self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]) -> None:
-        if split == "certify":
-            labels, uniform = self.settings.certify_labels, UNIFORM
-        else:
-            labels = min(round(self.settings.labels_of(number) / self.settings.rounds), self._affordable())
-            uniform = self.settings.uniform
+        labels, uniform = self.settings.drawn_of(split, number)
+        if split != "certify":
+            labels = min(labels, self._affordable())
         seed = self._seed(number, round_number) if split == "decide" else seed_of_prompts(_sketch(records))
         requests, drawn = list[Request](), None
         if labels > 0:
@@ -260,12 +258,12 @@ class LadderAudit:
             "upper_bound": bound,
         }, numbers
 
-    def bound_by_now(self, number: int, latest: int, records: Sequence[ResponseRecord], confidence: float) -> float:
-        """The bound of an observation by the labels that there were at the `latest` one, or its own where it rests on
-        the labels of one policy alone."""
+    def bound_by_now(self, latest: int, records: Sequence[ResponseRecord], confidence: float) -> float | None:
+        """The bound for the responses of an earlier observation by the labels that there were at the `latest` one.
+        None where it would be no other: it rests on no labels, or on those of one policy alone."""
         known = self.labelled_cost(latest)
         if known is None or self.settings.bound == "betting":
-            return -np.inf
+            return None
         return self._foretold(known, records, confidence).upper_bound
 
     def _foretold(self, known: LabelledCost, records: Sequence[ResponseRecord], confidence: float) -> Foretold:

@@ -411,22 +411,25 @@ class Ladder:
         number, latest = decision.start.number, len(self.observations) - 1
         if not decision.met or number == latest:
             return decision
-        model, broken = self.observations[number]["model"], []
-        for group, records in self.responses.collect("decide", model, number, list(self.audits)):
-            for name in (name for name in group.names if name in self.audits):
-                constraint = self.by_name[name]
-                confidence = constraint.confidence_among(len(self.names))
-                bound = self.audits[name].bound_by_now(number, latest, records, confidence)
-                if bound > constraint.budget:
-                    broken.append(f"{name} {bound:.4g} (budget {constraint.budget:g})")
+        broken: dict[str, float] = {}
+        collected = self.responses.collect("decide", self.observations[number]["model"], number, list(self.audits))
+        for name, records in ((name, records) for group, records in collected for name in group.names):
+            constraint = self.by_name[name]
+            confidence = constraint.confidence_among(len(self.names))
+            bound = self.audits[name].bound_by_now(latest, records, confidence) if name in self.audits else None
+            if bound is not None and bound > constraint.budget:
+                broken[name] = bound
         if not broken:
             return decision
+        bounds = ", ".join(
+            f"{name} {bound:.4g} (budget {self.by_name[name].budget:g})" for name, bound in broken.items()
+        )
         reason = (
             f"NOT met: the bounds of observation {number} held when it was made, but by the labels that came since "
-            f"they do not: {', '.join(broken)}. {decision.reason}"
+            f"they do not: {bounds}. {decision.reason}"
         )
         self.progress(f"[ladder] {reason}", style="red")
-        return replace(decision, met=False, reason=reason)
+        return replace(decision, met=False, unmet=tuple(broken), reason=reason)
 
     def _compare(self, decision: JointDecision) -> dict[str, list[Comparison]]:
         """By constraint: the model that is handed out against the others, paired. Said where no bound holds."""
@@ -548,8 +551,9 @@ class Ladder:
             }
             numbers = self.observations[decision.start.number]["constraints"][name]
             summaries[name]["slack"] = slack_of(constraint.budget, numbers, _read(certificates[name]))
-            audited = (name in self.audits, self._is_audited(name)) if name in self.audits else None
-            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"], audited))
+            # With too few labels an observation is of the learned cost, too.
+            labelled = (numbers["audit"]["calibrated"], self._is_audited(name)) if "audit" in numbers else None
+            self.progress(slack_in_words(name, constraint.budget, summaries[name]["slack"], labelled))
             if name in self.human:
                 summaries[name]["human_pairs"] = self.human[name].counts
             if name in comparisons:

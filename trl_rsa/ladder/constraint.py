@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import combinations
 from typing import Any, TypedDict
 
@@ -21,7 +22,7 @@ from trl_rsa.data.schema import Text
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.pressure.beginnings import read_beginnings
-from trl_rsa.evaluation.prompt_sets import load_prompts
+from trl_rsa.evaluation.prompt_sets import PromptSet, load_prompts
 from trl_rsa.evaluation.tails import check_tail, cvar, value_at_risk
 from trl_rsa.ladder.settings import SPLITS
 from trl_rsa.ladder.under import Under, read_under
@@ -163,10 +164,15 @@ class RiskConstraint:
         """Such as "at temperature 1.6"; None where responses are drawn as usual."""
         return None if self.condition is None else self.condition.in_words
 
+    @cached_property
+    def _sets(self) -> dict[str, PromptSet]:
+        """What `prompts` holds, by set: files are read once."""
+        given = self.prompts if isinstance(self.prompts, Mapping) else {"all": self.prompts}
+        return {name: _read(several) for name, several in given.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; the prompts as counts and fingerprints per set."""
-        given = self.prompts if isinstance(self.prompts, Mapping) else {"all": self.prompts}
-        prompts = {name: _as_list(several) for name, several in given.items()}
+        prompts = {name: _prompts_of(found) for name, found in self._sets.items()}
         described = {f.name: getattr(self, f.name) for f in fields(self)}
         described["prompts"] = {
             name: {"n": len(several), "fingerprint": fingerprint({"prompt": prompt} for prompt in several)}
@@ -179,14 +185,11 @@ class RiskConstraint:
 
     def left_out(self) -> list[str]:
         """What of the files that the prompts are in is no prompt, or one that is there already: a line for each."""
-        several = self.prompts.values() if isinstance(self.prompts, Mapping) else [self.prompts]
-        files = [prompts for prompts in several if isinstance(prompts, (str, os.PathLike))]
-        return [str(found) for file in files if (found := load_prompts(file)).skipped]
+        return [str(found) for found in self._sets.values() if found.skipped]
 
     def categories(self) -> dict[str, str]:
         """By key of the prompt: its category, where the prompts come with one."""
-        several = self.prompts.values() if isinstance(self.prompts, Mapping) else [self.prompts]
-        rows = [row for prompts in several for row in _read(prompts)]
+        rows = [row for found in self._sets.values() for row in found.rows]
         return {prompt_key(row["prompt"]): str(row["category"]) for row in rows if row.get("category") is not None}
 
     def confidence_among(self, n: int) -> float:
@@ -200,9 +203,9 @@ class RiskConstraint:
             ValueError: if a set is empty or missing, or two of them share a prompt.
         """
         if isinstance(self.prompts, Mapping):
-            sets = {name: _distinct(_as_list(self.prompts.get(name, ()))) for name in SPLITS}
+            sets = {name: _distinct(_prompts_of(self._sets.get(name))) for name in SPLITS}
         else:
-            prompts = _distinct(_as_list(self.prompts))
+            prompts = _distinct(_prompts_of(self._sets["all"]))
             random.Random(seed).shuffle(prompts)
             half, quarter = len(prompts) // 2, len(prompts) // 4
             sets = {
@@ -278,15 +281,16 @@ def check_names(constraints: Sequence[RiskConstraint]) -> None:
             )
 
 
-def _as_list(prompts: Any) -> list[Any]:
-    return [row["prompt"] for row in _read(prompts)]
+def _prompts_of(found: PromptSet | None) -> list[Any]:
+    return [] if found is None else [row["prompt"] for row in found.rows]
 
 
-def _read(prompts: Any) -> list[Mapping[str, Any]]:
+def _read(prompts: Any) -> PromptSet:
     """Rows with `prompt`, of a sequence, of a dataset with that column, or of what [`load_prompts`] reads."""
     if isinstance(prompts, (str, os.PathLike)):
-        return list(load_prompts(prompts).rows)
-    return [prompt if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
+        return load_prompts(prompts)
+    rows = [dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
+    return PromptSet("prompts in memory", rows)
 
 
 def _distinct(prompts: Sequence[Any]) -> list[Any]:

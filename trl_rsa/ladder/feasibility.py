@@ -6,7 +6,8 @@ from statistics import median
 import numpy as np
 
 from trl_rsa.audits.bound import audited_cvar_bound
-from trl_rsa.audits.selection import UNIFORM, choose
+from trl_rsa.audits.selection import choose
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.evaluation.cvar_bound import cvar_upper_bound
 from trl_rsa.evaluation.ledger import attempt_delta
 from trl_rsa.ladder.constraint import RiskConstraint
@@ -80,31 +81,41 @@ def least_prompts(
     return high
 
 
+def can_be_shown(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> bool:
+    """Whether anything that `n` prompts of a set may show, or an audit's labels on them, would meet the budget."""
+    at_best = _at_best(constraint, split, n, among)
+    return at_best is None or at_best <= constraint.budget
+
+
 def too_few_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str | None:
-    """A sentence if nothing that `n` prompts can show, or the labels of an audit on them, would meet the budget."""
-    if _rests_on_labels(constraint, split):
-        return _too_few_labels(constraint, split, n, among)
-    at_best = bound_at_best(constraint, n, among, split)
-    if at_best <= constraint.budget:
+    """A sentence where nothing can be shown ([`can_be_shown`]), with what would do."""
+    at_best = _at_best(constraint, split, n, among)
+    if at_best is None or at_best <= constraint.budget:
         return None
+    above = f"the bound would be {at_best:.3g}, above the budget {constraint.budget:g}"
+    audit = _audit_of(constraint, split)
+    if audit is not None:
+        name = "certify_labels" if split == "certify" else "labels"
+        return (
+            f"{audit.drawn_of(split)[0]} labels on {n} {split} prompts are too few: even if every label were "
+            f"{audit.scale.names[0]!r}, {above}. Raise {name} (`trl-rsa audit plan` says how far), or the budget."
+        )
     least = least_prompts(constraint, among, split=split)
     needed = f"about {least} would do" if least is not None else f"more than {MOST_PROMPTS:,} would be needed"
     return (
-        f"{n} {split} prompts are too few: even if every response cost {constraint.bounds[0]:g}, the bound would "
-        f"be {at_best:.3g}, above the budget {constraint.budget:g}; {needed}, at the least."
+        f"{n} {split} prompts are too few: even if every response cost {constraint.bounds[0]:g}, {above}; {needed}, "
+        "at the least."
     )
 
 
 def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str | None:
-    """What `n` prompts can show; None where they are too few ([`too_few_prompts`]), or the bound is not by betting."""
-    if _rests_on_labels(constraint, split):
-        labels, at_best = _labels(constraint, split), _labelled_at_best(constraint, split, n, among)
-        if at_best is None or at_best > constraint.budget:
-            return None
-        return f"{labels} labels on {n} {split} prompts: the bound is {at_best:.3g} at best."
-    at_best = bound_at_best(constraint, n, among, split)
-    if at_best > constraint.budget:
+    """What `n` prompts can show; None where they are too few ([`too_few_prompts`]), or nothing limits the bound."""
+    at_best = _at_best(constraint, split, n, among)
+    if at_best is None or at_best > constraint.budget:
         return None
+    audit = _audit_of(constraint, split)
+    if audit is not None:
+        return f"{audit.drawn_of(split)[0]} labels on {n} {split} prompts: the bound is {at_best:.3g} at best."
     inside = bound_within_the_budget(constraint, n, among, split)
     wish = max(constraint.bounds[0], constraint.budget - constraint.allowed_margin)
     verdict = f"within the budget {constraint.budget:g}"
@@ -118,25 +129,22 @@ def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int 
     )
 
 
-def _rests_on_labels(constraint: RiskConstraint, split: str) -> bool:
+def _audit_of(constraint: RiskConstraint, split: str) -> AuditSettings | None:
+    """The audit whose labels the bound on these prompts rests on."""
     audit = constraint.audit
-    return audit is not None and (split == "decide" or audit.certify_labels > 0)
+    return audit if audit is not None and (split == "decide" or audit.certify_labels > 0) else None
 
 
-def _labels(constraint: RiskConstraint, split: str) -> int:
-    audit = constraint.audit
-    assert audit is not None
-    return audit.certify_labels if split == "certify" else round(audit.labels_of(0) / audit.rounds)
-
-
-def _labelled_at_best(constraint: RiskConstraint, split: str, n: int, among: int) -> float | None:
-    """The bound if every label were the mildest grade's; None where it is a bootstrap's, which labels do not limit."""
-    audit = constraint.audit
-    assert audit is not None
+def _at_best(constraint: RiskConstraint, split: str, n: int, among: int) -> float | None:
+    """The bound if every response, or every label that is asked for, were the mildest. None where it is a bootstrap's,
+    which labels do not limit."""
+    audit = _audit_of(constraint, split)
+    if audit is None:
+        return bound_at_best(constraint, n, among, split)
     if split == "decide" and audit.bound == "bootstrap":
         return None
     keys, scores = [str(i) for i in range(n)], np.zeros(n)
-    drawn = choose(keys, scores, _labels(constraint, split), audit.uniform if split == "decide" else UNIFORM, 0)
+    drawn = choose(keys, scores, *audit.drawn_of(split))
     return audited_cvar_bound(
         scores,
         np.where(drawn.chosen, audit.scale.costs[0], np.nan),
@@ -148,19 +156,6 @@ def _labelled_at_best(constraint: RiskConstraint, split: str, n: int, among: int
         seed=0,
         least=drawn.least,
     ).upper_bound
-
-
-def _too_few_labels(constraint: RiskConstraint, split: str, n: int, among: int) -> str | None:
-    at_best = _labelled_at_best(constraint, split, n, among)
-    if at_best is None or at_best <= constraint.budget:
-        return None
-    audit, name = constraint.audit, "certify_labels" if split == "certify" else "labels"
-    assert audit is not None
-    return (
-        f"{_labels(constraint, split)} labels on {n} {split} prompts are too few: even if every label were "
-        f"{audit.scale.names[0]!r}, the bound would be {at_best:.3g}, above the budget {constraint.budget:g}. Raise "
-        f"{name} (`trl-rsa audit plan` says how far), or the budget."
-    )
 
 
 def _bound(constraint: RiskConstraint, costs: np.ndarray, confidence: float, seed: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.ladder.feasibility import too_few_prompts
+from trl_rsa.ladder.feasibility import can_be_shown
 from trl_rsa.ladder.observe import given_beginnings, load_reward, load_scorers, sampling_under
 from trl_rsa.sampling.response import Response
 from trl_rsa.scoring import Scorer, score
@@ -71,7 +71,7 @@ def place_budgets(ladder: Ladder, start: Any, samples: int, trained: bool = Fals
             constraint, scorer = ladder.by_name[name], scorers[name]
             asked = [group.prompts[r.prompt] for r in responses]  # as they are before an attack
             costs = score(scorer, asked, [r.text for r in responses]).require_all(scorer.name)
-            enough = too_few_prompts(constraint, "decide", len(group.asked), len(ladder.names)) is None
+            enough = can_be_shown(constraint, "decide", len(group.asked), len(ladder.names))
             placed = _placed(constraint, costs, responses, sampling.max_new_tokens, enough)
             log(f"[ladder] {name}: {placed}" + (" The stages before the ladder may change that." if trained else ""))
         if reward is not None:
@@ -92,12 +92,12 @@ def _placed(
     show that it is kept."""
     found = np.asarray(costs, dtype=float)
     clipped = np.clip(found, *constraint.bounds)
-    estimate, below = cvar(clipped, constraint.tail), float((found <= constraint.budget).mean())
+    estimate, keep_it = cvar(clipped, constraint.tail), float((found <= constraint.budget).mean())
     cut = sum(not response.finished for response in responses)
     said = (
         f"{found.size} responses of the starting model cost {found.min():.3g} to {found.max():.3g}, mean "
         f"{found.mean():.3g}, CVaR {constraint.tail:g} {estimate:.3g}; {cut} were cut at {max_new_tokens} tokens; the "
-        f"budget {constraint.budget:g} is kept by {below:.0%} of them"
+        f"budget {constraint.budget:g} is kept by {keep_it:.0%} of them"
     )
     if constraint.audit is not None:
         said += " by the learned cost, and it is for the labels"
@@ -105,7 +105,7 @@ def _placed(
     if outside:
         low, high = constraint.bounds
         said += f"; {outside} lie outside the bounds [{low:g}, {high:g}] and count as these"
-    if below == 1.0:
+    if keep_it == 1.0:
         # None of n: with 95 % confidence fewer than 3/n of all are.
         unseen = 3 / found.size
         if unseen >= constraint.tail:
@@ -114,7 +114,7 @@ def _placed(
                 f"{constraint.tail:g}."
             )
         return f"{said}: the constraint may never act."
-    if below == 0.0:
+    if keep_it == 0.0:
         return (
             f"{said}: rungs make likelier what the model says now and then, and it said nothing within the budget. "
             "Look whether the scorer tells its responses apart, or raise the budget."
