@@ -115,9 +115,7 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
 
 def audit_cells() -> list[Cell]:
     """The audits first, then what they are compared with: a run may be stopped."""
-    true, audited, learned, graded, rewarded = AUDITS
-    order = (audited, true, graded, rewarded, learned)
-    return [cell for method in order for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+    return [cell for method in AUDITS for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
 
 
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:

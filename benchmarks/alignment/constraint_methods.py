@@ -155,31 +155,43 @@ METHODS = (
     ),
 )
 LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
-# Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
-AUDIT_SEEDS = (10, 11, 12, 13, 14)
+# Audits: on seeds that no method was run on before, with today's version, and what they are compared with. What the
+# seeds 10 to 14 had shown by then went into the audits that 15 to 19 are for.
+FORMER_AUDIT_SEEDS = (10, 11, 12, 13, 14)
+AUDIT_SEEDS = (15, 16, 17, 18, 19)
 AUDIT_BUDGET = 400
 AUDIT = {"labels": [140, 50, 40], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True, "second": "unsafe"}
+TRUE_COST = ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE)
+AUDITED = ladder(
+    "learned cost, audited",
+    f"RSA on the learned cost, refreshed and calibrated by at most {AUDIT_BUDGET} labels",
+    ENTROPIC2,
+    scorer="learned",
+    audit=AUDIT,
+    **UNSAFE,
+)
+# As a rung of the package is with a reward: α = 0, and the likelihood of the chosen response beside the loss.
+WITH_REWARD = "α = 0, a learned reward in the rungs, and the likelihood of the chosen response"
+TRUE_REWARDED = ladder(
+    "true cost, with a learned reward", f"as true cost, but {WITH_REWARD}", WITH_SFT, reward="learned", **UNSAFE
+)
+AUDITED_REWARDED = ladder(
+    "learned cost, audited, with a learned reward",
+    f"as audited, but {WITH_REWARD}",
+    WITH_SFT,
+    scorer="learned",
+    reward="learned",
+    audit=AUDIT,
+    **UNSAFE,
+)
+# In the order in which they are run.
 AUDITS = (
-    ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE),
-    ladder(
-        "learned cost, audited",
-        f"RSA on the learned cost, refreshed and calibrated by at most {AUDIT_BUDGET} labels",
-        ENTROPIC2,
-        scorer="learned",
-        audit=AUDIT,
-        **UNSAFE,
-    ),
-    ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
+    AUDITED,
+    TRUE_COST,
+    AUDITED_REWARDED,
+    TRUE_REWARDED,
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
-    ladder(
-        "learned cost, audited, with a learned reward",
-        "as audited, but α = 0, a learned reward in the rungs, and the likelihood of the chosen response",
-        WITH_SFT,
-        scorer="learned",
-        reward="learned",
-        audit=AUDIT,
-        **UNSAFE,
-    ),
+    ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
 )
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
 # labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain

@@ -17,6 +17,8 @@ from benchmarks.alignment.constraint_methods import (
     ABLATIONS,
     AUDIT_BUDGET,
     AUDIT_SEEDS,
+    AUDITED,
+    AUDITED_REWARDED,
     AUDITS,
     BUDGETS,
     CLIP,
@@ -28,6 +30,7 @@ from benchmarks.alignment.constraint_methods import (
     SCHEDULER,
     TAIL,
     TEST_SEEDS,
+    TRUE_COST,
 )
 
 
@@ -440,7 +443,7 @@ def _learned(rows: Sequence[Row]) -> str:
 
 
 # The rows of the audited ladder as it was before labels were weighed by their probability.
-ALIKE = f"{AUDITS[1].name}, labels alike"
+ALIKE = f"{AUDITED.name}, labels alike"
 
 
 def _beside(rows: Sequence[Row], true: Sequence[Row], audited: Sequence[Row]) -> str:
@@ -464,10 +467,10 @@ def _beside(rows: Sequence[Row], true: Sequence[Row], audited: Sequence[Row]) ->
 
 def _audits(rows: Sequence[Row]) -> str:
     """The audits, in both worlds, and whether they reach what was set before they were run."""
-    true, audited = (pick(rows, method=method.name) for method in AUDITS[:2])
+    true, audited = (pick(rows, method=method.name) for method in (TRUE_COST, AUDITED))
     met, n = _count(audited)
     lines, names = [], [method.name for method in AUDITS]
-    names.insert(2, ALIKE)
+    names.insert(1, ALIKE)
     for world in BUDGETS:
         for name in names:
             for budget in BUDGETS[world]:
@@ -519,7 +522,7 @@ def _searches(n: int) -> str:
 
 def _with_reward(rows: Sequence[Row], true: Sequence[Row]) -> str:
     """What the audits come to with the package's defaults of today and a learned reward."""
-    here = pick(rows, method=AUDITS[4].name)
+    here = pick(rows, method=AUDITED_REWARDED.name)
     if not here:
         return ""
     (met, n), share = _count(here), _share_kept(here, true)

@@ -15,10 +15,11 @@ from benchmarks.alignment.constraint_labeller import noisy_labeller
 from benchmarks.alignment.constraint_methods import (
     AUDIT_BUDGET,
     AUDIT_SEEDS,
-    AUDITS,
+    AUDITED,
     BUDGETS,
     METHODS,
     SCHEDULER,
+    TRUE_COST,
     Sizes,
 )
 from benchmarks.alignment.constraint_page import interval, paired, verdict, write_page
@@ -122,7 +123,7 @@ class TestAudits:
     @pytest.mark.slow
     def test_labels_find_what_the_learned_cost_is_blind_to(self):
         """Budget 3 is met from P(bad) = 0.02 on. The learned cost says nothing, so that a rung by it moves nothing."""
-        method = AUDITS[1]
+        method = AUDITED
         found = search(BlindLab(), method, 3.0)
         probability = 0.1 * np.exp(-float(found.policy))
         assert method.scorer == "learned" and 100 < found.labels <= AUDIT_BUDGET
@@ -135,7 +136,7 @@ class TestAudits:
             (out / name).write_bytes((TRACK / "results" / "constraint" / name).read_bytes())
         for share, said in (0.95, "It is reached"), (0.85, "It is not reached"):
             results = Results(out / "audits.csv", KEY)
-            for method, reward in (AUDITS[0], 1.0), (AUDITS[1], share):
+            for method, reward in (TRUE_COST, 1.0), (AUDITED, share):
                 for seed in AUDIT_SEEDS:
                     for world, budgets in BUDGETS.items():
                         for budget in budgets:
