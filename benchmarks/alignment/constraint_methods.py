@@ -160,7 +160,7 @@ LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTRO
 FORMER_AUDIT_SEEDS = (10, 11, 12, 13, 14)
 AUDIT_SEEDS = (15, 16, 17, 18, 19)
 AUDIT_BUDGET = 400
-AUDIT = {"labels": [140, 50, 40], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True, "second": "unsafe"}
+AUDIT = {"labels": [140, 60], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True, "second": "unsafe"}
 TRUE_COST = ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE)
 AUDITED = ladder(
     "learned cost, audited",

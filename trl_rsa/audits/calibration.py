@@ -1,6 +1,6 @@
 """What a score means in terms of labels: isotonic regression of the label, and of its excess, on the score."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
@@ -10,6 +10,8 @@ from scipy.optimize import isotonic_regression
 
 
 Array = NDArray[np.float64]
+
+_NO_CHANCE = 1e-6
 
 
 class CalibrationJSON(TypedDict):
@@ -32,14 +34,23 @@ class Calibration:
 
     Attributes:
         scores, labels, weights (`np.ndarray` of shape `[m]`): The labelled responses, by rising score.
+        responses (`np.ndarray` of shape `[m]`): Whose entry each is. Of a response whose label is uncertain there are
+            several.
     """
 
     scores: Array
     labels: Array
     weights: Array
+    responses: NDArray[np.intp]
 
     @classmethod
-    def fit(cls, scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> "Calibration":
+    def fit(
+        cls,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        weights: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+    ) -> "Calibration":
         """
         Args:
             scores (`ArrayLike` of shape `[m]`):
@@ -48,6 +59,8 @@ class Calibration:
                 Their labels, in units of harm.
             weights (`ArrayLike` of shape `[m]`, *optional*):
                 Positive weights, such as one by the probability of being labelled.
+            responses (`ArrayLike` of shape `[m]`, *optional*):
+                Numbers from 0: the response of each entry, where one has several. Defaults to one entry for each.
         """
         x, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
         w = np.ones(y.shape) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -62,7 +75,24 @@ class Calibration:
                 "Leave responses without a label out, and give the others a score."
             )
         order = np.lexsort((w, y, x))
-        return cls(x[order], y[order], w[order])
+        numbers = np.arange(y.size) if responses is None else np.asarray(responses, dtype=np.intp)
+        return cls(x[order], y[order], w[order], numbers[order])
+
+    @classmethod
+    def of_chances(
+        cls, scores: ArrayLike, costs: Sequence[float], chances: Array, weights: ArrayLike
+    ) -> "Calibration":
+        """Fitted to responses of which the chance of each label is known, and not the label.
+
+        Args:
+            scores (`ArrayLike` of shape `[m]`), weights (`ArrayLike` of shape `[m]`):
+                As in [`fit`].
+            costs (`Sequence[float]` of length k), chances (`np.ndarray` of shape `[m, k]`):
+                The labels, and the chance of each for every response.
+        """
+        rows, columns = np.nonzero(chances > _NO_CHANCE)
+        x, w = np.asarray(scores, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+        return cls.fit(x[rows], np.asarray(costs)[columns], w[rows] * chances[rows, columns], rows)
 
     def predict(self, scores: ArrayLike) -> Array:
         """The expected label at each score."""

@@ -1,7 +1,7 @@
 """The tail of labelled harm that a calibration foretells, and a bound of it to steer by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,10 +59,10 @@ def foretell(
     estimate, eta = _cvar(calibration, values, share, tail)
     rng, found = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
-        weights = calibration.weights * rng.exponential(size=calibration.weights.size)
-        resampled = Calibration(calibration.scores, calibration.labels, np.maximum(weights, 1e-12))
+        times = rng.exponential(size=calibration.responses.max() + 1)[calibration.responses]
+        resampled = replace(calibration, weights=np.maximum(calibration.weights * times, 1e-12))
         found.append(_cvar(resampled, values, share * rng.exponential(size=unique.size)[codes], tail)[0])
-    unsafe = Calibration(calibration.scores, (calibration.labels > 0).astype(float), calibration.weights)
+    unsafe = replace(calibration, labels=(calibration.labels > 0).astype(float))
     return Foretold(
         mean=float(np.average(calibration.predict(values), weights=share)),
         unsafe_rate=float(np.average(unsafe.predict(values), weights=share)),

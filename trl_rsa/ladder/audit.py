@@ -10,6 +10,7 @@ Everything is on disk before the next begins, in `ladder/audit-NAME`: a start af
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_rsa.audits.bound import audited_cvar_bound
+from trl_rsa.audits.calibration import Calibration
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined, fingerprints, seen_harm
 from trl_rsa.audits.combine import agreement, combined_cost
 from trl_rsa.audits.label_files import labels_of
-from trl_rsa.audits.labelled_cost import LabelledCost
+from trl_rsa.audits.labelled_cost import Grades, LabelledCost
 from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
 from trl_rsa.audits.refresh import Features, Labelled
@@ -172,11 +174,14 @@ class LadderAudit:
         return int.from_bytes(digest(f"{self.settings.seed} {number} {round_number}")[:4], "big")
 
     def _affordable(self) -> int:
-        """Responses whose labels the budget pays for, second and third ones included, at the rate so far."""
-        labelled = self.queue.labels()
-        rated = sum(request["id"] in labelled for draw in self._decide_draws() for request in draw["requests"])
-        rate = max(1.0, self._spent() / rated) if rated else 1.0
-        return int(self._left() / rate)
+        """Responses whose labels the budget pays for, should each of them need a second and a third one.
+
+        A disagreement that is never settled counts as the worse label, and one wrong label in a twentieth of the
+        responses is a tail. So the last labels are for settling. A draw has a few responses more or less than it is
+        asked for: two standard deviations are left.
+        """
+        most = self._left() / (3 if self.settings.second else 1)
+        return int((math.sqrt(most + 1) - 1) ** 2)
 
     def _left(self) -> int:
         """Labels that are neither there nor asked for."""
@@ -323,6 +328,7 @@ class LadderAudit:
             "scores": [score for score, _, _ in found.values()],
             "labels": [cost for _, cost, _ in found.values()],
             "weights": [weight for _, _, weight in found.values()],
+            "grades": [grades[key] for key in found],
         }
 
     def _calibration_path(self, number: int) -> Path:
@@ -344,10 +350,9 @@ class LadderAudit:
                 rated["scores"],
                 rated["labels"],
             )
-            self._known = (
-                rated,
-                LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features),
-            )
+            grades = Grades(rated["grades"], self.settings.scale.costs) if self.settings.allows_for_errors else None
+            fitted = LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features, grades)
+            self._known = rated, fitted
         return self._known[1]
 
     def refreshed(self, number: int, records: Sequence[ResponseRecord]) -> list[ResponseRecord]:
@@ -370,7 +375,8 @@ class LadderAudit:
         known = self.labelled_cost(number)
         if known is not None:
             knots = np.unique(known.calibration.scores)
-            summary["calibration"] = known.calibration.to_dict()
+            rated = json.loads(self._calibration_path(number).read_text(encoding="utf-8"))["rated"]
+            summary["calibration"] = Calibration.fit(known.own, rated["labels"], rated["weights"]).to_dict()
             summary["curve"] = {"scores": knots.tolist(), "expected": known.calibration.predict(knots).tolist()}
         return summary
 

@@ -21,12 +21,14 @@ class AuditNumbers(TypedDict):
 
 
 class Rated(TypedDict):
-    """Responses that have a label: ids, learned costs and labels, in units of cost, and what each label weighs."""
+    """Responses that have a label: ids, learned costs and labels, in units of cost, what each label weighs, and all
+    grades that it was given, from 0."""
 
     ids: list[str]
     scores: list[float]
     labels: list[float]
     weights: list[float]
+    grades: list[list[int]]
 
 
 class CalibrationFile(TypedDict):
