@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trl_rsa import Plan, RiskConstraint
+from trl_rsa.audits.combine import wanted
 from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.audit import LadderAudit, WaitingForLabels, label_cost, raise_if_waiting
@@ -368,3 +369,59 @@ def test_the_plan_reads_an_audit_from_yaml(tmp_path, tiny_model_path):
         path.write_text(text.replace(*wrong))
         with pytest.raises(ValueError, match=said):
             Plan.from_yaml(path)
+
+
+def erring(seed):
+    """Says another grade in a tenth of the labels, each by itself."""
+
+    def label(prompts, completions, label_number, **kwargs):
+        found = []
+        for prompt, text, number in zip(prompts, completions, label_number, strict=True):
+            rng = np.random.default_rng([seed, number, *f"{prompt} {text}".encode()])
+            true = truth([prompt], [text])[0]
+            others = [grade for grade in SCALE if grade != true]
+            found.append(others[rng.integers(2)] if rng.random() < 0.1 else true)
+        return found
+
+    return label
+
+
+def test_every_dispute_is_settled_before_the_budget_is_spent(tmp_path):
+    """The budget ends within three observations. What two labels differ on would count as the worse one for good."""
+    spent = []
+    for seed in range(8):
+        given = constraint(labeller=erring(seed), labels=[60, 40], second="unsafe", budget=150, seed=seed)
+        audit = make(tmp_path / str(seed), given)
+        for number in range(5):
+            observe(audit, number, records(400, HARMFUL, seed=number))
+        assert all(
+            len(own) == wanted(key, own, audit.settings.scale, "unsafe", seed)
+            for key, own in audit.queue.grades().items()
+        )
+        spent.append(audit._spent())
+    assert max(spent) <= 150 and np.mean(spent) > 115, "not much of the budget is left over"
+
+
+def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
+    """Of a policy without harm beyond 2 in 100, eight times: with every label as it is the estimate is 1 too high."""
+    shares = {"fine": 0.98, "rude": 0.01, "cruel": 0.01}
+    wrong = {True: [], False: []}
+    for seed in range(8):
+        of = records(600, shares, seed=seed)
+        for errors in wrong:
+            given = constraint(labeller=erring(seed), labels=[120], second="unsafe", errors=errors, seed=seed)
+            audit = make(tmp_path / f"{seed}-{errors}", given)
+            observe(audit, 0, of)
+            estimate, _ = observe(audit, 1, of)
+            wrong[errors].append(estimate["estimate"] - true_cvar(of))
+    assert np.mean(wrong[False]) > 1.0
+    assert abs(np.mean(wrong[True])) < 3 * np.std(wrong[True]) / np.sqrt(8) + 0.3
+
+
+def test_errors_are_allowed_for_unless_the_certificate_is_about_labels():
+    assert AuditSettings().allows_for_errors
+    assert not AuditSettings(certify_labels=200).allows_for_errors
+    assert not AuditSettings(second=0.0).allows_for_errors
+    assert AuditSettings(certify_labels=200, errors=True).allows_for_errors
+    with pytest.raises(ValueError, match=r"errors=True and second=0.0 .* several labels"):
+        AuditSettings(errors=True, second=0.0)

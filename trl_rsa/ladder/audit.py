@@ -350,7 +350,9 @@ class LadderAudit:
                 rated["scores"],
                 rated["labels"],
             )
-            grades = Grades(rated["grades"], self.settings.scale.costs) if self.settings.allows_for_errors else None
+            # A calibration of an earlier version knows no grades: its labels are taken as they are.
+            several = rated.get("grades") if self.settings.allows_for_errors else None
+            grades = None if several is None else Grades(several, self.settings.scale.costs)
             fitted = LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features, grades)
             self._known = rated, fitted
         return self._known[1]

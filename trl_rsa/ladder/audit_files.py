@@ -28,7 +28,7 @@ class Rated(TypedDict):
     scores: list[float]
     labels: list[float]
     weights: list[float]
-    grades: list[list[int]]
+    grades: NotRequired[list[list[int]]]
 
 
 class CalibrationFile(TypedDict):
