@@ -30,7 +30,9 @@ def test_the_budget_among_the_costs():
     assert place(1.6, [-1.0, 0.0, 1.0, 1.8]).endswith("few rungs, or none, may be needed.")
     assert place(1.6, [-1.0, 0.0, 1.0, 1.8], enough=False).endswith("is kept by 75% of them.")
     audited = AuditSettings(labeller=len, harm_scale={"safe": -1.0, "bad": 2.0})
-    assert "of them by the learned cost, and it is for the labels" in place(0.5, [-1.0, 1.0], audit=audited)
+    assert "of them as the learned cost has it (the budget itself is about the labels)" in place(
+        0.5, [-1.0, 1.0], audit=audited
+    )
     # A cost that finds all that the model says alike, and bad: there is nothing to prefer.
     assert "it said nothing within the budget. Look whether the scorer tells" in place(1.2, [1.7, 1.71, 1.69, 1.7])
 

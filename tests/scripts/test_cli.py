@@ -210,3 +210,17 @@ def test_data_command_refuses_bad_arguments(arguments, capsys):
     assert main(["data", *source, *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("trl-rsa data: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["nxt", "runs"], "next"),
+        (["next", "runs", "--outptu", "tasks.csv"], "--output"),
+        (["import", "runs", "tasks.csv", "--formt", "csv"], "--format"),
+        (["next", "runs", "--output", "tasks.csv", "--format", "cvs"], "csv"),
+    ],
+)
+def test_a_slip_in_a_subcommand_finds_what_was_meant(words, meant, capsys):
+    assert main(["audit", *words]) == 2
+    assert f". Did you mean {meant}?" in capsys.readouterr().err

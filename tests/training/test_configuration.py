@@ -21,11 +21,19 @@ ARGS = {"output_dir": "o", "use_cpu": True, "bf16": False, "report_to": "none"}
         ({"seed": -1}, "seed=-1"),
         ({"data_seed": 2**32}, "data_seed=4294967296"),
         ({"adam_beta2": 1.5}, "adam_beta2"),
+        ({"optim_args": "3x"}, "optim_args='3x' in the args of stage 1, but '3x' is no argument"),
+        ({"optim_args": "beta=1,"}, "but '' is no argument"),
+        ({"optim": "lomo"}, "optim='lomo' in the args of stage 1, but it is not installed here"),
     ],
 )
 def test_a_mistake_is_one_sentence(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_config("stage 1", ARGS | changes)
+
+
+def test_an_optimizer_that_is_there_is_taken():
+    for optim in ("adafactor", "adamw_torch", "sgd"):
+        assert make_config("stage 1", ARGS | {"optim": optim, "optim_args": "scale=1, other=x"}).optim == optim
 
 
 def test_a_scheduler_with_its_own_arguments_is_made():

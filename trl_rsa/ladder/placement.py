@@ -100,7 +100,7 @@ def _placed(
         f"budget {constraint.budget:g} is kept by {keep_it:.0%} of them"
     )
     if constraint.audit is not None:
-        said += " by the learned cost, and it is for the labels"
+        said += " as the learned cost has it (the budget itself is about the labels)"
     outside = int((found != clipped).sum())
     if outside:
         low, high = constraint.bounds

@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import zlib
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, _SubParsersAction
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +38,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 # A value such as -1e-3 or -5. is no flag; argparse knows -1 and -0.5 alone.
 _NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+# argparse: "invalid choice: 'nxt' (choose from 'next', 'import')"; later Pythons leave the inner quotes out.
+_NO_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
 class UsageError(ValueError):
@@ -152,18 +154,30 @@ def parse_arguments(
         given = any(word.split("=")[0] == "--config" for word in argv)
         if takes and not given and file and {file, "--config"} & set(message.split()):
             raise UsageError(f"{message}. Give the file as --config {file}.")
-        unknown = [flag for flag in re.findall(r"--[\w-]+", message) if flag not in parser._option_string_actions]
-        known = [*parser._option_string_actions, *others()] if unknown else []
-        raise UsageError(message + did_you_mean(unknown, known))
+        wrong = _NO_CHOICE.search(message)
+        if wrong:
+            raise UsageError(message + did_you_mean(wrong[1], re.split(r"'?, '?", wrong[2].strip("'"))))
+        flags = {flag for each in parsers for flag in each._option_string_actions}
+        # A flag that is missing may be there with a slip of the pen.
+        where = f"{message} {' '.join(argv)}" if "are required" in message else message
+        unknown = [flag for flag in re.findall(r"--[\w-]+", where) if flag not in flags]
+        raise UsageError(message + did_you_mean(unknown, [*flags, *others()] if unknown else []))
 
     parser.prog = prog
     parser.allow_abbrev = False
-    parser._negative_number_matcher = _NEGATIVE
-    parser.error = fail  # type: ignore[method-assign]
+    parsers = [parser, *_subparsers(parser)]
+    for each in parsers:
+        each._negative_number_matcher = _NEGATIVE
+        each.error = fail  # type: ignore[method-assign]
     for old, new in getattr(parser, "renamed", {}).items():
         if any(word.split("=")[0] == f"--{old}" for word in argv):
             raise UsageError(f"You set --{old}, but it is called --{new} now. Write --{new}.")
     return parser.parse_args(argv)
+
+
+def _subparsers(parser: ArgumentParser) -> list[ArgumentParser]:
+    several = [action.choices for action in parser._actions if isinstance(action, _SubParsersAction)]
+    return [each for choices in several for each in choices.values()]
 
 
 def _full_disk(error: BaseException) -> str | None:

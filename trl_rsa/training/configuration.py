@@ -47,10 +47,11 @@ def check_config(config: Any, where: str = "") -> None:
             Behind the name of an argument, in messages.
 
     Raises:
-        ValueError: if a number cannot be, nothing would be trained, the learning rate's scheduler does not take its
-            arguments, or a tracker is not installed.
+        ValueError: if a number cannot be, nothing would be trained, the optimizer cannot be had or does not take its
+            arguments, or neither does the learning rate's scheduler, or a tracker is not installed.
     """
     _check_numbers(where, config)
+    _check_optimizer(where, config)
     _check_scheduler(where, config)
     _check_trackers(where, config)
 
@@ -119,6 +120,31 @@ def _check_trackers(where: str, config: Any) -> None:
                 f"You set report_to={name!r}{where}, but it is not installed here. Install it with `pip install "
                 f"{PACKAGES[name][0]}`, or set report_to to none."
             )
+
+
+def _check_optimizer(where: str, config: Any) -> None:
+    """Its arguments can be read, and what it needs is installed."""
+    given = config.optim_args.replace(" ", "").split(",") if config.optim_args else []
+    wrong = [each for each in given if each.count("=") != 1]
+    if wrong:
+        raise ValueError(
+            f"You set optim_args={config.optim_args!r}{where}, but {wrong[0]!r} is no argument of an optimizer. Write "
+            "them as name=value,name=value."
+        )
+    name = getattr(config.optim, "value", config.optim)
+    if name.startswith("adamw_torch"):
+        return
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(config)
+    except ImportError as error:
+        raise ValueError(
+            f"You set optim={name!r}{where}, but it is not installed here: {_first_line(error)}. Install it, or set "
+            "another optim."
+        ) from error
+    except Exception:  # some ask for the model, which there is none of yet
+        return
 
 
 def _check_scheduler(where: str, config: Any) -> None:
