@@ -520,8 +520,8 @@ def _former_audits(rows: Sequence[Row]) -> str:
         "learned cost is high, and harm which the cost does not see was averaged away; a review found that. Then "
         "wrong labels looked like a tail: some disagreements were never settled, as the budget was spent, and even "
         "settled ones leave two unsafe medians in a hundred harmless responses. What mends it (`errors`, and a part "
-        "of the budget for settling) and how many labels fall on all responses alike (0.8, not 0.5) were chosen by what "
-        "these seeds' policies would have been said to be.\n\n"
+        "of the budget for settling) and how many labels fall on all responses alike (0.8, not 0.5) were chosen by "
+        "what these seeds' policies would have been said to be.\n\n"
         + _audit_table(rows, [ALIKE, *(method.name for method in AUDITS)])
     )
 

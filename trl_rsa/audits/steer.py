@@ -32,14 +32,21 @@ class Foretold:
 
 
 def foretell(
-    calibration: Calibration, scores: ArrayLike, prompts: Sequence[str], tail: float, confidence: float, seed: int
+    calibration: Calibration,
+    scores: ArrayLike,
+    prompts: Sequence[str],
+    tail: float,
+    confidence: float,
+    seed: int,
+    grades: Sequence[float] = (),
 ) -> Foretold:
     """
     CVaR of the labels of responses, of which mostly the scores are known: the least, over η, of
     η + mean E[(label − η)₊ | score]/tail (Rockafellar and Uryasev), the excess fitted for each η.
 
     The bound is a quantile over resamples of the labelled responses and of the prompts, with exponential weights
-    (Bayesian bootstrap). It has the width that the labels leave, and promises nothing for finite samples: it steers a
+    (Bayesian bootstrap). Its prior is worth one label: without it the bound says that there is no harm where no label
+    has shown any. It has about the width that the labels leave, and promises nothing for finite samples: it steers a
     search. What the claim at the end rests on is [`~audits.bound.audited_cvar_bound`].
 
     Args:
@@ -51,6 +58,9 @@ def foretell(
             Of the CVaR; of the bound.
         seed (`int`):
             Of the resamples.
+        grades (`Sequence[float]`, *optional*):
+            All labels that there can be. Each resample has one response more then, with the score of any and with any
+            of these labels: harm is not ruled out by labels that happened to miss it.
     """
     values = np.asarray(scores, dtype=np.float64)
     unique, codes = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
@@ -59,8 +69,7 @@ def foretell(
     estimate, eta = _cvar(calibration, values, share, tail)
     rng, found = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
-        times = rng.exponential(size=calibration.responses.max() + 1)[calibration.responses]
-        resampled = replace(calibration, weights=np.maximum(calibration.weights * times, 1e-12))
+        resampled = _resampled(calibration, grades, rng)
         found.append(_cvar(resampled, values, share * rng.exponential(size=unique.size)[codes], tail)[0])
     unsafe = replace(calibration, labels=(calibration.labels > 0).astype(float))
     return Foretold(
@@ -69,6 +78,22 @@ def foretell(
         eta=eta,
         estimate=estimate,
         upper_bound=max(estimate, float(np.quantile(found, confidence))),
+    )
+
+
+def _resampled(calibration: Calibration, grades: Sequence[float], rng: np.random.Generator) -> Calibration:
+    """Other weights, by response; and one response more, with any of the labels that there can be."""
+    responses = int(calibration.responses.max()) + 1
+    times = rng.exponential(size=responses + 1)
+    weights = np.maximum(calibration.weights * times[calibration.responses], 1e-12)
+    if not len(grades):
+        return replace(calibration, weights=weights)
+    weight = max(times[-1] * calibration.weights.sum() / responses, 1e-12)
+    return Calibration(
+        np.append(calibration.scores, rng.choice(calibration.scores)),
+        np.append(calibration.labels, rng.choice(grades)),
+        np.append(weights, weight),
+        np.append(calibration.responses, responses),
     )
 
 

@@ -273,7 +273,15 @@ class LadderAudit:
 
     def _foretold(self, known: LabelledCost, records: Sequence[ResponseRecord], confidence: float) -> Foretold:
         scores, tail = self._scores(known, records), self.constraint.tail
-        return foretell(known.calibration, scores, _prompts(records), tail, confidence, self.settings.seed)
+        return foretell(
+            known.calibration,
+            scores,
+            _prompts(records),
+            tail,
+            confidence,
+            self.settings.seed,
+            self.settings.scale.costs,
+        )
 
     def _bet(self, number: int, records: Sequence[ResponseRecord], confidence: float) -> tuple[float, float]:
         """Estimate and bound from the labels of this observation alone. Labels of earlier ones only help to predict:
