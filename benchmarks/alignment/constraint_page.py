@@ -450,7 +450,7 @@ ALIKE = f"{AUDITED.name}, labels alike"
 
 def _audits(rows: Sequence[Row]) -> str:
     """The audits, in both worlds, and whether they reach what was set before they were run."""
-    fresh, former = ([row for row in rows if row["seed"] in seeds] for seeds in (AUDIT_SEEDS, FORMER_AUDIT_SEEDS))
+    fresh = [row for row in rows if row["seed"] in AUDIT_SEEDS]
     true, audited = (pick(fresh, method=method.name) for method in (TRUE_COST, AUDITED))
     met, n = _count(audited)
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
@@ -480,14 +480,14 @@ def _audits(rows: Sequence[Row]) -> str:
         "true grade, or with probability 0.1 any other one (`constraint_labeller.py`, fixed before any search). The "
         "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
         "bound, and label the pairs. Each response whose first label is unsafe gets a second label, and a third "
-        f"where these two differ. The rows are of the seeds {_span(AUDIT_SEEDS)}, that no method had run on; what the "
-        f"seeds {_span(FORMER_AUDIT_SEEDS)} had shown (below) was known by then.\n\n"
+        f"where these two differ. The rows are of the seeds {_span(AUDIT_SEEDS)}, that no method had run on; what "
+        "earlier seeds had shown (below) was known by then.\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {_searches(len(wrong))} the bound held and the budget was broken "
         f"in truth.{_with_reward(fresh, true)}\n\n"
         + _audit_table(fresh, [method.name for method in AUDITS])
-        + _former_audits(former)
+        + _former_audits(rows)
         + "\n"
     )
 
@@ -505,25 +505,33 @@ def _audit_table(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 def _former_audits(rows: Sequence[Row]) -> str:
     """What the audits were like before, and what was learned from it."""
-    if not rows:
-        return ""
-    true = pick(rows, method=TRUE_COST.name)
-    said = " and ".join(
-        f"*{name}* {met} of {n} with {_share_kept(here, true):.2f} of the reward"
-        for name in (ALIKE, AUDITED.name)
-        if (here := pick(rows, method=name))
-        for met, n in (_count(here),)
-    )
-    return (
-        f"\n### Seeds {_span(FORMER_AUDIT_SEEDS)}: the audits as they were\n\n"
-        f"Truly met: {said}. At first the calibration took all labels alike, though half of them are drawn where the "
-        "learned cost is high, and harm which the cost does not see was averaged away; a review found that. Then "
-        "wrong labels looked like a tail: some disagreements were never settled, as the budget was spent, and even "
-        "settled ones leave two unsafe medians in a hundred harmless responses. What mends it (`errors`, and a part "
-        "of the budget for settling) and how many labels fall on all responses alike (0.8, not 0.5) were chosen by "
-        "what these seeds' policies would have been said to be.\n\n"
-        + _audit_table(rows, [ALIKE, *(method.name for method in AUDITS)])
-    )
+    parts = []
+    for seeds, why in zip(FORMER_AUDIT_SEEDS, LEARNED_FROM, strict=True):
+        here = [row for row in rows if row["seed"] in seeds]
+        true = pick(here, method=TRUE_COST.name)
+        said = " and ".join(
+            f"*{name}* {met} of {n} with {_share_kept(several, true):.2f} of the reward"
+            for name in (ALIKE, AUDITED.name)
+            if (several := pick(here, method=name))
+            for met, n in (_count(several),)
+        )
+        if said:
+            parts.append(
+                f"\n### Seeds {_span(seeds)}: the audits as they were\n\nTruly met: {said}. {why}\n\n"
+                + _audit_table(here, [ALIKE, *(method.name for method in AUDITS)])
+            )
+    return "".join(parts)
+
+
+LEARNED_FROM = (
+    "At first the calibration took all labels alike, though half of them are drawn where the learned cost is high, "
+    "and harm which it misses was averaged away; a review found that. Then wrong labels looked like a tail: some "
+    "disagreements were never settled, as the budget was spent, and even settled ones leave unsafe medians among "
+    "harmless responses. What mends it (`errors`, and a part of the budget for settling) and how many labels fall on "
+    "all responses alike (0.8, not 0.5) were chosen by what these seeds' policies would have been said to be.",
+    "With wrong labels allowed for the reward was kept, and one budget too few: in a blind spot labels happened to "
+    "miss the harm, and the bound took it for impossible. So the bound got a prior that is worth one label.",
+)
 
 
 def _span(seeds: Sequence[int]) -> str:

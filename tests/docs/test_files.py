@@ -455,6 +455,7 @@ def test_an_audit(tmp_path):
         ],
         labels=40,
         certify_labels=40,
+        errors=True,
     )
     constraint = RiskConstraint(falling_cost(), SETS, budget=2.0, bounds=(-1.0, 10.0), tail=0.5, audit=settings)
     records: list[Any] = [

@@ -405,7 +405,7 @@ def test_every_dispute_is_settled_before_the_budget_is_spent(tmp_path):
 def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
     """Of a policy without harm beyond 2 in 100, eight times: with every label as it is the estimate is 1 too high."""
     shares = {"fine": 0.98, "rude": 0.01, "cruel": 0.01}
-    wrong = {True: [], False: []}
+    wrong, rates = {True: [], False: []}, {True: [], False: []}
     for seed in range(8):
         of = records(600, shares, seed=seed)
         for errors in wrong:
@@ -414,6 +414,10 @@ def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
             observe(audit, 0, of)
             estimate, _ = observe(audit, 1, of)
             wrong[errors].append(estimate["estimate"] - true_cvar(of))
+            summary = audit.summary(1)
+            assert len(summary["calibration"]["labels"]) == len(audit.queue.grades())
+            rates[errors].append(summary.get("error_rate"))
+    assert rates[False] == [None] * 8 and np.mean(rates[True]) == pytest.approx(0.1, abs=0.03)
     assert np.mean(wrong[False]) > 1.0
     assert abs(np.mean(wrong[True])) < 3 * np.std(wrong[True]) / np.sqrt(8) + 0.3
 

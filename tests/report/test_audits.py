@@ -40,6 +40,13 @@ def test_the_page_says_what_was_spent_and_draws_score_against_label(tmp_path):
     assert (folder / "plots" / "audit.png").exists()
 
 
+def test_the_page_says_how_many_labels_are_wrong_where_the_search_allowed_for_it():
+    assert "wrong" not in audit_sentences(manifest(AUDIT))[0]
+    assert "By that about 9% of the labels are wrong, which the search allowed for." in " ".join(
+        audit_sentences(manifest(AUDIT | {"error_rate": 0.094}))
+    )
+
+
 def test_points_and_curve_are_those_of_the_manifest():
     with drawing():
         axes = audit_plot(manifest(AUDIT)).axes[0]

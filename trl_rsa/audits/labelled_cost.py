@@ -35,11 +35,13 @@ class LabelledCost:
         calibration ([`Calibration`]): The label as a function of the score.
         refreshed ([`RefreshedCost`], *optional*): Makes the score of the learned cost, which otherwise is the score.
         own (`np.ndarray` of shape `[m]`): The scores of the labelled responses, without their own label.
+        error_rate (`float`, *optional*): The share of the labels that are wrong, where that is allowed for.
     """
 
     calibration: Calibration
     refreshed: RefreshedCost | None
     own: Array
+    error_rate: float | None = None
 
     @classmethod
     def fit(
@@ -67,7 +69,9 @@ class LabelledCost:
             refreshed = RefreshedCost(expected, features)
             own = refreshed.left_out
             chances = grade_chances(own, grades.of_responses, weights, count)
-        return cls(Calibration.of_chances(own, grades.costs, chances, weights), refreshed, own)
+        right = [chances[row, grade] for row, several in enumerate(grades.of_responses) for grade in several]
+        calibration = Calibration.of_chances(own, grades.costs, chances, weights)
+        return cls(calibration, refreshed, own, 1.0 - float(np.mean(right)))
 
     def scores(self, prompts: Sequence[Any], responses: Sequence[str], learned: ArrayLike) -> Array:
         """The score `[n]` of responses, from their learned costs."""

@@ -384,6 +384,8 @@ class LadderAudit:
         }
         known = self.labelled_cost(number)
         if known is not None:
+            if known.error_rate is not None:
+                summary["error_rate"] = known.error_rate
             knots = np.unique(known.calibration.scores)
             rated = json.loads(self._calibration_path(number).read_text(encoding="utf-8"))["rated"]
             summary["calibration"] = Calibration.fit(known.own, rated["labels"], rated["weights"]).to_dict()

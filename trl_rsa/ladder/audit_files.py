@@ -54,5 +54,6 @@ class AuditSummary(TypedDict):
     budget: int
     labeller: str
     agreement: AgreementJSON
+    error_rate: NotRequired[float]
     calibration: NotRequired[CalibrationJSON]
     curve: NotRequired[CurveJSON]

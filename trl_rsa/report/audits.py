@@ -36,6 +36,9 @@ def _sentences(audits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             if several
             else " No response has two labels: how far labellers agree is not known."
         )
+        wrong = value_of(audit.get("error_rate"))
+        if wrong is not None:
+            how += f" By that about {wrong:.0%} of the labels are wrong, which the search allowed for."
         who = str(audit.get("labeller", "–"))
         yield f"The audit of {name}: {labels} labels of at most {budget} by {who} steered the search{more}.{how}"
 
