@@ -72,3 +72,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("left", ["constraint.jsonl", "ladder/rung-01/done.json"])
+def test_a_ladder_without_its_manifest_is_no_other_plan_s(left, tmp_path):
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).write_text("{}")
+    with pytest.raises(ValueError, match=r"a ladder without its manifest.json.*another output_dir"):
+        Manifest(make_plan(tmp_path))

@@ -212,3 +212,8 @@ def test_types_are_those_that_are_written_whatever_a_parser_has_made_of_them():
     hints_of.cache_clear()
     TrlParser((RSAConfig,))
     assert hints_of(RSAConfig)["lr_scheduler_kwargs"] == dict | str | None
+
+
+def test_a_model_is_not_written_into_its_own_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"You set model and output_dir to .*Set another output_dir"):
+        Plan([Stage("s", "a.jsonl")], model=str(tmp_path), output_dir=f"{tmp_path}/x/..")

@@ -118,6 +118,38 @@ def test_train_from_a_dpo_yaml_file(arguments, monkeypatch, tmp_path, make_prefe
     assert [row["step"] for row in history if "loss" in row] == [1, 2]
 
 
+def test_a_run_that_has_ended_is_not_trained_on(arguments, tmp_path):
+    """transformers would make one step more at each start."""
+    arguments |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
+    config = as_yaml(arguments, tmp_path / "dpo.yaml")
+    out = Path(arguments["output_dir"])
+    assert main(["train", *config]) == 0
+    before = (out / "model.safetensors").read_bytes()
+    assert main(["train", *config, "--resume_from_checkpoint", "true"]) == 0
+    assert (out / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    # More steps are another matter.
+    assert main(["train", *config, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0
+    assert (out / "checkpoint-3").is_dir() and (out / "model.safetensors").read_bytes() != before
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed(arguments, tmp_path, capsys, make_preference_dataset):
+    from datasets import DatasetDict
+
+    arguments |= {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    config = as_yaml(arguments, tmp_path / "dpo.yaml")
+    assert main(["train", *config]) == 0
+    resume = [*config, "--max_steps", "2", "--resume_from_checkpoint", "true"]
+    other = tmp_path / "other"
+    DatasetDict(train=make_preference_dataset(8, seed=7)).save_to_disk(str(other))
+    for change in (["--beta", "0.7"], ["--dataset_name", str(other)]):
+        assert main(["train", *resume, *change]) == 2
+        assert "belongs to a run with other settings, data or starting model" in capsys.readouterr().err
+    # What a checkpoint of another trainer belongs to is not known.
+    (Path(arguments["output_dir"]) / "checkpoint-1" / "complete.json").unlink()
+    assert main(["train", *resume, "--beta", "0.7"]) == 0
+
+
 def test_train_on_a_published_format(arguments, tmp_path, monkeypatch):
     """PKU-SafeRLHF rows, gzipped, by safety: the safer answer is chosen, as text in Safe RLHF's template."""
     path = tmp_path / "pku.jsonl.gz"

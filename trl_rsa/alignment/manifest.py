@@ -11,6 +11,7 @@ from trl_rsa.alignment.merges import MergeEntry
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.data.report import DataReportJSON
 from trl_rsa.ladder.human import HumanCounts
+from trl_rsa.ladder.observations import FILE_NAME as OBSERVATIONS
 from trl_rsa.ladder.summary import LadderSummary
 from trl_rsa.scoring.load import spec_fingerprint
 from trl_rsa.storage.files import write_json
@@ -192,6 +193,7 @@ class Manifest:
             self._check_models(models)
             self._check_results()
         else:
+            self._refuse_ladder()
             self.content = {
                 "schema_version": SCHEMA_VERSION,
                 "created": now(),
@@ -200,6 +202,15 @@ class Manifest:
                 "models": models,
                 "stages": [{"name": stage.name, "status": "planned"} for stage in plan.stages],
             }
+
+    def _refuse_ladder(self) -> None:
+        """Without the manifest nobody knows of which plan the rungs are, and they would be taken for this one's."""
+        folder = self.path.parent
+        if (folder / OBSERVATIONS).exists() or any(folder.glob("ladder/rung-*")):
+            raise ValueError(
+                f"You set the output_dir {folder}, but it holds a ladder without its {MANIFEST}, which says of which "
+                "plan the ladder is. Restore the file, or use another output_dir."
+            )
 
     def _read(self, described: dict[str, Any]) -> ManifestFile:
         content = self._load()

@@ -228,6 +228,11 @@ class Plan:
         self.output_dir = str(self.output_dir)
         if not self.output_dir.strip():
             raise ValueError("You set output_dir to nothing, but models and records are written there. Name a folder.")
+        if isinstance(self.model, str) and Path(self.model).resolve() == Path(self.output_dir).resolve():
+            raise ValueError(
+                f"You set model and output_dir to {self.output_dir}, but what is written there would count as a part "
+                "of the model. Set another output_dir."
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(
                 f"You set seed={self.seed!r}, but random generators take a whole number from 0 to 2³¹ − 1. Set one."

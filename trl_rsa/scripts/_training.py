@@ -29,6 +29,53 @@ def launch_training(command: str, training_args: Any, argv: list[str], launcher:
     return 0
 
 
+# A run may be made longer, and be evaluated otherwise, when it goes on.
+_FREE = ("max_steps", "num_train_epochs", "resume_from_checkpoint", "local_rank", "eval_", "per_device_eval_", "save_")
+_ENDS = 1000  # rows of each end of the data that tell it from other data
+
+
+def identity_of(training_args: Any, dataset: Any, start: str | None, adapter: Any) -> str:
+    """What the checkpoints of a run belong to: settings, data, and the model that it starts from.
+
+    Args:
+        training_args (`TrainingArguments`):
+            Of the trainer.
+        dataset (`Dataset`):
+            What it trains on. Of a stream nothing is known.
+        start (`str`, *optional*):
+            The identity of the starting model.
+        adapter:
+            The configuration of a new adapter.
+    """
+    from trl_rsa.data import fingerprint
+    from trl_rsa.training.checkpoints import run_identity
+
+    arguments = {name: value for name, value in training_args.to_dict().items() if not name.startswith(_FREE)}
+    data: dict[str, Any] = {}
+    if hasattr(dataset, "__len__"):
+        rows = sorted({*range(min(_ENDS, len(dataset))), *range(max(0, len(dataset) - _ENDS), len(dataset))})
+        data = {"rows": len(dataset), "fingerprint": fingerprint(dataset.select(rows))}
+    return run_identity(arguments | {"adapter": repr(adapter)}, data, str(start))
+
+
+def check_resumed(resume: str | bool | None, output_dir: str, run: str) -> Path | None:
+    """The checkpoint that a run goes on from, if it is known.
+
+    Raises:
+        ValueError: if it belongs to another run. Checkpoints of other trainers say nothing of theirs.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from trl_rsa.training.checkpoints import MARKER, check_run
+
+    latest = get_last_checkpoint(output_dir) if resume is True and Path(output_dir).is_dir() else None
+    found = latest if resume is True else resume
+    checkpoint = Path(found) if isinstance(found, str) else None
+    if checkpoint is not None and (checkpoint / MARKER).is_file():
+        check_run(checkpoint, run)
+    return checkpoint
+
+
 def checkpoint_to_resume(resume: str | bool | None) -> str | bool | None:
     """On the command line, `true` is text; a YAML file has the truth value itself."""
     if isinstance(resume, str) and resume.lower() in ("true", "false"):

@@ -23,9 +23,11 @@ from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
 from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
 from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
-from trl_rsa.scripts._training import checkpoint_to_resume, launch_training
+from trl_rsa.scripts._training import check_resumed, checkpoint_to_resume, identity_of, launch_training
 from trl_rsa.storage.hub import why_not_loaded
 from trl_rsa.trainer import RSATrainer
+from trl_rsa.training.anchor import model_identity
+from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last
 from trl_rsa.training.configuration import check_config
 from trl_rsa.training.launcher import Launcher
 
@@ -104,19 +106,27 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
         seed=training_args.seed,
         eos_token=_eos_token(model, model_args) if script_args.dataset_template == "safe-rlhf" else None,
     )
+    peft_config = get_peft_config(model_args)
+    run = identity_of(training_args, train_dataset, model_identity(model, model_args.model_revision), peft_config)
+    checkpoint = check_resumed(resume, training_args.output_dir, run)
     trainer = RSATrainer(
         model=model,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
+        peft_config=peft_config,
+        callbacks=[CheckpointMarker(None, run)],
     )
     if script_args.ignore_bias_buffers:  # TRL's workaround for DDP, which cannot broadcast boolean buffers in place
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
         ]
-    trainer.train(resume_from_checkpoint=resume)
+    if checkpoint is not None and has_ended(checkpoint, training_args):
+        trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
+        load_last(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=resume)
     check_finite(trainer.model, "this training")
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")

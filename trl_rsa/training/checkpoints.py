@@ -161,6 +161,14 @@ def is_last(checkpoint: Path) -> bool:
     return state.global_step >= state.max_steps
 
 
+def has_ended(checkpoint: Path, args: TrainingArguments) -> bool:
+    """Whether a run as long as `args` say ended with `checkpoint`; that may be longer than the one which wrote it."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if args.max_steps > 0:
+        return state.global_step >= args.max_steps
+    return is_last(checkpoint) and (state.epoch or 0.0) >= args.num_train_epochs
+
+
 def engine_of(args: TrainingArguments) -> EngineJSON:
     """What trains, for the manifest and the marker of a checkpoint."""
     if args.deepspeed_plugin is not None:
