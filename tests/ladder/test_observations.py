@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import redirect_stdout
 
+import pytest
 from rich.console import Console
 
 from trl_rsa.ladder import progress
@@ -29,6 +30,13 @@ def test_observations_are_appended_and_a_cut_line_is_removed(tmp_path):
     assert read_observations(path) == [{"number": 0, "reason": "λ"}]
     append_observation(path, {"number": 1})
     assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "constraint.jsonl"
+    path.write_text('{"number": 0}\n{"numb\n{"number": 2}\n')
+    with pytest.raises(ValueError, match=r"lacks its observation 1: a line is damaged or gone"):
+        read_observations(path)
 
 
 def test_an_observation_in_one_line_and_in_trackers():

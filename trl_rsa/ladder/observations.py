@@ -53,8 +53,19 @@ class ObservationRecord(TypedDict):
 
 
 def read_observations(path: Path) -> list[ObservationRecord]:
-    """The observations so far, without a line that a kill cut off: what it said follows from the records."""
-    return [cast(ObservationRecord, line) for line in read_lines(path)]
+    """The observations so far, without a line that a kill cut off: what it said follows from the records.
+
+    Raises:
+        ValueError: if one before the last cannot be read.
+    """
+    found = [cast(ObservationRecord, line) for line in read_lines(path)]
+    for place, entry in enumerate(found):
+        if entry.get("number") != place:
+            raise ValueError(
+                f"You resume a ladder, but {path} lacks its observation {place}: a line is damaged or gone. Restore "
+                "the file, or use another output_dir."
+            )
+    return found
 
 
 def append_observation(path: Path, entry: ObservationRecord) -> None:
