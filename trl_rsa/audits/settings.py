@@ -39,8 +39,8 @@ class AuditSettings:
         rounds (`int`, *optional*, defaults to 1):
             In how many draws they are drawn. With `refresh` the second draw knows what the first has found.
         budget (`int`, *optional*, defaults to 400):
-            Labels in all, second and third ones included. When they are spent the ladder goes on with the calibration
-            that it has.
+            Labels in all, second and third ones included: no more responses are drawn than can have three labels
+            each. When they are spent the ladder goes on with the calibration that it has.
         uniform (`float`, *optional*, defaults to 0.8):
             Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
             high.
