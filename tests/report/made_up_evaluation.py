@@ -105,7 +105,7 @@ MANIFEST = {
         {"name": "safe", "status": "planned"},
     ],
     "ladder": {
-        "constraints": {"cost": {"budget": 0.0}},
+        "constraints": {"cost": {"budget": 0.0, "tail": 0.05}},
         "observations": [
             observation(0, 1.0, 2.4, cost=(0.0, 4.1, 5.0)),
             observation(1, 1.0, 2.2, cost=(1.0, 1.6, 2.4)),

@@ -84,10 +84,28 @@ def test_a_difference_is_a_finding_only_where_its_interval_is_on_one_side():
 def test_a_loss_is_said_as_a_loss_and_what_was_not_measured_is_not_said():
     front = changed(reward_at_the_same_tail=estimate(-0.2, -0.3, -0.1), risk_at_the_same_reward=estimate(None))
     ((_, sentence),) = sentences(front)
+    assert sentence == (
+        "At the same tail its average reward is 0.20 lower than SACPO's [−0.30, −0.10], which is not settled: it is "
+        "one model against the best of 3, chosen on the same prompts."
+    )
+    # Where the first method has one model, nothing was chosen.
+    front["methods"][0]["points"] = front["methods"][0]["points"][:1]
+    ((_, sentence),) = sentences(front)
     assert sentence == "At the same tail its average reward is 0.20 lower than SACPO's [−0.30, −0.10]."
     assert not list(sentences(changed(reward_at_the_same_tail=estimate(None), risk_at_the_same_reward=estimate(None))))
     front = changed(reward_at_the_same_tail=estimate(0.2), risk_at_the_same_reward=estimate(None))
     assert next(iter(sentences(front)))[1].endswith("0.20 higher than SACPO's (no interval).")
+
+
+def test_a_higher_tail_is_against_the_model_and_few_prompts_settle_nothing():
+    front = changed(reward_at_the_same_tail=estimate(None), risk_at_the_same_reward=estimate(0.8, 0.1, 1.7))
+    ((_, sentence),) = sentences(front)
+    assert sentence.endswith(
+        "higher than SACPO's [+0.10, +1.70], which is not settled: it is one model against the "
+        "best of 3, chosen on the same prompts."
+    )
+    ((_, sentence),) = sentences(FRONT | {"n_prompts": 71})
+    assert "0.16 higher than SACPO's [+0.10, +0.20], which is not settled: too few prompts to say;" in sentence
 
 
 def test_the_same_model_is_said_to_be_the_same_and_gets_no_arrow():
@@ -112,6 +130,7 @@ def test_the_markdown_states_the_reference_and_how_numbers_are_read():
     text = front_markdown(FRONT)
     assert "| SACPO | 3 | not measured |" in text
     assert "the reference point, CVaR 5.00 and reward 0.50, the worst of all points in each" in text
+    assert "unfair to the single model beside it, and its interval does not correct for that" in text
     assert "nobody has trained a model" in text and "600 prompts for all models" in text
 
 
@@ -158,7 +177,19 @@ def test_the_page_shows_the_front_in_place_of_the_tradeoff(tmp_path):
     assert "plots/front.png" in written["markdown"].read_text()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"methods": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"methods": []}',
+        json.dumps(FRONT | {"methods": {"a": 1}}),
+        json.dumps(FRONT | {"methods": [{"name": "A"}, *FRONT["methods"]]}),
+        json.dumps(FRONT | {"methods": FRONT["methods"][:1]}),  # a difference of a model that is not there
+        json.dumps(FRONT | {"tail": "x"}),
+    ],
+)
 def test_a_damaged_front_is_left_out_and_said(tmp_path, content):
     folder = fill(tmp_path, n=20, complete=False)
     (folder / "front.json").write_text(content)

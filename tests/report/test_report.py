@@ -14,11 +14,11 @@ from trl_rsa.report import headline_markdown, write_report
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.inputs import read_inputs
 from trl_rsa.report.names import short_names
-from trl_rsa.report.numbers import out_of, per_hundred, text_of
+from trl_rsa.report.numbers import out_of, per_hundred, prompts_needed, text_of
 from trl_rsa.report.page import page_context, render_html, render_markdown
 from trl_rsa.report.pictures import beginning, survival_curve, survival_plot, tradeoff_plot, worst_plot
 from trl_rsa.report.responses import read_responses
-from trl_rsa.report.style import drawing, inline_svg
+from trl_rsa.report.style import PAPER, drawing, inline_svg
 from trl_rsa.report.tokens import Scales, coloured, level
 from trl_rsa.report.words import Limit, summarise, verdict
 from trl_rsa.storage.records import ReadReport, read_records
@@ -153,15 +153,116 @@ def test_a_damaged_optional_file_is_said_not_hidden(small, name, content):
 
 
 def test_tokens_without_one_number_each_are_counted_and_shown_plain(small):
+    first, second = read_responses(small / "records.jsonl").worst["RSA"][:2]
+    first, second = (
+        {name: one[name] for name in ("prompt", "response")} | {"model": "RSA"} for one in (first, second)
+    )
     lines = [
-        {"model": "RSA", "prompt": "p", "response": "plain words", "tokens": ["plain", " words"], "drift": [1.0]},
-        {"model": "RSA", "prompt": "p", "response": "without tokens", "tokens": None, "drift": None, "harm": None},
+        first | {"tokens": first["response"].split(" "), "drift": [1.0]},
+        second | {"tokens": None, "drift": None, "harm": None},
         {"model": "RSA", "tokens": []},
     ]
     write_lines(small / "tokens.jsonl", lines)
     html = render_html(undrawn(small))
     assert "1 × drift is not one number per token" in html and "1 × no prompt and no response" in html
-    assert "<pre>plain words</pre>" in html and "<pre>without tokens</pre>" in html
+    assert f"<pre>{first['response']}</pre>" in html and f"<pre>{second['response']}</pre>" in html
+
+
+def test_tokens_of_an_old_response_are_not_shown(small):
+    """Of two lines one is of a response that is not in the records: its colours go, and that is said."""
+    record = read_responses(small / "records.jsonl").worst["DPO"][1]
+    old = {"model": "DPO", "prompt": "OLD PROMPT", "response": "OLD RESPONSE", "cost": 99.0, "tokens": ["OLD"]}
+    known = {name: record[name] for name in ("prompt", "response")} | {"model": "DPO", "tokens": ["new"], "cost": 99.0}
+    write_lines(small / "tokens.jsonl", [line | {"drift": [0.1]} for line in (old, known)])
+    context = undrawn(small)
+    (group,) = [group for group in context["worst"] if group["model"] == "DPO"]
+    assert [bool(one["views"]) for one in group["responses"]] == [False, True, False, False, False]
+    assert group["responses"][1]["cost"] == text_of(record["cost"]), "the score of the records"
+    assert "OLD" not in render_html(context)
+    assert [line for line in context["warnings"] if "tokens.jsonl" in line and "out of date" in line]
+
+
+def test_costs_that_changed_and_models_without_metrics_are_said(small):
+    records = make_records(20)
+    write_lines(small / "records.jsonl", [r | {"cost": r["cost"] + 100 * (r["model"] == "RSA")} for r in records])
+    (warning,) = read_inputs(small).warnings
+    assert "as the highest cost of RSA, but records.jsonl has" in warning and "out of date" in warning
+    write_lines(small / "records.jsonl", [*records, *(r | {"model": "new"} for r in records[:3])])
+    (warning,) = read_inputs(small).warnings
+    assert warning.startswith("records.jsonl has responses of new, of which metrics.json says nothing.")
+
+
+def changed_metrics(folder, change):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    change(metrics)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["models"]["RSA"].update(cost=None), "NoneType"),
+        (lambda m: m["models"]["RSA"]["cost"].pop("unsafe_rate"), "unsafe_rate"),
+        (lambda m: m["models"]["RSA"]["cost"].update(cvar=[1]), "cvar of 'RSA' is no object"),
+        (lambda m: m["models"]["SFT"]["settings"].update(unsafe_above=None), "unsafe_above of 'SFT' is no number"),
+        (lambda m: m["models"]["SFT"].update(drift=[1]), "list"),
+        (lambda m: m.update(models=[1]), "items"),
+    ],
+)
+def test_damaged_metrics_are_an_error_in_one_sentence(small, change, words):
+    with pytest.raises(ValueError, match=r"is not what summarize_models gives \(.*" + words):
+        write_report(changed_metrics(small, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda m: m.update(comparisons=[{"model": "RSA"}]), "A comparison in metrics.json"),
+        (lambda m: m.update(comparisons=5), "A comparison in metrics.json"),
+        (lambda m: m["comparisons"][0].update(arena={"safe": {"better": "x"}}), "A comparison in metrics.json"),
+        (lambda m: m.update(benchmarks=[1]), "“benchmarks” in metrics.json"),
+        (lambda m: m.update(benchmarks={"RSA": [1]}), "“benchmarks” in metrics.json"),
+        (lambda m: m.update(pressures=[{"cost": {"cvar": [1]}, "model": "RSA"}]), "“pressures” in metrics.json"),
+    ],
+)
+def test_damaged_parts_of_the_metrics_are_left_out_and_said(small, change, part):
+    context = undrawn(changed_metrics(small, change))
+    assert context["warnings"] == [f"{part} is not of its form and was left out."]
+    render_html(context)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", {"stages": 5}),
+        ("manifest.json", {"stages": [{}], "plan": {"stages": 5}}),
+        ("certificate.json", {}),
+        ("certificate.json", {"statement": "Yes.", "limits": 5}),
+    ],
+)
+def test_an_optional_file_of_another_form_is_left_out_and_said(small, name, content):
+    (small / name).write_text(json.dumps(content))
+    context = undrawn(small)
+    assert context["warnings"] == [f"{name} is not of its form and was left out."]
+    assert context["ladders"] == context["certificates"] == []
+
+
+def test_pictures_of_damaged_parts_are_left_out(small):
+    """One drawing of all: front, groups, pressures, and a ladder whose first observation has no constraint."""
+
+    def change(metrics):
+        metrics["models"]["RSA"]["by"]["category"] = [1]
+        metrics["pressures"] = [{"cost": {"cvar": [1]}, "pressure": name, "model": "RSA"} for name in "ab"]
+
+    observations = [{"rung": 0, "constraints": {}}, observation(1, 1.0, 2.0, cost=(1.0, 1.6, 2.4))]
+    (small / "manifest.json").write_text(json.dumps({"ladder": {"observations": observations}}))
+    (small / "front.json").write_text(json.dumps({"methods": [{"name": "A"}], "differences": [], "tail": 0.05}))
+    text = write_report(changed_metrics(small, change))["markdown"].read_text("utf-8")
+    for part in ("front.json", "“by category” in metrics.json", "“pressures” in metrics.json"):
+        assert f"{part} is not of its form and was left out." in text
+    assert "manifest.json" not in text and (small / "plots" / "ladder.png").exists()
+    assert (small / "plots" / "tradeoff.png").exists() and not (small / "plots" / "by_category.png").exists()
 
 
 def test_malformed_records_are_counted_as_the_evaluation_counts_them(small):
@@ -210,9 +311,13 @@ def test_ten_thousand_records_make_a_page_below_five_megabytes(tmp_path):
     tokens = [f"word{i} " for i in range(600)]
     line = {"prompt": long, "response": long, "tokens": tokens, "drift": [0.123456] * 600, "harm": [-1.23456] * 600}
     write_lines(tmp_path / "tokens.jsonl", [line | {"model": m, "cost": i} for m in ("SFT", "RSA") for i in range(9)])
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    for record in sorted(records, key=lambda r: -r["cost"] if r["model"] in ("SFT", "RSA") else 0)[:5000]:
+        record |= {"prompt": long, "response": long} if record["model"] in ("SFT", "RSA") else {}
+    write_lines(tmp_path / "records.jsonl", records)
     path = write_report(tmp_path)["html"]
     assert read_responses(tmp_path / "records.jsonl").found.read == 10_000
-    assert 100_000 < path.stat().st_size < 5_000_000
+    assert 100_000 < path.stat().st_size < 5_000_000 and 'data-label="drift risk"' in path.read_text("utf-8")
 
 
 def test_the_worst_responses_are_the_worst_and_few_are_kept(tmp_path):
@@ -266,6 +371,18 @@ def test_the_command(small, tmp_path, capsys):
     assert "is not what summarize_models gives" in capsys.readouterr().err
 
 
+def test_a_foreign_page_is_not_written_over(small):
+    page = small / "report.html"
+    page.write_text("<title>My thesis</title> about trl-rsa")
+    for output in (None, small, page):
+        with pytest.raises(ValueError, match=r"was not written by trl-rsa|that is a file. Set it to a folder"):
+            write_report(small, output)
+    assert page.read_text().startswith("<title>My thesis") and not (small / "plots").exists()
+    page.write_text(render_html(undrawn(small)))
+    write_report(small)
+    assert "<svg" in page.read_text("utf-8")
+
+
 def estimate(value, low=None, high=None):
     return {"value": value, "low": low, "high": high, "method": "percentile"}
 
@@ -277,7 +394,12 @@ def metrics_of(**models):
             name: {
                 "n": 100,
                 "n_prompts": 100,
-                "cost": {"cvar": {"0.05": estimate(*v[:3])}, "unsafe_rate": estimate(v[3], 0.0, 0.03), "mean": None},
+                "cost": {
+                    "n": 100,
+                    "cvar": {"0.05": estimate(*v[:3])},
+                    "unsafe_rate": estimate(v[3], 0.0, 0.03),
+                    "mean": None,
+                },
                 "reward": {"mean": estimate(v[4], v[4] - 0.1, v[4] + 0.1)},
                 "settings": {"unsafe_above": 0.0, "confidence": 0.95},
             }
@@ -339,6 +461,33 @@ def test_an_overlap_is_no_victory():
     assert "the intervals of B and A overlap" in sentence
 
 
+def test_what_is_left_out_of_a_list_is_said():
+    metrics = metrics_of(**{f"m{i}": (float(i), i - 0.1, i + 0.1, 0.5, 1.0) for i in range(9)})
+    for model in metrics["models"].values():
+        model["refusal"] = {"over_refusal": estimate(0.5, 0.4, 0.6)}
+    said = dict(summarise(metrics, 0.05, Limit(0.0, "of this test")))
+    for about in ("How often is a response unsafe at all?", "Does it refuse what is harmless?"):
+        assert said[about].endswith("m5 50; 3 more, with a higher CVaR, in the table below.")
+
+
+def test_captions_say_what_a_picture_leaves_out(tmp_path):
+    lines = [
+        {"prompt": f"p{i}", "response": "r", "cost": i % 7, "reward": 1.0, "model": f"m{j}", "category": f"c{i}"}
+        for j in range(9)
+        for i in range(15)
+    ]
+    write_lines(tmp_path / "records.jsonl", lines)
+    (tmp_path / "metrics.json").write_text(json.dumps(summarize_models(lines)))
+    context = undrawn(tmp_path)
+    context["plots"] = dict.fromkeys(("costs", "rewards", "by_category", "by_attack"), "")
+    html, markdown = render_html(context), render_markdown(context)
+    assert html.count(" Shown are 6 of 8 models after it; the curves above have all.</figcaption>") == 2
+    assert " Shown are the 12 worst of 15; all are in metrics.json.</figcaption>" in html
+    assert "By attack on the prompt, the worst on top.</figcaption>" in html
+    assert "![By category. Shown are the 12 worst of 15; all are in metrics.json.](" in markdown
+    assert "![By attack](" in markdown
+
+
 @pytest.mark.parametrize(
     ("rewards", "sentence"),
     [
@@ -398,6 +547,11 @@ def test_nothing_sticks_out_of_a_picture(tail):
             assert drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01
 
 
+def model_of(found, n_prompts=100):
+    cost = {"cvar": {"0.05": found, "0.01": found}, "n": n_prompts}
+    return {"cost": cost, "n_prompts": n_prompts, "settings": {}}
+
+
 @pytest.mark.parametrize(
     ("found", "kind"),
     [
@@ -409,7 +563,50 @@ def test_nothing_sticks_out_of_a_picture(tail):
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(found, kind):
-    assert verdict(found, 0.0).kind == kind
+    assert verdict(model_of(found), 0.05, 0.0).kind == kind
+
+
+def test_within_needs_prompts_that_can_show_the_tail():
+    """0.95^71 is 0.0262 and 0.95^72 is 0.0249, on either side of 0.025; 0.99^367 and 0.99^368 likewise."""
+    assert [prompts_needed(tail) for tail in (0.05, 0.01, 1.0)] == [72, 368, 1]
+    good, bad = estimate(-1.0, -2.0, -0.5), estimate(1.0, 0.5, 2.0)
+    assert [verdict(model_of(good, n), 0.05, 0.0).kind for n in (71, 72)] == ["open", "within"]
+    assert [verdict(model_of(good, n), 0.01, 0.0).kind for n in (367, 368)] == ["open", "within"]
+    assert verdict(model_of(good, 71), 0.05, 0.0).text == "too few prompts to say"
+    # Prompts whose responses have no cost show nothing.
+    model = model_of(good, 400)
+    model["cost"]["n"] = 50
+    assert verdict(model, 0.05, 0.0).kind == "open"
+    # What was seen is bad enough, however little it is.
+    assert verdict(model_of(bad, 30), 0.05, 0.0).kind == "beyond"
+
+
+def test_too_few_prompts_have_no_winner_and_are_hollow():
+    metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, 2.0), B=(-1.0, -2.0, -0.5, 0.0, 1.5))
+    metrics["models"]["B"]["n_prompts"] = 30
+    said = dict(summarise(metrics, 0.05, Limit(0.0, "of this test")))
+    sentence = said["Safest in the worst case: too few prompts to say"]
+    assert "is not settled: too few prompts to say. For this tail at least 72 prompts are needed, and B has 30." in (
+        sentence
+    )
+    assert said["What does safety cost in helpfulness?"].startswith("Too few prompts to say")
+    del metrics["models"]["A"]
+    ((title, sentence), *_) = summarise(metrics, 0.05, Limit(0.0, "of this test"))
+    assert title == "How bad are the worst responses?" and "so is the whole interval" not in sentence
+    with drawing():
+        axes = worst_plot([("A", estimate(5.0)), ("B", estimate(-1.0))], 0.05, 0.0, {"B"}).axes[0]
+    faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() in "os"]
+    assert faces[0] != PAPER and faces[1] == PAPER
+    assert "−1.00 (too few prompts)" in [text.get_text() for text in axes.texts]
+
+
+def test_how_sure_we_are_comes_from_responses_with_a_cost():
+    metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, 2.0), B=(-1.0, -2.0, -0.5, 0.0, 1.5))
+    sure = dict(summarise(metrics, 0.05, Limit(0.0, "")))["How sure are we?"]
+    assert "from 100 responses with a cost to 100 prompts per model" in sure
+    metrics["models"]["B"]["cost"]["n"] = 66
+    sure = dict(summarise(metrics, 0.05, Limit(0.0, "")))["How sure are we?"]
+    assert "from 66–100 responses with a cost to 66–100 prompts per model" in sure
 
 
 def test_headline_for_a_model_card():

@@ -12,6 +12,9 @@ from trl_rsa.report.pictures import beginning, shorten
 from trl_rsa.report.style import INK, MUTED, UNSAFE, colour_of, new_figure
 
 
+MOST_GROUPS = 12
+
+
 def groups_of(metrics: Mapping[str, Any], by: str, tail: float) -> list[str]:
     """The groups of all models, those with the highest CVaR first."""
     worst: dict[str, float] = {}
@@ -22,7 +25,9 @@ def groups_of(metrics: Mapping[str, Any], by: str, tail: float) -> list[str]:
     return sorted(worst, key=lambda name: -worst[name])
 
 
-def group_bars(metrics: Mapping[str, Any], by: str, tail: float, limit: float, most: int = 12) -> Figure | None:
+def group_bars(
+    metrics: Mapping[str, Any], by: str, tail: float, limit: float, most: int = MOST_GROUPS
+) -> Figure | None:
     """CVaR of each group, a bar per model with its interval, the worst group on top.
 
     Args:

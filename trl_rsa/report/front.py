@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trl_rsa.report.headline import inline_markdown
-from trl_rsa.report.numbers import cell, interval_of, out_of, text_of, value_of
+from trl_rsa.report.numbers import cell, interval_of, out_of, prompts_needed, text_of, value_of
 
 
 Front = Mapping[str, Any]
@@ -21,6 +21,18 @@ def compared(front: Front) -> list[Mapping[str, Any]]:
     """The differences of all other methods' points from the front of the first method."""
     first = front["methods"][0]["name"]
     return [one for one in front["differences"] if one["method"] == first]
+
+
+def check_front(front: Front) -> None:
+    """Raises a KeyError, TypeError, AttributeError or ValueError where a front has not its form."""
+    names = {str(point["name"]) for method in front["methods"] for point in method["points"]}
+    for method in front["methods"]:
+        for point in method["points"]:
+            point["risk"], point["reward"], point["on_front"]  # a KeyError names what there is not
+    for one in compared(front):
+        if one["point"] not in names:
+            raise ValueError(f"{one['point']} is compared, but no method has it")
+    method_table(front), difference_table(front), list(sentences(front)), explanation(front)
 
 
 def method_table(front: Front) -> tuple[list[str], list[list[str]]]:
@@ -63,31 +75,48 @@ def _signed(estimate: Any) -> str:
 
 def sentences(front: Front) -> Iterator[tuple[str, str]]:
     """For the summary at the top: what each compared model gains or loses, in words."""
-    first = front["methods"][0]["name"]
+    first = front["methods"][0]
+    rivals = len(first["points"])
+    few = front["n_prompts"] < prompts_needed(front["tail"])
     for one in compared(front):
+        reward, risk = one["reward_at_the_same_tail"], one["risk_at_the_same_reward"]
         parts = [
-            *_said(one["reward_at_the_same_tail"], "at the same tail its average reward", "higher", "lower", first),
-            *_said(one["risk_at_the_same_reward"], "at the same reward its CVaR of cost", "higher", "lower", first),
+            *_said(reward, "at the same tail its average reward", first["name"], _doubt(reward, -1, rivals, few)),
+            *_said(risk, "at the same reward its CVaR of cost", first["name"], _doubt(risk, 1, rivals, few)),
         ]
         if parts:
             text = "; ".join(parts)
-            yield f"{one['point']} against {first}", f"{text[0].upper()}{text[1:]}."
+            yield f"{one['point']} against {first['name']}", f"{text[0].upper()}{text[1:]}."
 
 
-def _said(estimate: Any, what: str, more: str, less: str, other: str) -> Iterator[str]:
+def _doubt(estimate: Any, worse: int, rivals: int, few: bool) -> str | None:
+    """Why a difference is not settled, or None; `worse` is the sign of one against the compared model."""
+    value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return None
+    if low <= 0 <= high:
+        return f"the interval is {interval_of(estimate, '+.2f')}"
+    if few:
+        return "too few prompts to say"
+    # The first method's front keeps the luckiest of its models; the one beside it had one try.
+    if rivals > 1 and value * worse > 0:
+        return f"it is one model against the best of {rivals}, chosen on the same prompts"
+    return None
+
+
+def _said(estimate: Any, what: str, other: str, doubt: str | None) -> Iterator[str]:
     value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
     if value is None:
         return
     if value == low == high == 0:  # the same model
         yield f"{what} is that of {other}"
         return
-    text = f"{what} is {text_of(abs(value))} {more if value > 0 else less} than {other}'s"
+    text = f"{what} is {text_of(abs(value))} {'higher' if value > 0 else 'lower'} than {other}'s"
     if low is None or high is None:
         yield f"{text} (no interval)"
-    elif low <= 0 <= high:
-        yield f"{text}, which is not settled: the interval is {interval_of(estimate, '+.2f')}"
-    else:
-        yield f"{text} {interval_of(estimate, '+.2f')}"
+        return
+    interval = "" if low <= 0 <= high else f" {interval_of(estimate, '+.2f')}"
+    yield f"{text}{interval}" + (f", which is not settled: {doubt}" if doubt else "")
 
 
 def explanation(front: Front) -> str:
@@ -101,7 +130,9 @@ def explanation(front: Front) -> str:
         "In brackets: "
         f"{text_of(front['confidence'], '.0%')} intervals from the same {front['n_resamples']:,} resamples of "
         f"{front['n_prompts']:,} prompts for all models, so that differences are paired. They do not cover the chance "
-        "in training. Hypervolume is the area between the measured models and the reference point, CVaR "
+        "in training. Of many models measured on the same prompts the best look a little better than they are: a "
+        "difference against a front is a little unfair to the single model beside it, and its interval does not "
+        "correct for that. Hypervolume is the area between the measured models and the reference point, CVaR "
         f"{text_of(reference['risk'])} and reward {text_of(reference['reward'])}, {kind}: larger is better, and only "
         "areas with one reference point can be compared."
     )

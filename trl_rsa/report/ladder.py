@@ -18,17 +18,21 @@ def observations_of(manifest: Manifest) -> list[Mapping[str, Any]]:
     return [o for o in observations if isinstance(o, Mapping)] if isinstance(observations, list) else []
 
 
+def constraints_of(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """What the manifest says of each constraint, by name."""
+    constraints = _part(_part(manifest, "ladder"), "constraints")
+    return {str(name): _part(constraints, name) for name in constraints}
+
+
 def budgets_of(manifest: Manifest) -> dict[str, float]:
     """The budget of each constraint, by name, where it is a number."""
-    constraints = _part(_part(manifest, "ladder"), "constraints")
-    found = {str(name): value_of(_part(constraints, name).get("budget")) for name in constraints}
+    found = {name: value_of(of.get("budget")) for name, of in constraints_of(manifest).items()}
     return {name: budget for name, budget in found.items() if budget is not None}
 
 
 def conditions_of(manifest: Manifest) -> dict[str, str]:
     """What the responses of a constraint are drawn under, by its name, where it is not as usual."""
-    constraints = _part(_part(manifest, "ladder"), "constraints")
-    found = {str(name): _part(constraints, name).get("under") for name in constraints}
+    found = {name: of.get("under") for name, of in constraints_of(manifest).items()}
     return {name: under for name, under in found.items() if isinstance(under, str)}
 
 
@@ -38,11 +42,16 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): _part(several, name) for name in several}
 
 
+def _names(observations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The constraints of all observations, in order."""
+    return list(dict.fromkeys(name for entry in observations for name in _numbers(entry)))
+
+
 def ladder_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: of the rungs where the ladder has observations, else of the stages."""
     observations = observations_of(manifest)
     if observations:
-        names = list(_numbers(observations[0]))
+        names = _names(observations)
         several = [f"{name} " if len(names) > 1 else "" for name in names]
         headings = [f"{name}{of}" for name in several for of in ("λ", "Estimated risk", "Upper bound")]
         more = {
@@ -116,8 +125,10 @@ def ladder_plot(manifest: Manifest) -> Figure | None:
     if not observations:
         return None
     budgets = budgets_of(manifest)
-    names, rewards = list(_numbers(observations[0])), [value_of(r.get("reward")) for r in observations]
+    names, rewards = _names(observations), [value_of(r.get("reward")) for r in observations]
     rewarded = any(reward is not None for reward in rewards)
+    if not (names or rewarded):
+        return None
     figure = new_figure(1.0 + 1.7 * (len(names) + rewarded))
     panels = figure.subplots(len(names) + rewarded, 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=False):

@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from markupsafe import Markup
 
 from trl_rsa import __version__
 from trl_rsa.report.audits import audit_sentences
+from trl_rsa.report.bars import MOST_GROUPS, groups_of
 from trl_rsa.report.front import compared, difference_table, explanation, front_markdown, method_table, sentences
-from trl_rsa.report.headline import columns, cvar_of, headline_markdown, inline_markdown, rows
+from trl_rsa.report.headline import columns, headline_markdown, inline_markdown, rows
 from trl_rsa.report.inputs import Inputs
 from trl_rsa.report.ladder import conditions_of, ladder_table, observations_of
-from trl_rsa.report.numbers import interval_of, out_of, text_of, value_of
+from trl_rsa.report.numbers import interval_of, out_of, prompts_needed, text_of, value_of
+from trl_rsa.report.pictures import MOST_PANELS
 from trl_rsa.report.pressure import HEADINGS, pressure_table
 from trl_rsa.report.tokens import LEGENDS, VIEWS, Scales, coloured
 from trl_rsa.report.words import Limit, summarise, verdict
+from trl_rsa.storage.names import MANIFEST, METRICS
 
 
 # Of all models together: a page with more is read by nobody.
@@ -42,9 +46,10 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
             The drawings, by name.
     """
     metrics, worst = inputs.metrics, _worst_responses(inputs)
-    found = {name: verdict(cvar_of(model, tail), limit.value) for name, model in metrics["models"].items()}
+    found = {name: verdict(model, tail, limit.value) for name, model in metrics["models"].items()}
     return {
         "title": title,
+        "left_out": _left_out(inputs, tail),
         "plots": {name: Markup(svg) for name, svg in plots.items()},
         "summary": [*(sentences(inputs.front) if inputs.front else ()), *summarise(metrics, tail, limit)],
         "front": _front(inputs.front),
@@ -57,20 +62,17 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
         "tail": tail,
         "count_of": out_of(tail),
         "limit": limit,
-        "comparisons": [_comparison(c, tail) for c in metrics.get("comparisons") or []],
-        "pressures": pressure_table(metrics, tail),
+        "prompts_needed": prompts_needed(tail),
+        "comparisons": inputs.optional(
+            f"A comparison in {METRICS}", lambda: [_comparison(c, tail) for c in metrics["comparisons"]]
+        )
+        or [],
+        "pressures": inputs.optional(f"“pressures” in {METRICS}", lambda: pressure_table(metrics, tail)) or [],
         "pressure_headings": HEADINGS,
         "ladders": [
-            {
-                "name": name,
-                "table": ladder_table(m),
-                "rungs": bool(observations_of(m)),
-                "conditions": conditions_of(m),
-                "plot": f"ladder_{i}" if i else "ladder",
-                "audits": audit_sentences(m),
-                "audit_plot": f"audit_{i}" if i else "audit",
-            }
+            ladder
             for i, (name, m) in enumerate(inputs.manifests.items())
+            if (ladder := inputs.optional(manifest_file(name), partial(_ladder, i, name, m)))
         ],
         "worst": worst,
         "coloured": any(response["views"] for group in worst for response in group["responses"]),
@@ -86,10 +88,43 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
             for name, content in inputs.certificates.items()
         ],
         "cut": {name: model["cut"] for name, model in metrics["models"].items() if model.get("cut")},
-        "benchmarks": list(_benchmarks(metrics.get("benchmarks"))),
+        "benchmarks": inputs.optional(
+            f"“benchmarks” in {METRICS}", lambda: list(_benchmarks(metrics.get("benchmarks")))
+        )
+        or [],
         "settings": list(_settings(inputs)),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
+    }
+
+
+def _left_out(inputs: Inputs, tail: float) -> dict[str, str]:
+    """By picture what it does not show, for its caption."""
+    said = {}
+    for by in ("category", "attack"):
+        groups = inputs.optional(f"“by {by}” in {METRICS}", partial(groups_of, inputs.metrics, by, tail)) or []
+        if len(groups) > MOST_GROUPS:
+            said[f"by_{by}"] = f" Shown are the {MOST_GROUPS} worst of {len(groups):,}; all are in metrics.json."
+    for name, scores in ("costs", inputs.responses.costs), ("rewards", inputs.responses.rewards):
+        others = sum(1 for values in scores.values() if len(values)) - 1
+        if others > MOST_PANELS:
+            said[name] = f" Shown are {MOST_PANELS} of {others:,} models after it; the curves above have all."
+    return said
+
+
+def manifest_file(name: str) -> str:
+    return f"{name}/{MANIFEST}" if name else MANIFEST
+
+
+def _ladder(index: int, name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "table": ladder_table(manifest),
+        "rungs": bool(observations_of(manifest)),
+        "conditions": conditions_of(manifest),
+        "plot": f"ladder_{index}" if index else "ladder",
+        "audits": audit_sentences(manifest),
+        "audit_plot": f"audit_{index}" if index else "audit",
     }
 
 
@@ -125,7 +160,12 @@ def _worst_responses(inputs: Inputs) -> list[dict[str, Any]]:
     """Per model its worst responses, with coloured tokens where there are any."""
     models = list(inputs.metrics["models"])
     most = max(1, min(5, MOST_RESPONSES // len(models)))
-    chosen = {name: (inputs.tokens.get(name) or inputs.responses.worst.get(name, []))[:most] for name in models}
+    chosen = {
+        name: [
+            one | _tokens_of(one, inputs.tokens.get(name, ())) for one in inputs.responses.worst.get(name, [])[:most]
+        ]
+        for name in models
+    }
     scales = Scales.of(line for lines in chosen.values() for line in lines)
     return [
         {
@@ -141,6 +181,13 @@ def _worst_responses(inputs: Inputs) -> list[dict[str, Any]]:
         for name, lines in chosen.items()
         if lines
     ]
+
+
+def _tokens_of(response: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What tokens.jsonl says of a response; its scores are those of the records."""
+    text = response["prompt"], response["response"]
+    found = (line for line in lines if (line["prompt"], line["response"]) == text)
+    return {key: line.get(key) for line in found for key in ("tokens", "drift", "harm")}
 
 
 def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -173,7 +220,7 @@ def _attempts(certificate: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _benchmarks(found: Any) -> Iterator[list[str]]:
     """Model, task, number, value with its standard error, of what lm-evaluation-harness measured."""
-    for model, requested in (found if isinstance(found, dict) else {}).items():
+    for model, requested in (found or {}).items():
         for tasks in requested.values():
             for task, numbers in tasks.items():
                 for key, value in numbers.items():

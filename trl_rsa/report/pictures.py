@@ -4,7 +4,7 @@ Each function returns a figure; call it inside [`~report.style.drawing`] and han
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from trl_rsa.report.style import DASHES, GRID, INK, MARKERS, MUTED, PAPER, SAFE,
 # Behind a number, so that lines do not strike it out.
 HALO = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
 
+MOST_PANELS = 6  # of histograms
 Point = tuple[str, Any, Any]  # a model's name and two estimates
 
 
-def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) -> Figure:
+def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float, few: Collection[str] = ()) -> Figure:
     """The headline as a picture: each model's CVaR with its interval, on the safe or the unsafe side of the limit.
 
     Args:
@@ -32,18 +33,20 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
             Tail of the CVaR.
         limit (`float`):
             What it should not exceed.
+        few (`Collection[str]`, *optional*):
+            Models with too few prompts to say on which side they are: hollow, and said.
     """
     figure = new_figure(1.15 + 0.36 * len(estimates))
     axes = figure.add_subplot()
-    for i, (_, estimate) in enumerate(estimates):
+    for i, (name, estimate) in enumerate(estimates):
         value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
         if value is None:
             continue
         if low is not None and high is not None:
             axes.plot([low, high], [i, i], color=colour_of(i), lw=5, alpha=0.4, solid_capstyle="round")
-        axes.plot(value, i, MARKERS[i % len(MARKERS)], color=colour_of(i), ms=9, mec=PAPER)
+        axes.plot(value, i, MARKERS[i % len(MARKERS)], ms=9, **_look(i, name in few))
         axes.annotate(
-            text_of(value),
+            text_of(value) + (" (too few prompts)" if name in few else ""),
             (value, i),
             xytext=(0, 7),
             textcoords="offset points",
@@ -61,6 +64,12 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float) 
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(fill("average cost of the worst {} of {:,} responses".format(*out_of(tail))))
     return figure
+
+
+def _look(index: int, hollow: bool) -> dict[str, Any]:
+    """Colours of a model's marker."""
+    colour = colour_of(index)
+    return {"color": colour, "mfc": PAPER, "mec": colour} if hollow else {"color": colour, "mec": PAPER}
 
 
 def _sides(axes: Axes, limit: float, values: Sequence[float]) -> None:
@@ -155,7 +164,7 @@ def survival_curve(ordered: NDArray[np.float64], points: int = 400) -> tuple[NDA
     return np.concatenate([ordered[:1], ordered[kept]]), np.concatenate([[1.0], np.maximum(share, 0.5 / n)])
 
 
-def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
+def tradeoff_plot(points: Sequence[Point], tail: float, limit: float, few: Collection[str] = ()) -> Figure:
     """Reward against the CVaR of cost, with intervals and the limit: up and left is better.
 
     Args:
@@ -165,6 +174,8 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
             Tail of the CVaR.
         limit (`float`):
             Draws the constraint CVaR ≤ limit.
+        few (`Collection[str]`, *optional*):
+            Models with too few prompts to say on which side they are: hollow.
     """
     figure = new_figure(3.9)
     axes = figure.add_subplot()
@@ -176,7 +187,7 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float) -> Figure:
         errors = [error_of(risk, x), error_of(reward, y)]
         colour = colour_of(i)
         axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", capsize=3, color=colour, alpha=0.6)
-        axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, mec=PAPER, color=colour, zorder=3)
+        axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, zorder=3, **_look(i, name in few))
         labels.append((shorten(name), x, y, colour))
         seen += [v for v in (x, value_of(risk, "low"), value_of(risk, "high")) if v is not None]
     axes.margins(y=0.2)
@@ -210,7 +221,7 @@ def error_of(estimate: Any, value: float) -> list[list[float]] | None:
 
 
 def histograms(
-    scores: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, most: int = 6
+    scores: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, most: int = MOST_PANELS
 ) -> Figure:
     """One panel per model after the first, with the first one's outline behind it: before and after.
 

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.report.headline import cvar_of
-from trl_rsa.report.numbers import interval_of, out_of, per_hundred, text_of, value_of
+from trl_rsa.report.numbers import cell, interval_of, out_of, per_hundred, prompts_needed, text_of, value_of
+
+
+# Models in one sentence.
+MOST_NAMED = 6
+TOO_FEW = "too few prompts to say"
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,30 @@ class Limit:
     source: str
 
 
-def verdict(estimate: Any, limit: float) -> Verdict:
-    value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
+def prompts_of(model: Mapping[str, Any]) -> int:
+    """How many of its prompts have a response with a cost, or an upper bound of that."""
+    counts = (value_of(model.get("n_prompts")), value_of(model["cost"].get("n")))
+    return int(min((count for count in counts if count is not None), default=0))
+
+
+def shows_tail(model: Mapping[str, Any], tail: float) -> bool:
+    """Whether its responses can say that the tail is safe. Verdict, winner and pictures all ask this."""
+    estimate = cvar_of(model, tail)
+    has_interval = all(value_of(estimate, key) is not None for key in ("value", "low", "high"))
+    return has_interval and prompts_of(model) >= prompts_needed(tail)
+
+
+def verdict(model: Mapping[str, Any], tail: float, limit: float) -> Verdict:
+    """Where the CVaR of `model`, an entry of metrics.json, lies against the limit."""
+    value, low, high = (value_of(cvar_of(model, tail), key) for key in ("value", "low", "high"))
     if value is None:
         return Verdict("open", "no costs")
-    if low is None or high is None:
-        return Verdict("open", "too few prompts to say")
+    if low is not None and low > limit:  # what was seen is bad enough, however little it is
+        return Verdict("beyond", "beyond the limit")
+    if high is None or not shows_tail(model, tail):
+        return Verdict("open", TOO_FEW)
     if high <= limit:
         return Verdict("within", "within the limit")
-    if low > limit:
-        return Verdict("beyond", "beyond the limit")
     return Verdict("open", "not settled: the interval crosses the limit")
 
 
@@ -54,9 +73,9 @@ def summarise(metrics: Mapping[str, Any], tail: float, limit: Limit) -> list[tup
     return [
         _worst(metrics, ranked, tail, limit),
         _frequency(models, ranked),
-        *_price(models, ranked[0]),
+        *_price(models, ranked[0], shows_tail(models[ranked[0]], tail)),
         *_refusals(models, ranked),
-        _certainty(models[ranked[0]]),
+        _certainty([models[name] for name in ranked]),
     ]
 
 
@@ -67,13 +86,17 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
     unsafe = models[best]["settings"].get("unsafe_above", 0.0)
     the_worst = "the worst one has" if count == 1 else f"the worst {count} have, on average,"
     sentence = (
-        f"Of {total:,} responses of {best}, {the_worst} a cost of {text_of(value_of(estimate))} "
-        f"{interval_of(estimate)}. A cost is a score of harm: higher is worse, above {text_of(unsafe, 'g')} is "
-        f"unsafe. {_against(best, verdict(estimate, limit.value), limit)}"
+        f"Of {total:,} responses of {best}, {the_worst} a cost of {cell(estimate)}. A cost is a score of "
+        f"harm: higher is worse, above {text_of(unsafe, 'g')} is unsafe. {_against(models[best], best, tail, limit)}"
     )
     others = [f"{name} {text_of(value_of(cvar_of(models[name], tail)))}" for name in ranked[1:6]]
     if others:
         sentence += f" The same number for the other models: {', '.join(others)}{', …' if len(ranked) > 6 else ''}."
+    if len(ranked) == 1:
+        return "How bad are the worst responses?", sentence
+    if not shows_tail(models[best], tail):
+        sentence += f" Which of the models is safest in the worst case: {TOO_FEW}."
+        return f"Safest in the worst case: {TOO_FEW}", sentence
     rivals = _rivals(models, ranked, tail)
     if rivals:
         some = " and ".join(rivals if len(rivals) < 6 else [*rivals[:5], "others"])
@@ -81,19 +104,22 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
             f" But the intervals of {best} and {some} overlap: which of them is safest in the worst case, these "
             "responses alone do not settle."
         )
-    if len(ranked) == 1:
-        return "How bad are the worst responses?", sentence
     safest = " or ".join([best, *rivals]) if len(rivals) < 3 else f"{best} or one of {len(rivals)} others"
     return f"Safest in the worst case: {safest}", sentence
 
 
-def _against(name: str, found: Verdict, limit: Limit) -> str:
+def _against(model: Mapping[str, Any], name: str, tail: float, limit: Limit) -> str:
+    found = verdict(model, tail, limit.value)
     number = f"{text_of(limit.value, 'g')} ({limit.source})"
     if found.kind == "within":
         return f"That is within the limit of {number}, and so is the whole interval."
     if found.kind == "beyond":
         return f"That is beyond the limit of {number}, and so is the whole interval: {name} does not keep it."
-    return f"Whether that keeps the limit of {number} is not settled: {found.text.removeprefix('not settled: ')}."
+    why = found.text.removeprefix("not settled: ")
+    if found.text == TOO_FEW:
+        needed, has = prompts_needed(tail), prompts_of(model)
+        why += f". For this tail at least {needed:,} prompts are needed, and {name} has {has:,}"
+    return f"Whether that keeps the limit of {number} is not settled: {why}."
 
 
 def _rivals(models: Mapping[str, Any], ranked: list[str], tail: float) -> list[str]:
@@ -109,11 +135,17 @@ def _overlap(low: Any, high: Any) -> bool:
 
 
 def _frequency(models: Mapping[str, Any], ranked: list[str]) -> tuple[str, str]:
-    rates = {name: models[name]["cost"]["unsafe_rate"] for name in ranked[:6]}
+    rates = {name: models[name]["cost"]["unsafe_rate"] for name in ranked[:MOST_NAMED]}
     values = {name: value_of(rate) for name, rate in rates.items()}
     total = per_hundred(value for value in values.values() if value)
     shares = [f"{name} {_count(values[name], total)}{_at_most(rate, total)}" for name, rate in rates.items()]
-    return "How often is a response unsafe at all?", f"Of {total:,} responses: {'; '.join(shares)}."
+    return "How often is a response unsafe at all?", f"Of {total:,} responses: {'; '.join(shares)}{_and_more(ranked)}."
+
+
+def _and_more(ranked: list[str]) -> str:
+    """That models are left out of a sentence: those named are the first of `ranked`."""
+    left = len(ranked) - MOST_NAMED
+    return f"; {left} more, with a higher CVaR, in the table below" if left > 0 else ""
 
 
 def _count(rate: float | None, total: int) -> str:
@@ -126,11 +158,15 @@ def _at_most(rate: Any, total: int) -> str:
     return f" (none seen, but up to {_count(high, total)} would fit)" if value_of(rate) == 0 and high else ""
 
 
-def _price(models: Mapping[str, Any], best: str) -> list[tuple[str, str]]:
+def _price(models: Mapping[str, Any], best: str, known_best: bool) -> list[tuple[str, str]]:
     rewards = {name: value_of(model["reward"]["mean"]) for name, model in models.items()}
     known = {name: reward for name, reward in rewards.items() if reward is not None}
     if best not in known or len(known) < 2:
         return []
+    if not known_best:
+        return [
+            ("What does safety cost in helpfulness?", "Too few prompts to say: which model is safest is not known.")
+        ]
     top = max(known, key=lambda name: known[name])
     means = {name: models[name]["reward"]["mean"] for name in known}
     ties = [name for name in known if name != top and _overlap(means[name], means[top])]
@@ -159,19 +195,26 @@ def _price_in_words(best: str, top: str, ties: list[str], means: Mapping[str, An
 
 def _refusals(models: Mapping[str, Any], ranked: list[str]) -> list[tuple[str, str]]:
     """A model that refuses everything is safe, and useless: this belongs beside its safety."""
-    rates = {name: (models[name].get("refusal") or {}).get("over_refusal") for name in ranked[:6]}
+    rates = {name: (models[name].get("refusal") or {}).get("over_refusal") for name in ranked[:MOST_NAMED]}
     known = {name: value for name, rate in rates.items() if (value := value_of(rate)) is not None}
     if not known:
         return []
     shares = "; ".join(f"{name} {text_of(value * 100, '.0f')}" for name, value in known.items())
-    return [("Does it refuse what is harmless?", f"Of 100 harmless prompts are refused: {shares}.")]
+    return [("Does it refuse what is harmless?", f"Of 100 harmless prompts are refused: {shares}{_and_more(ranked)}.")]
 
 
-def _certainty(model: Mapping[str, Any]) -> tuple[str, str]:
-    confidence = text_of(model["settings"].get("confidence", 0.95), ".0%")
+def _certainty(models: list[Mapping[str, Any]]) -> tuple[str, str]:
+    confidence = text_of(models[0]["settings"].get("confidence", 0.95), ".0%")
+    scored = _between([int(value_of(model["cost"].get("n")) or 0) for model in models])
+    prompts = _between([prompts_of(model) for model in models])
     return (
         "How sure are we?",
-        f"Brackets are {confidence} intervals from {model.get('n', 0):,} responses to {model.get('n_prompts', 0):,} "
-        "prompts per model: they cover the luck of which prompts and responses were drawn. They do not cover other "
-        "prompts, another training run, or errors of the models that score cost and reward.",
+        f"Brackets are {confidence} intervals from {scored} responses with a cost to {prompts} prompts per model: "
+        "they cover the luck of which prompts and responses were drawn. They do not cover other prompts, another "
+        "training run, or errors of the models that score cost and reward.",
     )
+
+
+def _between(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

@@ -1,24 +1,30 @@
 """`write_report`: from the files of an evaluation to report.html, report.md and the pictures."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from trl_rsa.report.audits import audit_plot
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.front_picture import front_plot
-from trl_rsa.report.headline import cvar_of, tails_of
-from trl_rsa.report.inputs import Inputs, read_inputs
-from trl_rsa.report.ladder import budgets_of, ladder_plot
-from trl_rsa.report.page import page_context, render_html, render_markdown
+from trl_rsa.report.headline import cvar_of, rows
+from trl_rsa.report.inputs import DAMAGE, Inputs, not_metrics, read_inputs
+from trl_rsa.report.ladder import ladder_plot
+from trl_rsa.report.limit import choose_limit, choose_tail
+from trl_rsa.report.page import manifest_file, page_context, render_html, render_markdown
 from trl_rsa.report.pictures import histograms, survival_plot, tradeoff_plot, worst_plot
 from trl_rsa.report.pressure import pressure_plot
-from trl_rsa.report.responses import is_finite
 from trl_rsa.report.style import drawing, save
-from trl_rsa.report.words import Limit
+from trl_rsa.report.words import TOO_FEW, summarise, verdict
+from trl_rsa.storage.names import FRONT, METRICS
 from trl_rsa.storage.printable import printable
+
+
+# In the head of every page of ours, before anything that comes from data.
+GENERATOR = b'<meta name="generator" content="trl-rsa '
+_HEAD = 4096
 
 
 def write_report(
@@ -39,23 +45,30 @@ def write_report(
         title (`str`, *optional*):
             Title of the page.
         budget (`float`, *optional*):
-            Limit of the CVaR of cost. By default the certificate's, else the constraint's in the manifest, else the
-            cost above which a response is unsafe.
+            Limit of the CVaR of cost. By default the one budget for this tail in the certificates and constraints,
+            else the cost above which a response is unsafe.
         tail (`float`, *optional*):
-            The tail that the page is about, one of those in `metrics.json`; by default 0.05, or else the first.
+            The tail that the page is about, one of those in `metrics.json`; by default that of `front.json`, else the
+            certificate's, else 0.05, or else the first.
 
     Returns:
         `dict[str, Path]`: `"html"`, `"markdown"`, and `"plots"`, the folder of the pictures.
 
     Raises:
         FileNotFoundError: if there is no `records.jsonl` or no `metrics.json`.
-        ValueError: if `metrics.json` is damaged, or has not the tail.
+        ValueError: if `metrics.json` is damaged, or has not the tail; or if `output` is a file, or has a report.html
+            that this package did not write.
     """
     folder = Path(folder)
     output = folder if output is None else Path(output)
+    _refuse_foreign(output)
     inputs = read_inputs(folder)
-    tail = _choose_tail(inputs.metrics, tail)
-    limit = _choose_limit(inputs, budget)
+    tail = choose_tail(inputs, tail)
+    limit = choose_limit(inputs, tail, budget)
+    try:
+        rows(inputs.metrics), summarise(inputs.metrics, tail, limit)
+    except DAMAGE as error:
+        raise not_metrics(folder / METRICS, error) from error
     plots = dict(_draw(inputs, tail, limit.value, output / "plots"))
     context = page_context(inputs, tail, limit, title or "How bad are the worst responses?", plots)
     return {
@@ -82,69 +95,50 @@ def _draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[t
     risks = [(name, cvar_of(model, tail)) for name, model in models.items()]
     marks = {name: ((m["cost"].get("var") or {}).get(f"{tail:g}"), cvar_of(m, tail)) for name, m in models.items()}
     front = inputs.front
+    few = {name for name, model in models.items() if verdict(model, tail, limit).text == TOO_FEW}
     makers: list[tuple[str, bool, Callable[[], Figure | None]]] = [
-        ("front", front is not None, lambda: front_plot(front or {})),
-        ("worst", True, lambda: worst_plot(risks, tail, limit)),
+        ("worst", True, lambda: worst_plot(risks, tail, limit, few)),
         ("survival", any(responses.costs.values()), lambda: survival_plot(responses.costs, tail, marks, unsafe)),
         (
             "tradeoff",
             front is None and any(responses.rewards.values()),  # the front shows it, and more
-            lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit),
+            lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit, few),
         ),
         ("costs", any(responses.costs.values()), lambda: histograms(responses.costs, "cost of a response", unsafe)),
         ("rewards", any(responses.rewards.values()), lambda: histograms(responses.rewards, "reward of a response")),
+    ]
+    # Of a file or a part that may be damaged: what to call it then.
+    optional: list[tuple[str, str, Callable[[], Figure | None]]] = [
+        ("front", FRONT, lambda: None if front is None else front_plot(front)),
         *(
-            (f"by_{by}", True, lambda by=by: group_bars(inputs.metrics, by, tail, limit))
+            (f"by_{by}", f"“by {by}” in {METRICS}", lambda by=by: group_bars(inputs.metrics, by, tail, limit))
             for by in ("category", "attack")
         ),
-        ("pressure", True, lambda: pressure_plot(inputs.metrics, tail, limit)),
+        ("pressure", f"“pressures” in {METRICS}", lambda: pressure_plot(inputs.metrics, tail, limit)),
         *(
-            (f"ladder_{i}" if i else "ladder", True, lambda m=manifest: ladder_plot(m))
-            for i, manifest in enumerate(inputs.manifests.values())
-        ),
-        *(
-            (f"audit_{i}" if i else "audit", True, lambda m=manifest: audit_plot(m))
-            for i, manifest in enumerate(inputs.manifests.values())
+            (f"{kind}_{i}" if i else kind, manifest_file(name), lambda plot=plot, m=manifest: plot(m))
+            for kind, plot in (("ladder", ladder_plot), ("audit", audit_plot))
+            for i, (name, manifest) in enumerate(inputs.manifests.items())
         ),
     ]
     with drawing():
-        for name, possible, make in makers:
-            figure = make() if possible else None
+        figures = ((name, make() if possible else None) for name, possible, make in makers)
+        others = ((name, inputs.optional(part, make)) for name, part, make in optional)
+        for name, figure in chain(figures, others):
             if figure is not None:
                 yield name, save(figure, folder, name)
 
 
-def _choose_tail(metrics: Mapping[str, Any], tail: float | None) -> float:
-    tails = tails_of(metrics)
-    if not tails:
+def _refuse_foreign(output: Path) -> None:
+    """An earlier page of ours is replaced; anything else with that name is somebody's work."""
+    if output.is_file():
+        raise ValueError(f"You set output to {str(output)!r}, but that is a file. Set it to a folder.")
+    page = output / "report.html"
+    if page.exists() and GENERATOR not in page.read_bytes()[:_HEAD]:
         raise ValueError(
-            "You asked for a report on the tail of cost, but metrics.json has no cost. Evaluate with a cost model: "
-            "`trl-rsa evaluate --cost …`."
+            f"You asked for a report in {str(output)!r}, but its report.html was not written by trl-rsa, and would be "
+            "lost. Set another output, or move that file away."
         )
-    if tail is None:
-        return 0.05 if 0.05 in tails else tails[0]
-    if tail not in tails:
-        raise ValueError(
-            f"You set tail to {tail:g}, but metrics.json has {', '.join(f'{t:g}' for t in tails)}. Set one of these, "
-            "or evaluate with that tail."
-        )
-    return tail
-
-
-def _choose_limit(inputs: Inputs, budget: float | None) -> Limit:
-    if budget is not None and not is_finite(budget):
-        raise ValueError(f"You set budget to {budget}, but it is a limit of a cost. Set it to, for example, 0.")
-    budgets = [each for manifest in inputs.manifests.values() for each in budgets_of(manifest).values()]
-    candidates = [
-        (budget, "set for this report"),
-        *((content.get("budget"), "the certificate's limit") for content in inputs.certificates.values()),
-        *((each, "the constraint's limit") for each in budgets),
-        (
-            next(iter(inputs.metrics["models"].values()))["settings"].get("unsafe_above"),
-            "the line between safe and unsafe",
-        ),
-    ]
-    return next((Limit(float(v), source) for v, source in candidates if isinstance(v, (int, float))), Limit(0.0, ""))
 
 
 def _write(path: Path, text: str) -> Path:

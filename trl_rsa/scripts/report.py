@@ -15,9 +15,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        help="what the CVaR may be at most (default: the certificate's or the constraint's, else where unsafe begins)",
+        help="what the CVaR may be at most (default: the certificate's or the constraint's at this tail, else where unsafe "
+        "begins)",
     )
-    parser.add_argument("--tail", type=float, help="the tail the page is about (default: 0.05 if it was evaluated)")
+    parser.add_argument(
+        "--tail", type=float, help="the tail the page is about (default: the front's, the certificate's, or 0.05)"
+    )
     parser.renamed = {"threshold": "budget"}  # type: ignore[attr-defined]
     return parser
 
