@@ -58,6 +58,17 @@ def test_the_reference_is_the_worst_of_all_and_limits_are_the_budgets():
     assert [of["limit"] for of in without["methods"][0]["within"]] == [1.5, 2.0, 2.5]
 
 
+def test_limits_by_default_lie_within_what_was_measured():
+    """Costs near 100 that differ by little: to two digits all would be 100, less than any of them."""
+    parts = parts_of(records("A", [100.4, 100.4], [1, 1]), records("B", [100.412, 100.412], [2, 2]))
+    front = measure_front({"one": [Spot("A"), Spot("B")]}, parts, 1.0)
+    within = front["methods"][0]["within"]
+    assert [of["limit"] for of in within] == [100.403, 100.406, 100.409]
+    assert all(of["reward"]["value"] is not None for of in within)
+    alone = measure_front({"one": [Spot("A")]}, parts_of(records("A", [100.4, 100.4], [1, 1])), 1.0)
+    assert [(of["limit"], of["reward"]["value"]) for of in alone["methods"][0]["within"]] == [(100.4, 1.0)]
+
+
 def test_intervals_are_paired():
     """Two models that differ by 1 on every prompt, among prompts that differ by far more."""
     rng = np.random.default_rng(0)

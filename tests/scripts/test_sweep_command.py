@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from trl_rsa.cli import main
+from trl_rsa.scripts.sweep import _report_failures
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,13 @@ from trl_rsa.cli import main
         ([], "You gave no plan, but a sweep varies one."),
         (["plan.yaml", "--over", "seed=1"], "You set no evaluation, but each point is measured by one."),
         (["--page", "a", "--over", "seed=1"], "You set page and over, but a page is made of sweeps that are run."),
-        (["--page", "a"], "You gave the sweep 'a', but it has no sweep.json."),
+        (["--page", "a"], "You set page, but no output_dir, and a page needs a folder of its own."),
+        (["--page", "a", "--output_dir", "b"], "You gave the sweep 'a', but it has no sweep.json."),
+        (["p.yaml", "--evaluation", "e.yaml", "--name", "A", "--name", "B"], "You set 2 names, but one sweep is one"),
+        (["p.yaml", "--evaluation", "e.yaml", "--unsafe_above", "1"], "Set it in e.yaml, or with --page."),
+        (["p.yaml", "--evaluation", "e.yaml", "--tail", "5"], "You set tail=5.0, but the tail is"),
+        (["p.yaml", "--evaluation", "e.yaml", "--limits", "nan"], "You set limits to nan, but a limit is"),
+        (["p.yaml", "--evaluation", "e.yaml", "--reference", "nan", "nan"], "You set reference to nan nan, but"),
         (["--config", "plan.yaml"], "You set no evaluation, but each point is measured by one."),
         (["nowhere.yaml", "--over", "seed=1", "--evaluation", "e.yaml"], "there is no such file"),
     ],
@@ -65,7 +72,23 @@ def test_from_files_to_the_page_and_on_with_a_bad_point(files, capsys, monkeypat
     monkeypatch.setattr("trl_rsa.sweep.run.align", lambda *args, **kwargs: 1 / 0)
     more = [word.replace("beta=0.1,1", "beta=2") for word in SWEEP]
     assert main([*more, "--name", "DPO"]) == 1
-    assert "β=2 FAILED: ZeroDivisionError: division by zero" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "β=2 FAILED: ZeroDivisionError: division by zero. The traceback is in out/points/beta_2/problem.txt." in out
+    assert "1 point is not on the page, not being complete: β=2." in out
+    # It is not asked for any more.
+    assert main(SWEEP) == 0
+    out = capsys.readouterr().out
+    assert "FAILED" not in out and "1 point is not on the page" in out and "| DPO | 2 |" in out
+
+
+def test_only_what_is_asked_for_fails_and_only_a_traceback_that_is_there_is_named(tmp_path, capsys):
+    points = [{"name": n, "folder": f"points/{n}", "status": "failed", "problem": "No."} for n in "ab"]
+    (tmp_path / "points/a").mkdir(parents=True)
+    (tmp_path / "points/a/problem.txt").touch()
+    assert _report_failures({"points": points}, tmp_path, {"points/c"}) == 0 and not capsys.readouterr().out
+    assert _report_failures({"points": points}, tmp_path, {"points/a", "points/b"}) == 1
+    where = tmp_path / "points/a/problem.txt"
+    assert capsys.readouterr().out == f"a FAILED: No. The traceback is in {where}.\nb FAILED: No.\n"
 
 
 def test_the_evaluation_brings_no_models(files, capsys):

@@ -16,7 +16,7 @@ from trl_rsa.report import write_report
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.storage.records import read_records
 from trl_rsa.sweep.axes import Axis
-from trl_rsa.sweep.files import read_sweep
+from trl_rsa.sweep.files import SweepState, read_sweep
 from trl_rsa.sweep.page import write_front
 from trl_rsa.sweep.run import Sweep
 from trl_rsa.sweep.shared import common_stages, copy_finished_stages, copy_first_responses
@@ -119,6 +119,33 @@ def test_started_again_it_repeats_nothing_and_takes_new_values(plan, tmp_path, m
     plan.stages[0].beta = 0.3
     with pytest.raises(ValueError, match=r"You changed the plan of the sweep .* \(stages\.0\.beta: 0\.1 before, 0\.3"):
         run(plan, folder, [Axis(MULTIPLIER, (0.5,))])
+
+
+def state_of(folder, *points):
+    """sweep.json read, with points of a name, settings, status and, of a finished model, its model."""
+    names = ("name", "settings", "folder", "status", "model")
+    entries = [dict(zip(names, point, strict=False)) for point in points]
+    return SweepState(folder, "one", {"seed": 0}, {}, entries)
+
+
+def test_a_folder_does_not_stand_for_another_point(tmp_path):
+    """A folder is named by the last name of a field: a setting of another stage, or another model, has the same."""
+    helpful, safe = (("β=0.5", {f"stages.{name}.beta": 0.5}, "points/beta_0.5", "complete") for name in "ab")
+    model = ("base", {}, "points/base", "failed", "tiny")
+    other = (*model[:4], "tiny2")
+    state_of(tmp_path, helpful, model).update("points/base", status="failed")
+    assert state_of(tmp_path, helpful, model).of("points/base")["model"] == "tiny"
+    with pytest.raises(
+        ValueError, match=r"with stages\.b\.beta=0\.5, .* holds the point β=0\.5 with stages\.a\.beta=0"
+    ):
+        state_of(tmp_path, safe)
+    # Of a misspelt model nothing was made. Once something was, it is another point.
+    assert state_of(tmp_path, other).of("points/base")["model"] == "tiny2"
+    (tmp_path / "points/base/evaluation").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"the finished model tiny2, .* the finished model tiny\. .* another name"):
+        state_of(tmp_path, other)
+    with pytest.raises(ValueError, match=r"has another one of this name"):
+        state_of(tmp_path, ("β=0.5", {"stages.a.beta": 0.5000001}, "points/beta_0.5000001", "planned"))
 
 
 @pytest.mark.slow
@@ -301,8 +328,9 @@ def test_several_sweeps_on_one_page(plan, tmp_path):
     run(plan, tmp_path / "one", [Axis(MULTIPLIER, (0.5, 4.0))], "SACPO")
     run(ladder, tmp_path / "two", [Axis("constraints.cost.budget", (0.9, -0.9))], "RSA")
     folder = tmp_path / "page"
-    front = write_front([tmp_path / "one", tmp_path / "two"], folder, tail=0.25, limits=[0.5], write_page=write_report)
+    front = write_front([tmp_path / "one", tmp_path / "two"], folder, limits=[0.5], write_page=write_report)
     assert [method["name"] for method in front["methods"]] == ["SACPO", "RSA"]
+    assert front["tail"] == 0.5, "the ladder's"
     rsa = front["methods"][1]["points"]
     assert [(point["budget"], point["settings"]) for point in rsa] == [
         (0.9, {"constraints.cost.budget": 0.9}),
@@ -317,7 +345,7 @@ def test_several_sweeps_on_one_page(plan, tmp_path):
         for point in method["points"]:
             model = metrics["models"][point["name"]]
             assert point["reward"]["value"] == pytest.approx(model["reward"]["mean"]["value"])
-            assert point["risk"]["value"] == pytest.approx(model["cost"]["cvar"]["0.25"]["value"])
+            assert point["risk"]["value"] == pytest.approx(model["cost"]["cvar"]["0.5"]["value"])
     rows = list(csv.DictReader((folder / "front.csv").open()))
     assert [row["model"] for row in rows] == [p["name"] for m in front["methods"] for p in m["points"]]
     assert rows[0][MULTIPLIER] == "0.5" and rows[2][MULTIPLIER] == "" and rows[2]["budget"] == "0.9"
@@ -336,6 +364,38 @@ def test_what_was_not_evaluated_alike_is_on_no_page(plan, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"it has no sweep\.json"):
         write_front([tmp_path], tmp_path / "page")
     assert not Path(tmp_path / "page").exists()
+
+
+def test_a_changed_evaluation_is_refused_before_anything_is_run(plan, tmp_path):
+    folder, models = tmp_path / "sweep", {"start": plan.model}
+    run(plan, folder, [], "A", models)
+    for changes, said in (
+        ({"prompts": PROMPTS[:6]}, r"prompts\.n: 12 before, 6 now"),
+        ({"sampling": Sampling(draws=4, max_new_tokens=6)}, r"sampling\.draws: 2 before, 4 now"),
+        ({"cost": ScorerSpec(reward, "cost")}, r"scorers\.cost\.name"),
+    ):
+        more = {**models, "another": plan.model}
+        with pytest.raises(ValueError, match=rf"since start was evaluated \({said}.* Set it back, use another"):
+            run(plan, folder, [], "B", more, **changes)
+        with pytest.raises(ValueError, match=said):
+            Sweep(plan, [], make_evaluation(plan.model, **changes), folder, None, more).describe()
+    assert read_sweep(folder)["name"] == "A" and not (folder / "points/another").exists()
+    # What the page alone is about may change, and so may the name, though nothing is left to run.
+    state, lines = run(plan, folder, [], "B", models, unsafe_above=0.5)
+    assert "[1/1] start: complete already" in lines and state == read_sweep(folder)
+    assert (state["name"], state["unsafe_above"]) == ("B", 0.5)
+    # Without records the point is evaluated again; without a name the old one stays.
+    records = folder / "points/start/evaluation/records.jsonl"
+    before = records.read_bytes()
+    records.unlink()
+    state, lines = run(plan, folder, [], None, models)
+    assert records.read_bytes() == before and state["name"] == "B" and state["points"][0]["status"] == "complete"
+
+
+def test_a_sweep_does_not_write_into_an_evaluation(plan, tmp_path):
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"it holds an evaluation \(evaluation\.json\)"):
+        run(plan, tmp_path, [], "A", {"start": plan.model})
 
 
 def test_what_it_costs_is_said_beforehand(plan, tmp_path):

@@ -6,6 +6,7 @@ an area, is a paired one: what is easy or hard about the prompts is the same for
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -242,8 +243,12 @@ def _limits(methods: Mapping[str, Sequence[Spot]], points: PairedPoints) -> list
     budgets = {spot.budget for spots in methods.values() for spot in spots if spot.budget is not None}
     if budgets:
         return sorted(budgets)
-    quarters = np.quantile([points.risks[0].min(), points.risks[0].max()], [0.25, 0.5, 0.75])
-    return sorted({float(f"{limit:.2g}") for limit in quarters})
+    low, high = float(points.risks[0].min()), float(points.risks[0].max())
+    if low == high:
+        return [low]
+    # Two digits of the range: with two digits of the numbers, all could fall below what was measured.
+    digits = 1 - math.floor(math.log10(high - low))
+    return sorted({round(low + share * (high - low), digits) for share in (0.25, 0.5, 0.75)})
 
 
 def front_table(front: FrontFile) -> str:

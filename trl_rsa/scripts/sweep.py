@@ -1,8 +1,10 @@
 """`trl-rsa sweep`: a plan at several settings, each point evaluated alike; reward against the tail on one page."""
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trl_rsa.scripts._command import add_plan
 from trl_rsa.scripts._launch import HELP
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = "Started again with the same arguments it goes on where it was."
+
+_FOLDER = "runs/sweep"
 
 _EPILOG = """\
 example:
@@ -56,12 +60,27 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=MODEL",
         help="a finished model, evaluated beside the points; may be given several times",
     )
-    parser.add_argument("--output_dir", default="runs/sweep", help="where to write (default: runs/sweep)")
-    parser.add_argument("--name", help="name of the method on the page (default: the folder's)")
+    parser.add_argument("--output_dir", help=f"where to write (default: {_FOLDER}; with --page, none)")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        help="name of the method on the page (default: the folder's); with --page, once per folder",
+    )
     parser.add_argument(
         "--page", nargs="+", metavar="FOLDER", help="run nothing; one page of these sweeps, which were evaluated alike"
     )
-    parser.add_argument("--tail", type=float, default=0.05, help="tail of the CVaR of cost (default: 0.05)")
+    parser.add_argument(
+        "--tail",
+        type=float,
+        help="tail of the CVaR of cost (default: that of the budgets if they share one, else 0.05)",
+    )
+    parser.add_argument(
+        "--unsafe_above",
+        type=float,
+        metavar="COST",
+        help="with --page: the cost above which a response is unsafe (default: as the sweeps were evaluated)",
+    )
     parser.add_argument(
         "--limits",
         type=float,
@@ -89,7 +108,7 @@ def launch(args: argparse.Namespace, argv: list[str], launcher: "Launcher") -> i
 def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     _check(args)
     if args.page:
-        _show(_write(args, args.page, Path(args.output_dir)), args.output_dir)
+        _show(_write(args, args.page, args.output_dir, names=args.name, unsafe_above=args.unsafe_above), args)
         return 0
     from trl_rsa.alignment.plan import Plan
     from trl_rsa.scripts._bars import Bars
@@ -100,7 +119,8 @@ def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     plan = Plan.from_yaml(args.plan)
     axes = [Axis.read(text, plan) for text in args.over]
     evaluation = _evaluation(args.evaluation, plan.model)
-    sweep = Sweep(plan, axes, evaluation, args.output_dir, args.name, named_models(args.model))
+    args.output_dir = args.output_dir or _FOLDER
+    sweep = Sweep(plan, axes, evaluation, args.output_dir, next(iter(args.name), None), named_models(args.model))
     if args.dry_run:
         for line in sweep.describe():
             print(line)
@@ -108,24 +128,33 @@ def main(args: argparse.Namespace, launcher: "Launcher | None" = None) -> int:
     with Bars() as bars:
         state = sweep.run(bars.log, launcher, bars.progress)
     if any(point["status"] == "complete" for point in state["points"]):
-        front = _write(args, [args.output_dir], sweep.folder, evaluation)
-        _show(front, args.output_dir)
-    return _report_failures(state)
+        _show(_write(args, [args.output_dir], args.output_dir), args)
+    return _report_failures(state, sweep.folder, {point.folder for point in sweep.points})
 
 
 def _check(args: argparse.Namespace) -> None:
+    from trl_rsa.sweep.page import check_reading
+
     if args.page:
         for name in ("plan", "over", "evaluation", "model", "dry_run"):
             if getattr(args, name):
                 raise ValueError(f"You set page and {name}, but a page is made of sweeps that are run. Leave one out.")
-        return
-    if args.plan is None:
+        if args.output_dir is None:
+            raise ValueError("You set page, but no output_dir, and a page needs a folder of its own. Set output_dir.")
+    elif args.plan is None:
         raise ValueError("You gave no plan, but a sweep varies one. Give PLAN.yaml, or --page and folders of sweeps.")
-    if args.evaluation is None:
+    elif args.evaluation is None:
         raise ValueError(
             "You set no evaluation, but each point is measured by one. Set evaluation to a YAML file with prompts, "
             "reward and cost, as `trl-rsa evaluate --config` takes it."
         )
+    elif len(args.name) > 1:
+        raise ValueError(f"You set {len(args.name)} names, but one sweep is one method. Set name once.")
+    elif args.unsafe_above is not None:
+        raise ValueError(
+            f"You set unsafe_above, but it is part of the evaluation. Set it in {args.evaluation}, or with --page."
+        )
+    check_reading(args.tail, args.limits, args.reference, args.unsafe_above)
 
 
 def _evaluation(path: str, model: str) -> "Evaluation":
@@ -144,36 +173,48 @@ def _evaluation(path: str, model: str) -> "Evaluation":
 
 
 def _write(
-    args: argparse.Namespace, sweeps: list[str], folder: Path, evaluation: "Evaluation | None" = None
+    args: argparse.Namespace,
+    sweeps: list[str],
+    folder: str,
+    names: Sequence[str] = (),
+    unsafe_above: float | None = None,
 ) -> "FrontFile":
     from trl_rsa.report import write_report
+    from trl_rsa.storage.names import FRONT
+    from trl_rsa.storage.printable import printable
     from trl_rsa.sweep.page import write_front
 
-    options: dict[str, Any] = {}
-    if evaluation is not None:
-        options = {"tails": evaluation.tails, "unsafe_above": evaluation.unsafe_above}
+    def write_page(folder: Path) -> None:
+        tail = json.loads((folder / FRONT).read_text(encoding="utf-8"))["tail"]  # it may follow from the budgets
+        write_report(folder, title="Reward against the worst answers", tail=tail)
+
     return write_front(
         sweeps,
         folder,
         args.tail,
         limits=args.limits,
         reference=None if args.reference is None else tuple(args.reference),
-        write_page=lambda folder: write_report(folder, title="Reward against the worst answers", tail=args.tail),
-        **options,
+        unsafe_above=unsafe_above,
+        write_page=write_page,
+        names=names,
+        log=lambda line: print(printable(line)),
     )
 
 
-def _show(front: "FrontFile", output_dir: str) -> None:
+def _show(front: "FrontFile", args: argparse.Namespace) -> None:
     from trl_rsa.report import front_markdown
     from trl_rsa.storage.printable import printable
 
     print(printable(front_markdown(front)))
-    print(f"Page: {Path(output_dir) / 'report.html'}")
+    print(f"Page: {Path(args.output_dir) / 'report.html'}")
 
 
-def _report_failures(state: "SweepFile") -> int:
-    """1 if a point failed."""
-    failed = [point for point in state["points"] if point["status"] == "failed"]
+def _report_failures(state: "SweepFile", folder: Path, asked: set[str]) -> int:
+    """1 if a point that is asked for now failed. What another start left behind is no failure of this one."""
+    failed = [point for point in state["points"] if point["status"] == "failed" and point["folder"] in asked]
     for point in failed:
-        print(f"{point['name']} FAILED: {point.get('problem')} The traceback is in {point['folder']}/problem.txt.")
+        report = folder / point["folder"] / "problem.txt"
+        # A point that could not be begun has only its sentence.
+        where = f" The traceback is in {report}." if report.exists() else ""
+        print(f"{point['name']} FAILED: {str(point.get('problem')).rstrip('.')}.{where}")
     return int(bool(failed))

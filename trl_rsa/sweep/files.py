@@ -1,6 +1,7 @@
 """sweep.json: the points of a sweep, and how far each has come."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -10,6 +11,8 @@ from trl_rsa.storage.provenance import differences, now, versions
 
 SWEEP = "sweep.json"
 SCHEMA_VERSION = 1
+# In the folder of a point: where it is aligned, and where it is evaluated.
+RUN, EVALUATION = "run", "evaluation"
 
 
 class SweepPoint(TypedDict):
@@ -33,7 +36,10 @@ class SweepPoint(TypedDict):
 
 
 class SweepFile(TypedDict):
-    """sweep.json. `name` is the method's on a page, `plan` what every point starts from, `axes` the values by path."""
+    """sweep.json. `name` is the method's on a page, `plan` what every point starts from, `axes` the values by path.
+
+    `tails` and `unsafe_above` are the evaluation's; files of older versions do not have them.
+    """
 
     schema_version: int
     created: str
@@ -42,6 +48,27 @@ class SweepFile(TypedDict):
     plan: dict[str, Any]
     axes: dict[str, list[Any]]
     points: list[SweepPoint]
+    tails: NotRequired[list[float]]
+    unsafe_above: NotRequired[float]
+
+
+def evaluated_with(folder: Path) -> dict[str, Any] | None:
+    """What the responses and scores of an evaluation were made with, but for the models; None if it has not begun.
+
+    Raises:
+        ValueError: if its evaluation.json is damaged.
+    """
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        return {name: value for name, value in settings.items() if name != "models"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"You go on with the evaluation in {folder}, but its evaluation.json cannot be read ({error!r}). Remove "
+            "that folder, and start the sweep again, which evaluates this point again."
+        ) from error
 
 
 def read_sweep(folder: Path) -> SweepFile:
@@ -72,15 +99,22 @@ class SweepState:
     Args:
         folder (`Path`):
             The sweep's output folder.
-        name (`str`), plan (`dict`), axes (`dict`), points (`list[SweepPoint]`):
-            What is asked for now.
+        name (`str`, *optional*), plan (`dict`), axes (`dict`), points (`list[SweepPoint]`), tails, unsafe_above:
+            What is asked for now. Without a name, the file's stays; a new one has the folder's.
 
     Raises:
         ValueError: if the folder holds the sweep of another plan.
     """
 
     def __init__(
-        self, folder: Path, name: str, plan: dict[str, Any], axes: dict[str, list[Any]], points: list[SweepPoint]
+        self,
+        folder: Path,
+        name: str | None,
+        plan: dict[str, Any],
+        axes: dict[str, list[Any]],
+        points: list[SweepPoint],
+        tails: Sequence[float] = (0.05, 0.01),
+        unsafe_above: float = 0.0,
     ) -> None:
         self.path = folder / SWEEP
         self.is_new = not self.path.exists()
@@ -88,13 +122,17 @@ class SweepState:
             "schema_version": SCHEMA_VERSION,
             "created": now(),
             "versions": versions(),
-            "name": name,
+            "name": name or folder.resolve().name,
             "plan": plan,
             "axes": axes,
             "points": points,
+            "tails": list(tails),
+            "unsafe_above": unsafe_above,
         }
         if not self.is_new:
-            self._take_up(read_sweep(folder))
+            before = read_sweep(folder)
+            self._take_up(before)
+            self.content["name"] = name or before["name"]
 
     def _take_up(self, before: SweepFile) -> None:
         changes = list(differences(before["plan"], self.content["plan"]))
@@ -105,10 +143,34 @@ class SweepState:
                 "more than what is swept. Restore the plan, or use another output_dir."
             )
         known = {point["folder"]: point for point in before["points"]}
-        asked = {point["folder"]: known.get(point["folder"], point) for point in self.content["points"]}
+        asked = {point["folder"]: self._known(known.get(point["folder"]), point) for point in self.content["points"]}
         # In the order of the file, and new ones after them.
         self.content["points"] = list((known | asked).values())
+        names = [point["name"] for point in self.content["points"]]
+        for point in asked.values():
+            if names.count(point["name"]) > 1:
+                raise ValueError(
+                    f"You ask for the point {point['name']}, but {self.path.parent} has another one of this name, in "
+                    "another folder, and a name tells points apart. Use another output_dir."
+                )
         self.content["created"], self.content["versions"] = before["created"], before["versions"]
+
+    def _known(self, before: SweepPoint | None, asked: SweepPoint) -> SweepPoint:
+        """What the file knows of a point. A folder is named by the last names of the fields only, so that it may hold
+        a point with other settings, or another finished model."""
+        if before is None:
+            return asked
+        one, other = _in_words(before), _in_words(asked)
+        # Older files say which finished model it is once it is complete.
+        if one == other or not (before["settings"] or asked["settings"] or "model" in before):
+            return before
+        folder = self.path.parent / asked["folder"]
+        if before["status"] != "complete" and not any((folder / part).exists() for part in (RUN, EVALUATION)):
+            return asked  # nothing was made of the other one, as of a model whose name was misspelt
+        raise ValueError(
+            f"You ask for the point {asked['name']} with {other}, but its folder {folder} holds the point "
+            f"{before['name']} with {one}. Use another output_dir{_or_name(asked)}."
+        )
 
     def of(self, folder: str) -> SweepPoint:
         (found,) = (point for point in self.content["points"] if point["folder"] == folder)
@@ -120,4 +182,20 @@ class SweepState:
         point.update(entries)
         for name in [name for name, value in point.items() if value is None]:
             del point[name]
+        self.write()
+
+    def write(self) -> None:
         write_json(self.path, self.content)
+
+
+def _in_words(point: SweepPoint) -> str:
+    """What a point is: its settings, or the finished model."""
+    if point["settings"]:
+        return ", ".join(
+            f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in point["settings"].items()
+        )
+    return f"the finished model {point.get('model')}"
+
+
+def _or_name(point: SweepPoint) -> str:
+    return "" if point["settings"] else ", or another name for the model"

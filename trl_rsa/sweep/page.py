@@ -1,78 +1,80 @@
 """One page of one or several sweeps: their records together, metrics.json, front.json, and the table of points."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.columns import Columns, read_columns
 from trl_rsa.evaluation.front_file import FrontFile
 from trl_rsa.evaluation.front_measures import Spot, front_table, measure_front
 from trl_rsa.evaluation.metrics import summarize_models
+from trl_rsa.evaluation.tails import check_tail
 from trl_rsa.storage.files import replacing, write_json
 from trl_rsa.storage.locks import hold_folder
 from trl_rsa.storage.names import FRONT, METRICS, RECORDS
-from trl_rsa.storage.provenance import differences
 from trl_rsa.storage.records import RecordWriter, read_records
-from trl_rsa.sweep.files import SweepPoint, read_sweep
+from trl_rsa.sweep.evaluated import EvaluatedPoint, EvaluatedSweeps, distinct_tails
+from trl_rsa.sweep.files import SWEEP
 
 
 TABLE = "front.csv"
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A point that was evaluated: its method, what sweep.json says of it, its name on the page, its evaluation."""
-
-    method: str
-    point: SweepPoint
-    name: str
-    evaluation: Path
-
-
 def write_front(
     sweeps: Sequence[str | Path],
     output_dir: str | Path,
-    tail: float = 0.05,
-    tails: Sequence[float] = (0.05, 0.01),
+    tail: float | None = None,
+    tails: Sequence[float] | None = None,
     limits: Sequence[float] = (),
     reference: tuple[float, float] | None = None,
-    unsafe_above: float = 0.0,
+    unsafe_above: float | None = None,
     seed: int = 0,
     write_page: Callable[[Path], Any] | None = None,
+    names: Sequence[str] = (),
+    log: Callable[[str], None] = print,
 ) -> FrontFile:
     """Puts the evaluated points of sweeps together: records.jsonl, metrics.json, front.json, front.csv, and the page.
 
     Args:
         sweeps (`Sequence[str | Path]`):
-            Output folders of sweeps, evaluated alike. Each is a method, by the name in its sweep.json.
+            Output folders of sweeps, evaluated alike. Each is a method.
         output_dir (`str` or `Path`):
             Where to write; it may be the folder of a single sweep.
-        tail (`float`, *optional*, defaults to 0.05):
-            Tail of the CVaR of cost on the front.
+        tail (`float`, *optional*):
+            Tail of the CVaR of cost on the front. By default that of the budgets, if they share one, or else 0.05.
         tails (`Sequence[float]`, *optional*), unsafe_above (`float`, *optional*):
-            Of metrics.json.
+            Of metrics.json; by default as the points were evaluated.
         limits, reference:
-            As in [`~evaluation.front_measures.measure_front`].
+            As in [`~evaluation.front_measures.measure_front`]. Budgets of another tail are no limits.
         seed (`int`, *optional*):
             Of the resamples.
         write_page (`Callable`, *optional*):
             Given the folder, makes the page: [`~report.write_report`].
+        names (`Sequence[str]`, *optional*):
+            Names of the methods, one per sweep; by default those in the sweep.json files.
+        log (`Callable[[str], None]`, *optional*):
+            Told what is not on the page, or not as one might think.
 
     Raises:
-        ValueError: if no point was evaluated, two sweeps have one name, or points were not evaluated alike.
+        ValueError: if no point was evaluated, two sweeps have one name, points were not evaluated alike, records are
+            damaged, or the folder holds other records.
     """
+    check_reading(tail, limits, reference, unsafe_above)
     folder = Path(output_dir)
-    measured = _measured([Path(sweep) for sweep in sweeps])
-    _check_alike(measured)
+    found = EvaluatedSweeps.read(sweeps, names)
+    _check_folder(folder, found.folders)
+    tail = found.choose_tail() if tail is None else tail
+    unsafe_above = found.unsafe_above() if unsafe_above is None else unsafe_above
+    every_tail = distinct_tails([tail, *(found.tails() if tails is None else tails)])
     bootstrap = Bootstrap(seed=seed)
     with hold_folder(folder):
-        columns = _write_records(measured, folder / RECORDS)
+        columns = _write_records(found.points, folder / RECORDS)
         parts = {str(name): columns.take(indices) for name, indices in columns.model}
-        front = measure_front(_spots(measured), parts, tail, limits, reference, bootstrap)
-        every_tail = list(dict.fromkeys([tail, *tails]))
+        front = measure_front(_spots(found.points, tail), parts, tail, limits, reference, bootstrap)
         write_json(
             folder / METRICS,
             summarize_models(columns, every_tail, unsafe_above=unsafe_above, bootstrap=bootstrap),
@@ -82,60 +84,105 @@ def write_front(
             partial.write_text(front_table(front), encoding="utf-8")
         if write_page is not None:
             write_page(folder)
+    for line in [*_about_points(found), *_about_budgets(found, tail), *_about_prompts(parts, front["n_prompts"])]:
+        log(line)
     return front
 
 
-def _measured(folders: Sequence[Path]) -> list[_Measured]:
-    sweeps = [read_sweep(folder) for folder in folders]
-    names = [sweep["name"] for sweep in sweeps]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"You put two sweeps with the name {name!r} on one page, but it tells methods apart. Set --name."
-            )
-    found = [
-        _Measured(
-            sweep["name"],
-            point,
-            point["name"] if len(sweeps) == 1 else f"{sweep['name']} {point['name']}",
-            folder / point["folder"] / "evaluation",
+def check_reading(
+    tail: float | None,
+    limits: Sequence[float] = (),
+    reference: Sequence[float] | None = None,
+    unsafe_above: float | None = None,
+) -> None:
+    """
+    Raises:
+        ValueError: if a front cannot be read so; the message says why.
+    """
+    if tail is not None:
+        check_tail(tail)
+    for limit in limits:
+        if not math.isfinite(limit):
+            raise ValueError(f"You set limits to {limit}, but a limit is a CVaR of cost. Set a number.")
+    if reference is not None and not all(map(math.isfinite, reference)):
+        raise ValueError(
+            f"You set reference to {' '.join(map(str, reference))}, but it is a point, a CVaR of cost and a reward. "
+            "Set two numbers."
         )
-        for folder, sweep in zip(folders, sweeps, strict=True)
-        for point in sweep["points"]
-        if point["status"] == "complete"
-    ]
-    if not found:
-        raise ValueError("You ask for a page, but no point has been evaluated. Run the sweep first.")
-    return found
+    if unsafe_above is not None and not math.isfinite(unsafe_above):
+        raise ValueError(
+            f"You set unsafe_above to {unsafe_above}, but it is the cost above which a response is unsafe. Set a "
+            "number."
+        )
 
 
-def _check_alike(measured: Sequence[_Measured]) -> None:
-    """The same prompts, sampling and scorers: whatever is not the model."""
-    first: dict[str, Any] | None = None
-    for one in measured:
-        content = json.loads((one.evaluation / "evaluation.json").read_text(encoding="utf-8"))
-        settings = {name: value for name, value in content["settings"].items() if name != "models"}
-        first = settings if first is None else first
-        changes = list(differences(first, settings))
-        if changes:
-            raise ValueError(
-                f"You put {measured[0].name} and {one.name} on one page, but they were not evaluated alike "
-                f"({'; '.join(changes[:3])}). Evaluate them with the same prompts, sampling and scorers."
-            )
+def _check_folder(folder: Path, sweeps: Sequence[Path]) -> None:
+    """Nothing is overwritten but an earlier page of this kind."""
+    own = len(sweeps) == 1 and folder.resolve() == sweeps[0].resolve()
+    if (folder / "evaluation.json").exists():
+        what = "the records of an evaluation (evaluation.json)"
+    elif (folder / SWEEP).exists() and not own:
+        what = "a sweep with a page of its own (sweep.json)"
+    elif (folder / RECORDS).exists() and not own and not (folder / TABLE).exists():
+        what = f"a {RECORDS} that is of no page"
+    else:
+        return
+    raise ValueError(
+        f"You set output_dir to {folder}, but it holds {what}, which the page would overwrite. Use another output_dir."
+    )
 
 
-def _write_records(measured: Sequence[_Measured], path: Path) -> Columns:
+def _write_records(points: Sequence[EvaluatedPoint], path: Path) -> Columns:
     """All points' records in one file, under the points' names."""
     with replacing(path) as partial, RecordWriter(partial) as writer:
-        for one in measured:
-            for record in read_records(one.evaluation / RECORDS):
+        for one in points:
+            for record in one.records():
                 writer.write({**record, "model": one.name})
     return read_columns(read_records(path))
 
 
-def _spots(measured: Sequence[_Measured]) -> dict[str, list[Spot]]:
+def _spots(points: Sequence[EvaluatedPoint], tail: float) -> dict[str, list[Spot]]:
     found: dict[str, list[Spot]] = {}
-    for one in measured:
-        spot = Spot(one.name, one.point["settings"], one.point.get("budget"), one.point.get("met"))
-        found.setdefault(one.method, []).append(spot)
+    for one in points:
+        found.setdefault(one.method, []).append(one.spot(tail))
     return found
+
+
+def _about_points(found: EvaluatedSweeps) -> list[str]:
+    n = len(found.left_out)
+    if not n:
+        return []
+    return [
+        f"{n} {'points are' if n > 1 else 'point is'} not on the page, not being complete: {_few(found.left_out)}."
+    ]
+
+
+def _about_budgets(found: EvaluatedSweeps, tail: float) -> list[str]:
+    others = found.with_another_tail(tail)
+    tails = {f"{one.budget_tail:g}": None for one in others}
+    if not tails:
+        return []
+    return [
+        f"The budgets of {_few([one.name for one in others])} are about the tail {', '.join(tails)}, and the front is "
+        f"at {tail:g}: they are no limits on it. Set tail to {' or '.join(tails)} to read them."
+    ]
+
+
+def _about_prompts(parts: Mapping[str, Columns], n_used: int) -> list[str]:
+    """Where points lack scores, the front is about fewer prompts than were asked."""
+    total = np.unique(np.concatenate([columns.group for columns in parts.values()])).size
+    if n_used == total:
+        return []
+    scored = {
+        name: np.unique(columns.group[np.isfinite(columns.cost) & np.isfinite(columns.reward)]).size
+        for name, columns in parts.items()
+    }
+    lacking = [f"{name} lacks {total - n}" for name, n in scored.items() if n < total]
+    return [
+        f"The front uses {n_used} of {total} prompts, those of which every point has an answer with both scores: "
+        f"{_few(lacking)}."
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", and {len(names) - 5} more" if len(names) > 5 else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from trl_rsa.alignment.plan import Plan
 from trl_rsa.sweep.axes import Axis, grid, label, set_field
-from trl_rsa.sweep.files import SweepPoint
+from trl_rsa.sweep.files import RUN, SweepPoint
 
 
 POINTS = "points"
@@ -48,6 +48,8 @@ class Point:
         }
         if self.plan is not None and len(self.plan.constraints) == 1:
             found["budget"] = self.plan.constraints[0].budget
+        if self.model is not None:
+            found["model"] = self.model
         return found
 
 
@@ -64,7 +66,7 @@ def make_points(plan: Plan, axes: Sequence[Axis], models: Mapping[str, str], out
             varied = set_field(varied, path, value)
         name = label(settings)
         folder = _folder(", ".join(f"{path.rpartition('.')[2]}={value}" for path, value in settings.items()))
-        varied = dataclasses.replace(varied, output_dir=str(output_dir / folder / "run"))
+        varied = dataclasses.replace(varied, output_dir=str(output_dir / folder / RUN))
         points.append(Point(name, folder, settings, varied))
     for kind in ("name", "folder"):
         several = [getattr(point, kind) for point in points]

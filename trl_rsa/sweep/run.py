@@ -13,6 +13,7 @@ Killed and started again, it goes on: `align` and the evaluation resume by thems
 points are complete. Points that failed are tried again.
 """
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,12 @@ from trl_rsa.evaluation.run import EvaluationRun
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.sampling.policies import free_memory, load_tokenizer
 from trl_rsa.storage.locks import hold_folder
+from trl_rsa.storage.names import RECORDS
+from trl_rsa.storage.provenance import differences
 from trl_rsa.sweep.axes import Axis
 from trl_rsa.sweep.cost import describe_costs
-from trl_rsa.sweep.files import SweepFile, SweepState
-from trl_rsa.sweep.points import Point, make_points
+from trl_rsa.sweep.files import EVALUATION, SweepFile, SweepState, evaluated_with
+from trl_rsa.sweep.points import POINTS, Point, make_points
 from trl_rsa.sweep.shared import copy_finished_stages, copy_first_responses
 from trl_rsa.training.launcher import Launcher
 
@@ -96,6 +99,7 @@ class Sweep:
             ValueError: if a point cannot be run; the message says which.
         """
         problems = self._check()
+        self._take_up()
         for point in self.points:
             if point.folder in problems:
                 raise ValueError(_of(point, problems[point.folder]))
@@ -121,23 +125,56 @@ class Sweep:
                 As in [`~evaluation.run.EvaluationRun`].
         """
         lines = ProgressLog(log)
-        axes = {axis.path: list(axis.values) for axis in self.axes}
-        entries = [point.entry() for point in self.points]
         problems = self._check()
-        state = SweepState(self.folder, self.name or self.folder.resolve().name, describe(self.plan), axes, entries)
+        state = self._take_up()
         for point in self.points if state.is_new else ():
             if point.folder in problems:
                 raise ValueError(_of(point, problems[point.folder]))
         with hold_folder(self.folder):
+            state.write()  # another name counts even if all points are complete
             for number, point in enumerate(self.points, start=1):
                 line = ProgressLog(lines, prefix=f"[{number}/{len(self.points)}] {point.name}: ")
-                if state.of(point.folder)["status"] == "complete":
+                records = self.folder / point.folder / EVALUATION / RECORDS
+                if state.of(point.folder)["status"] == "complete" and records.exists():
                     line("complete already")
-                elif point.folder in problems:
+                    continue
+                self._problem_file(point).unlink(missing_ok=True)  # of an earlier start
+                if point.folder in problems:
                     self._fail(state, point, problems[point.folder], line)
                 else:
                     self._run_point(state, point, line, launcher, progress)
         return state.content
+
+    def _take_up(self) -> SweepState:
+        """sweep.json in memory, with what an earlier start has left. Nothing is written."""
+        axes = {axis.path: list(axis.values) for axis in self.axes}
+        entries = [point.entry() for point in self.points]
+        tails, unsafe_above = self.evaluation.tails, self.evaluation.unsafe_above
+        state = SweepState(self.folder, self.name, describe(self.plan), axes, entries, tails, unsafe_above)
+        if state.is_new and (self.folder / "evaluation.json").exists():
+            raise ValueError(
+                f"You set output_dir to {self.folder}, but it holds an evaluation (evaluation.json), and the sweep "
+                "would write over its records. Use another output_dir."
+            )
+        self._compare_evaluations(state)
+        return state
+
+    def _compare_evaluations(self, state: SweepState) -> None:
+        """Points that were evaluated otherwise would be told apart by that, not by what is swept."""
+        now: dict[str, Any] | None = None
+        for point in state.content["points"]:
+            before = evaluated_with(self.folder / point["folder"] / EVALUATION)
+            if before is None:
+                continue
+            now = _Described(self.evaluation).settings() if now is None else now
+            changes = list(differences(before, now))
+            if changes:
+                raise ValueError(
+                    f"You changed the evaluation of the sweep in {self.folder} since {point['name']} was evaluated "
+                    f"({'; '.join(changes[:5])}{'; …' if len(changes) > 5 else ''}), but all points must be evaluated "
+                    "alike. Set it back, use another output_dir, or remove the evaluation folders in "
+                    f"{self.folder / POINTS}: the points are then evaluated again, without being trained again."
+                )
 
     def _run_point(
         self, state: SweepState, point: Point, log: ProgressLog, launcher: Launcher | None, progress: Progress
@@ -148,7 +185,7 @@ class Sweep:
             found = {"model": point.model} if point.plan is None else self._align(state, point, log, launcher)
             self._evaluate(point, str(found["model"]), log, progress)
         except Exception as error:  # whatever it is, the other points are not to be lost
-            report = self.folder / point.folder / "problem.txt"
+            report = self._problem_file(point)
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
             self._fail(state, point, error, log)
@@ -174,7 +211,7 @@ class Sweep:
         return {"model": alignment.model, **({} if ladder is None else {"met": ladder["met"]})}
 
     def _evaluate(self, point: Point, model: str, log: ProgressLog, progress: Progress) -> None:
-        folder = self.folder / point.folder / "evaluation"
+        folder = self.folder / point.folder / EVALUATION
         evaluation = replace(self.evaluation, output_dir=folder, models={point.name: model}, manifest=None)
         EvaluationRun(evaluation, log=log, progress=progress).run()
 
@@ -183,6 +220,9 @@ class Sweep:
         problem = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
         state.update(point.folder, status="failed", problem=problem)
         log(f"FAILED: {problem}", style="red")
+
+    def _problem_file(self, point: Point) -> Path:
+        return self.folder / point.folder / "problem.txt"
 
     def _check(self) -> dict[str, Exception]:
         """What is wrong with the plans of the points, by folder."""
@@ -202,6 +242,20 @@ class Sweep:
                 raise ValueError("You gave a model in memory, but not its tokenizer. Set processing_class.")
             return load_tokenizer(self.plan.model)
         return self.processing_class
+
+
+class _Described(EvaluationRun):
+    """Only says what responses and scores would be made with: no model is loaded but the scorers, and nothing is
+    written."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        # A name, so that no folder is read for its digest: models differ from point to point.
+        self.evaluation, self.log = replace(evaluation, models={"model": "of the point"}), lambda line: None
+
+    def settings(self) -> dict[str, Any]:
+        specs = [spec for spec in (self.evaluation.reward, self.evaluation.cost) if spec is not None]
+        settings = self._settings({spec.kind: self._try_scorer(spec) for spec in specs})
+        return {name: value for name, value in json.loads(json.dumps(settings)).items() if name != "models"}
 
 
 def _of(point: Point, error: Exception) -> str:
