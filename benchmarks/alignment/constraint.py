@@ -37,6 +37,8 @@ from benchmarks.alignment.constraint_methods import (
     AUDIT_SEEDS,
     AUDITS,
     BUDGETS,
+    ERROR_METHODS,
+    ERROR_SEEDS,
     FAR_TAIL,
     LEARNED,
     METHODS,
@@ -115,7 +117,8 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
 
 def audit_cells() -> list[Cell]:
     """The audits first, then what they are compared with: a run may be stopped."""
-    return [cell for method in AUDITS for cell in cells_of("audits", (method,), AUDIT_SEEDS)]
+    parts = (AUDITS, AUDIT_SEEDS), (ERROR_METHODS, ERROR_SEEDS)
+    return [cell for methods, seeds in parts for method in methods for cell in cells_of("audits", (method,), seeds)]
 
 
 def run(cells: Sequence[Cell], results: Results, cache: Path, sizes: Sizes) -> None:

@@ -155,12 +155,13 @@ METHODS = (
     ),
 )
 LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTROPIC2, scorer="learned", **UNSAFE),)
-# Audits: on seeds that no method was run on before, with today's version, and what they are compared with. What was
-# learned from the rows of earlier seeds went into the audits of the next.
-FORMER_AUDIT_SEEDS = ((10, 11, 12, 13, 14), (15, 16, 17, 18, 19))
-AUDIT_SEEDS = (20, 21, 22, 23, 24)
+# Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
+AUDIT_SEEDS = (10, 11, 12, 13, 14)
 AUDIT_BUDGET = 400
-AUDIT = {"labels": [140, 60], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True, "second": "unsafe"}
+AUDIT: dict[str, Any] = {"labels": [140, 50, 40], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True}
+# A search that allows for wrong labels, on seeds of its own: it was made by what the others' seeds had shown.
+ERROR_SEEDS = (15, 16, 17, 18, 19, 20, 21, 22, 23, 24)
+ERROR_AUDIT = AUDIT | {"labels": [140, 60], "uniform": 0.8, "errors": True}
 TRUE_COST = ladder("true cost", "RSA on the true cost of every response", ENTROPIC2, **UNSAFE)
 AUDITED = ladder(
     "learned cost, audited",
@@ -184,15 +185,23 @@ AUDITED_REWARDED = ladder(
     audit=AUDIT,
     **UNSAFE,
 )
+ERRORS = ladder(
+    "learned cost, audited, wrong labels allowed for",
+    "as audited, but a search counts a response by the chance of each grade",
+    ENTROPIC2,
+    scorer="learned",
+    audit=ERROR_AUDIT,
+    **UNSAFE,
+)
 # In the order in which they are run.
 AUDITS = (
     AUDITED,
     TRUE_COST,
     AUDITED_REWARDED,
-    TRUE_REWARDED,
     ladder("graded cost", "RSA on a cost model that was trained on grades", ENTROPIC2, scorer="graded", **UNSAFE),
     ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
 )
+ERROR_METHODS = (ERRORS, TRUE_COST, TRUE_REWARDED)
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
 # labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain
 # labels by safety first. That was with the true reward. With a learned one the language broke in some seeds; what

@@ -23,7 +23,8 @@ from benchmarks.alignment.constraint_methods import (
     BUDGETS,
     CLIP,
     CONFIDENCE,
-    FORMER_AUDIT_SEEDS,
+    ERROR_SEEDS,
+    ERRORS,
     LEARNED,
     MARGIN_SHARE,
     METHODS,
@@ -448,11 +449,39 @@ def _learned(rows: Sequence[Row]) -> str:
 ALIKE = f"{AUDITED.name}, labels alike"
 
 
+def _beside(rows: Sequence[Row], true: Sequence[Row], audited: Sequence[Row]) -> str:
+    """What the audits are compared with, if it has been run, and by which version."""
+    if not true:
+        return "The ladders on the true, the learned and a graded cost have not been run on them yet."
+    same = {row["commit"] for row in true} == {row["commit"] for row in audited}
+    said = f"The ladder on the true cost was run on them by {'the same' if same else 'an earlier'} version."
+    former = pick(rows, method=ALIKE)
+    if former:
+        met, n = _count(former)
+        share = _share_kept(former, true)
+        said += (
+            f' The rows "labels alike" are of the audit as it was at first: half of the labels are drawn where the '
+            f"learned cost is high, and the calibration took all alike, so that harm which the cost does not see was "
+            f"averaged away. A review found that, not these rows. They truly met {met} of {n}, with {share:.2f} of "
+            "the reward; other things have changed since, too."
+        )
+    return said
+
+
 def _audits(rows: Sequence[Row]) -> str:
     """The audits, in both worlds, and whether they reach what was set before they were run."""
-    fresh = [row for row in rows if row["seed"] in AUDIT_SEEDS]
-    true, audited = (pick(fresh, method=method.name) for method in (TRUE_COST, AUDITED))
+    every_row, rows = rows, [row for row in rows if row["seed"] in AUDIT_SEEDS]
+    true, audited = (pick(rows, method=method.name) for method in (TRUE_COST, AUDITED))
     met, n = _count(audited)
+    lines, names = [], [method.name for method in AUDITS]
+    names.insert(1, ALIKE)
+    for world in BUDGETS:
+        for name in names:
+            for budget in BUDGETS[world]:
+                here = pick(rows, world=world, method=name, budget=budget)
+                if here:
+                    spent = f"{np.mean(column(here, 'labels')):.0f}"
+                    lines.append([f"`{world}`, {name}", *_line(here), spent])
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
     known = [share for share in kept.values() if share is not None]
     every = _share_kept(audited, true)
@@ -470,7 +499,7 @@ def _audits(rows: Sequence[Row]) -> str:
     counts = ", ".join(
         f"{method.name} {_count(several)[0]} of {_count(several)[1]}"
         for method in AUDITS
-        if (several := pick(fresh, method=method.name))
+        if (several := pick(rows, method=method.name))
     )
     most = max(column(audited, "labels"), default=0)
     wrong = [row for row in audited if not holds(row) and row["met"]]
@@ -480,62 +509,57 @@ def _audits(rows: Sequence[Row]) -> str:
         "true grade, or with probability 0.1 any other one (`constraint_labeller.py`, fixed before any search). The "
         "labels refresh the learned cost (ridge regression on words), calibrate it, steer the search by a bootstrap's "
         "bound, and label the pairs. Each response whose first label is unsafe gets a second label, and a third "
-        f"where these two differ. The rows are of the seeds {_span(AUDIT_SEEDS)}, that no method had run on; what "
-        "earlier seeds had shown (below) was known by then.\n\n"
+        "where these two differ. Settings were chosen on the tuning seed; the rows are of seeds that no method had "
+        f"run on. {_beside(rows, true, audited)}\n\n"
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {_searches(len(wrong))} the bound held and the budget was broken "
-        f"in truth.{_with_reward(fresh, true)}\n\n"
-        + _audit_table(fresh, [method.name for method in AUDITS])
-        + _former_audits(rows)
+        f"in truth: a search looks many times at labels that are few.{_with_reward(rows, true)}\n\n"
+        + table(["method", *HEADS, *COSTS, "labels"], lines)
+        + _errors(every_row)
         + "\n"
     )
 
 
-def _audit_table(rows: Sequence[Row], names: Sequence[str]) -> str:
+def _errors(rows: Sequence[Row]) -> str:
+    """What comes out where a search allows for wrong labels."""
+    rows = [row for row in rows if row["seed"] in ERROR_SEEDS]
+    here, true, rewarded = (pick(rows, method=method.name) for method in (ERRORS, TRUE_COST, TRUE_REWARDED))
+    if not here:
+        return ""
+    said = [
+        f"{_count(several)[0]} of {_count(several)[1]} with {share:.2f} of the reward in `{world}`"
+        for world in BUDGETS
+        if (several := pick(here, world=world)) and (share := _share_kept(several, true)) is not None
+    ]
+    (met, n), share = _count(here), _share_kept(here, true)
+    wrong = [row for row in here if not holds(row) and row["met"]]
+    names = [ERRORS.name, TRUE_COST.name, TRUE_REWARDED.name]
     lines = [
-        [f"`{world}`, {name}", *_line(here), f"{np.mean(column(here, 'labels')):.0f}"]
+        [f"`{world}`, {name}", *_line(several), f"{np.mean(column(several, 'labels')):.0f}"]
         for world in BUDGETS
         for name in names
         for budget in BUDGETS[world]
-        if (here := pick(rows, world=world, method=name, budget=budget))
+        if (several := pick(rows, world=world, method=name, budget=budget))
     ]
-    return table(["method", *HEADS, *COSTS, "labels"], lines)
-
-
-def _former_audits(rows: Sequence[Row]) -> str:
-    """What the audits were like before, and what was learned from it."""
-    parts = []
-    for seeds, why in zip(FORMER_AUDIT_SEEDS, LEARNED_FROM, strict=True):
-        here = [row for row in rows if row["seed"] in seeds]
-        true = pick(here, method=TRUE_COST.name)
-        said = " and ".join(
-            f"*{name}* {met} of {n} with {_share_kept(several, true):.2f} of the reward"
-            for name in (ALIKE, AUDITED.name)
-            if (several := pick(here, method=name))
-            for met, n in (_count(several),)
-        )
-        if said:
-            parts.append(
-                f"\n### Seeds {_span(seeds)}: the audits as they were\n\nTruly met: {said}. {why}\n\n"
-                + _audit_table(here, [ALIKE, *(method.name for method in AUDITS)])
-            )
-    return "".join(parts)
-
-
-LEARNED_FROM = (
-    "At first the calibration took all labels alike, though half of them are drawn where the learned cost is high, "
-    "and harm which it misses was averaged away; a review found that. Then wrong labels looked like a tail: some "
-    "disagreements were never settled, as the budget was spent, and even settled ones leave unsafe medians among "
-    "harmless responses. What mends it (`errors`, and a part of the budget for settling) and how many labels fall on "
-    "all responses alike (0.8, not 0.5) were chosen by what these seeds' policies would have been said to be.",
-    "With wrong labels allowed for the reward was kept, and one budget too few: in a blind spot labels happened to "
-    "miss the harm, and the bound took it for impossible. So the bound got a prior that is worth one label.",
-)
-
-
-def _span(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}"
+    beside = (
+        ""
+        if not rewarded
+        else f" With a learned reward in the rungs the ladder on the true cost keeps "
+        f"{_share_kept(rewarded, true):.2f} of its reward without one, and truly meets {_count(rewarded)[0]} of "
+        f"{_count(rewarded)[1]}."
+    )
+    return (
+        "\n### Where the search allows for wrong labels\n\nThe ladders above take each label as it is. Wrong ones "
+        "look like a tail then, which costs reward, and hides how little 400 labels know of harm that the cost does "
+        "not see. With `errors: true` a response counts by the chance of each grade. Part of the budget is kept for "
+        "settling disagreements, too. Settings were chosen by the policies of the seeds above; the rows are of the "
+        f"seeds {ERROR_SEEDS[0]} to {ERROR_SEEDS[-1]}, and from 20 on the bound has a prior that is worth one label. "
+        f"**Truly met {met} of {n}, with {share:.2f} of the reward** of the ladder on the true cost: "
+        f"{'; '.join(said)}. In {_searches(len(wrong))} the bound held and the budget was broken in truth. So it is "
+        "for costs that see the harm, and no default."
+        f"{beside}\n\n" + table(["method", *HEADS, *COSTS, "labels"], lines)
+    )
 
 
 def _searches(n: int) -> str:
@@ -544,19 +568,17 @@ def _searches(n: int) -> str:
 
 def _with_reward(rows: Sequence[Row], true: Sequence[Row]) -> str:
     """What the audits come to with the package's defaults of today and a learned reward."""
-    here, likewise = (pick(rows, method=method.name) for method in (AUDITED_REWARDED, TRUE_REWARDED))
+    here = pick(rows, method=AUDITED_REWARDED.name)
     if not here:
         return ""
-    met, n = _count(here)
-    beside = _share_kept(here, likewise)
-    same = (
-        ""
-        if beside is None
-        else f"{beside:.2f} of the reward of the ladder on the true cost with the same reward, and "
+    (met, n), share = _count(here), _share_kept(here, true)
+    shares = " and ".join(
+        f"{_share_kept(pick(here, world=w), true):.2f} in `{w}`" for w in BUDGETS if pick(here, world=w)
     )
     return (
-        f"\n\nWith a learned reward in the rungs: truly met {met} of {n}, with {same}{_share_kept(here, true):.2f} of "
-        "what it keeps without one."
+        f"\n\nWith a learned reward in the rungs (same seeds, run on another machine, before the likelihood "
+        f"of unsafe chosen responses was left out and labels were weighed): truly met {met} of {n}, "
+        f"and {share:.2f} of the reward of the ladder on the true cost, which has no reward in its rungs ({shares})."
     )
 
 

@@ -422,10 +422,7 @@ def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
     assert abs(np.mean(wrong[True])) < 3 * np.std(wrong[True]) / np.sqrt(8) + 0.3
 
 
-def test_errors_are_allowed_for_unless_the_certificate_is_about_labels():
-    assert AuditSettings().allows_for_errors
-    assert not AuditSettings(certify_labels=200).allows_for_errors
-    assert not AuditSettings(second=0.0).allows_for_errors
-    assert AuditSettings(certify_labels=200, errors=True).allows_for_errors
+def test_errors_are_estimated_from_several_labels():
+    assert not AuditSettings().errors
     with pytest.raises(ValueError, match=r"errors=True and second=0.0 .* several labels"):
         AuditSettings(errors=True, second=0.0)

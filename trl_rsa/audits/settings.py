@@ -41,7 +41,7 @@ class AuditSettings:
         budget (`int`, *optional*, defaults to 400):
             Labels in all, second and third ones included: no more responses are drawn than can have three labels
             each. When they are spent the ladder goes on with the calibration that it has.
-        uniform (`float`, *optional*, defaults to 0.8):
+        uniform (`float`, *optional*, defaults to 0.5):
             Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
             high.
         memory (`float`, *optional*, defaults to 1):
@@ -60,11 +60,11 @@ class AuditSettings:
             What counts where a response has several labels: the `"median"` (of two, the worse one), or the `"mean"`
             of their costs. One wrong label in thirty that calls a harmless response severe makes a tail of its own in
             a mean; a median needs two.
-        errors (`bool`, *optional*):
+        errors (`bool`, *optional*, defaults to `False`):
             Whether the search allows for wrong labels: how often labellers err is estimated from the responses with
             several labels, and each response counts by the chance of every grade, given its labels and its learned
-            cost. By default it does where second labels are asked for and the certificate is not about labels: that
-            one counts every label as it is.
+            cost. It keeps more reward, and a search that took wrong labels for harm had a margin by it: docs/audits.md
+            has what was measured. A certificate about labels counts every label as it is.
         bound (`str`, *optional*, defaults to `"bootstrap"`):
             What steers the search: a `"bootstrap"` over all labels so far, which promises nothing for finite samples;
             or `"betting"`, which allows for what the cost model is blind to, rests on the labels of one policy alone,
@@ -90,11 +90,11 @@ class AuditSettings:
     rounds: int = 1
     memory: float = 1.0
     budget: int = 400
-    uniform: float = 0.8
+    uniform: float = 0.5
     refresh: bool | str = False
     second: float | str = "unsafe"
     combine: Literal["median", "mean"] = "median"
-    errors: bool | None = None
+    errors: bool = False
     bound: Literal["bootstrap", "betting"] = "bootstrap"
     wait: bool = True
     certify_labels: int = 0
@@ -159,11 +159,6 @@ class AuditSettings:
         if split == "certify":
             return self.certify_labels, UNIFORM
         return round(self.labels_of(observation) / self.rounds), self.uniform
-
-    @property
-    def allows_for_errors(self) -> bool:
-        """Whether the search takes a label for what it most likely means."""
-        return bool(self.second) and not self.certify_labels if self.errors is None else self.errors
 
     @property
     def asks_people(self) -> bool:

@@ -359,7 +359,7 @@ class LadderAudit:
                 rated["labels"],
             )
             # A calibration of an earlier version knows no grades: its labels are taken as they are.
-            several = rated.get("grades") if self.settings.allows_for_errors else None
+            several = rated.get("grades") if self.settings.errors else None
             grades = None if several is None else Grades(several, self.settings.scale.costs)
             fitted = LabelledCost.fit(labelled, rated["weights"], bool(self.settings.refresh), self.features, grades)
             self._known = rated, fitted
