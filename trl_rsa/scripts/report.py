@@ -15,8 +15,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        help="what the CVaR may be at most (default: the certificate's or the constraint's at this tail, else where unsafe "
-        "begins)",
+        help="what the CVaR may be at most (default: the certificate's or the constraint's at this tail, else where "
+        "unsafe begins)",
     )
     parser.add_argument(
         "--tail", type=float, help="the tail the page is about (default: the front's, the certificate's, or 0.05)"
