@@ -386,6 +386,7 @@ def erring(seed):
     return label
 
 
+@pytest.mark.slow
 def test_every_dispute_is_settled_before_the_budget_is_spent(tmp_path):
     """The budget ends within three observations. What two labels differ on would count as the worse one for good."""
     spent = []
@@ -402,6 +403,7 @@ def test_every_dispute_is_settled_before_the_budget_is_spent(tmp_path):
     assert max(spent) <= 150 and np.mean(spent) > 115, "not much of the budget is left over"
 
 
+@pytest.mark.slow
 def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
     """Of a policy without harm beyond 2 in 100, eight times: with every label as it is the estimate is 1 too high."""
     shares = {"fine": 0.98, "rude": 0.01, "cruel": 0.01}
