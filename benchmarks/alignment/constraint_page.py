@@ -514,7 +514,8 @@ def _audits(rows: Sequence[Row]) -> str:
         f"**Set before: truly met in at least 27 of 30, and at least 0.9 of the reward. It is "
         f"{said_of}**: truly met {met} of {n}{said}. At most {most:.0f} labels were "
         f"spent. Truly met by method: {counts}. In {_searches(len(wrong))} the bound held and the budget was broken "
-        f"in truth: a search looks many times at labels that are few.{_with_reward(rows, true)}\n\n"
+        "in truth: a search looks many times at labels that are few. (These rows are from before every disagreement "
+        f"was settled, and before the bound had a prior.){_with_reward(rows, true)}\n\n"
         + table(["method", *HEADS, *COSTS, "labels"], lines)
         + _errors(every_row)
         + "\n"

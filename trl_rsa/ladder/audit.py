@@ -387,7 +387,8 @@ class LadderAudit:
             if known.error_rate is not None:
                 summary["error_rate"] = known.error_rate
             knots = np.unique(known.calibration.scores)
-            rated = json.loads(self._calibration_path(number).read_text(encoding="utf-8"))["rated"]
+            assert self._known is not None  # what `known` was fitted to
+            rated = self._known[0]
             summary["calibration"] = Calibration.fit(known.own, rated["labels"], rated["weights"]).to_dict()
             summary["curve"] = {"scores": knots.tolist(), "expected": known.calibration.predict(knots).tolist()}
         return summary
