@@ -133,6 +133,18 @@ def test_a_run_that_has_ended_is_not_trained_on(arguments, tmp_path):
     assert (out / "checkpoint-3").is_dir() and (out / "model.safetensors").read_bytes() != before
 
 
+def test_a_column_that_is_not_trained_on_may_hold_anything(arguments, tmp_path, make_preference_dataset):
+    from datetime import datetime
+
+    from datasets import DatasetDict
+
+    rows = make_preference_dataset(4)
+    folder = str(tmp_path / "dated")
+    DatasetDict(train=rows.add_column("date", [datetime(2026, 1, 1)] * len(rows))).save_to_disk(folder)
+    arguments |= {"max_steps": 1, "dataset_name": folder}
+    assert main(["train", *as_yaml(arguments, tmp_path / "dpo.yaml")]) == 0
+
+
 def test_the_checkpoint_of_another_run_is_not_resumed(arguments, tmp_path, capsys, make_preference_dataset):
     from datasets import DatasetDict
 

@@ -31,6 +31,7 @@ def launch_training(command: str, training_args: Any, argv: list[str], launcher:
 
 # A run may be made longer, and be evaluated otherwise, when it goes on.
 _FREE = ("max_steps", "num_train_epochs", "resume_from_checkpoint", "local_rank", "eval_", "per_device_eval_", "save_")
+_COLUMNS = ("prompt", "chosen", "rejected")  # others may hold dates or images, and are not trained on
 _ENDS = 1000  # rows of each end of the data that tell it from other data
 
 
@@ -54,7 +55,8 @@ def identity_of(training_args: Any, dataset: Any, start: str | None, adapter: An
     data: dict[str, Any] = {}
     if hasattr(dataset, "__len__"):
         rows = sorted({*range(min(_ENDS, len(dataset))), *range(max(0, len(dataset) - _ENDS), len(dataset))})
-        data = {"rows": len(dataset), "fingerprint": fingerprint(dataset.select(rows))}
+        read = [name for name in _COLUMNS if name in dataset.column_names]
+        data = {"rows": len(dataset), "fingerprint": fingerprint(dataset.select(rows).select_columns(read))}
     return run_identity(arguments | {"adapter": repr(adapter)}, data, str(start))
 
 

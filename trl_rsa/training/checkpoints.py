@@ -166,7 +166,7 @@ def has_ended(checkpoint: Path, args: TrainingArguments) -> bool:
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     if args.max_steps > 0:
         return state.global_step >= args.max_steps
-    return is_last(checkpoint) and (state.epoch or 0.0) >= args.num_train_epochs
+    return state.global_step >= state.max_steps and (state.epoch or 0.0) >= args.num_train_epochs
 
 
 def engine_of(args: TrainingArguments) -> EngineJSON:
