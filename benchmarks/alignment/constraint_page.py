@@ -473,15 +473,8 @@ def _audits(rows: Sequence[Row]) -> str:
     every_row, rows = rows, [row for row in rows if row["seed"] in AUDIT_SEEDS]
     true, audited = (pick(rows, method=method.name) for method in (TRUE_COST, AUDITED))
     met, n = _count(audited)
-    lines, names = [], [method.name for method in AUDITS]
+    names = [method.name for method in AUDITS]
     names.insert(1, ALIKE)
-    for world in BUDGETS:
-        for name in names:
-            for budget in BUDGETS[world]:
-                here = pick(rows, world=world, method=name, budget=budget)
-                if here:
-                    spent = f"{np.mean(column(here, 'labels')):.0f}"
-                    lines.append([f"`{world}`, {name}", *_line(here), spent])
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
     known = [share for share in kept.values() if share is not None]
     every = _share_kept(audited, true)
@@ -516,10 +509,21 @@ def _audits(rows: Sequence[Row]) -> str:
         f"spent. Truly met by method: {counts}. In {_searches(len(wrong))} the bound held and the budget was broken "
         "in truth: a search looks many times at labels that are few. (These rows are from before every disagreement "
         f"was settled, and before the bound had a prior.){_with_reward(rows, true)}\n\n"
-        + table(["method", *HEADS, *COSTS, "labels"], lines)
+        + _audit_table(rows, names)
         + _errors(every_row)
         + "\n"
     )
+
+
+def _audit_table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    lines = [
+        [f"`{world}`, {name}", *_line(here), f"{np.mean(column(here, 'labels')):.0f}"]
+        for world in BUDGETS
+        for name in names
+        for budget in BUDGETS[world]
+        if (here := pick(rows, world=world, method=name, budget=budget))
+    ]
+    return table(["method", *HEADS, *COSTS, "labels"], lines)
 
 
 def _errors(rows: Sequence[Row]) -> str:
@@ -536,13 +540,6 @@ def _errors(rows: Sequence[Row]) -> str:
     (met, n), share = _count(here), _share_kept(here, true)
     wrong = [row for row in here if not holds(row) and row["met"]]
     names = [ERRORS.name, TRUE_COST.name, TRUE_REWARDED.name]
-    lines = [
-        [f"`{world}`, {name}", *_line(several), f"{np.mean(column(several, 'labels')):.0f}"]
-        for world in BUDGETS
-        for name in names
-        for budget in BUDGETS[world]
-        if (several := pick(rows, world=world, method=name, budget=budget))
-    ]
     beside = (
         ""
         if not rewarded
@@ -559,7 +556,7 @@ def _errors(rows: Sequence[Row]) -> str:
         f"**Truly met {met} of {n}, with {share:.2f} of the reward** of the ladder on the true cost: "
         f"{'; '.join(said)}. In {_searches(len(wrong))} the bound held and the budget was broken in truth. So it is "
         "for costs that see the harm, and no default."
-        f"{beside}\n\n" + table(["method", *HEADS, *COSTS, "labels"], lines)
+        f"{beside}\n\n" + _audit_table(rows, names)
     )
 
 
