@@ -169,9 +169,11 @@ def test_many_points_are_not_covered_by_names_and_arrows():
 
 def test_the_page_shows_the_front_in_place_of_the_tradeoff(tmp_path):
     folder = fill(tmp_path, n=20, complete=False)
-    (folder / "front.json").write_text(json.dumps(FRONT))
+    (folder / "front.json").write_text(json.dumps(FRONT | {"notes": ["1 point is <left> out: c_d."]}))
     written = write_report(folder)
     page = written["html"].read_text()
+    assert "<li>1 point is &lt;left&gt; out: c_d.</li>" in page
+    assert "\n* 1 point is &lt;left&gt; out: c\\_d.\n" in written["markdown"].read_text()
     assert "Who pays what" in page and "At the same tail its average reward is 0.16 higher" in page
     assert (written["plots"] / "front.png").exists() and not (written["plots"] / "tradeoff.png").exists()
     assert "plots/front.png" in written["markdown"].read_text()
@@ -188,6 +190,7 @@ def test_the_page_shows_the_front_in_place_of_the_tradeoff(tmp_path):
         json.dumps(FRONT | {"methods": [{"name": "A"}, *FRONT["methods"]]}),
         json.dumps(FRONT | {"methods": FRONT["methods"][:1]}),  # a difference of a model that is not there
         json.dumps(FRONT | {"tail": "x"}),
+        json.dumps(FRONT | {"notes": "x"}),
     ],
 )
 def test_a_damaged_front_is_left_out_and_said(tmp_path, content):

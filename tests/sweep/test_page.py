@@ -121,6 +121,7 @@ def test_what_is_not_on_the_page_is_said(tmp_path):
         "2 points are not on the page, not being complete: c, d.",
         "The front uses 3 of 4 prompts, those of which every point has an answer with both scores: a lacks 1.",
     ]
+    assert front["notes"] == lines
 
 
 def test_the_tail_is_that_of_the_budgets(tmp_path):

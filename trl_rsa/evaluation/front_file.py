@@ -51,7 +51,8 @@ class FrontReference(TypedDict):
 
 
 class FrontFile(TypedDict):
-    """front.json. All intervals come from the same resamples of the prompts that all models answered."""
+    """front.json. All intervals come from the same resamples of the prompts that all models answered. `notes` say what
+    a page leaves out, or reads in another way than one might think."""
 
     schema_version: int
     created: str
@@ -63,3 +64,4 @@ class FrontFile(TypedDict):
     reference: FrontReference
     methods: list[FrontMethod]
     differences: list[FrontDifference]
+    notes: NotRequired[list[str]]

@@ -32,6 +32,8 @@ def check_front(front: Front) -> None:
     for one in compared(front):
         if one["point"] not in names:
             raise ValueError(f"{one['point']} is compared, but no method has it")
+    if not isinstance(front.get("notes", []), list):
+        raise TypeError("notes are no list")
     method_table(front), difference_table(front), list(sentences(front)), explanation(front)
 
 
@@ -148,7 +150,9 @@ def front_markdown(front: Front) -> str:
     tables = [method_table(front)]
     if compared(front):
         tables.append(difference_table(front))
-    return "\n".join([*(line for table in tables for line in _markdown(*table)), explanation(front), ""])
+    lines = [line for table in tables for line in _markdown(*table)]
+    notes = [f"* {inline_markdown(str(note))}" for note in front.get("notes", [])]
+    return "\n".join([*lines, *notes, *([""] if notes else []), explanation(front), ""])
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

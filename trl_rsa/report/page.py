@@ -132,7 +132,12 @@ def _front(front: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if front is None:
         return None
     tables = [method_table(front), *([difference_table(front)] if compared(front) else [])]
-    return {"tables": tables, "explanation": explanation(front), "markdown": front_markdown(front)}
+    return {
+        "tables": tables,
+        "notes": front.get("notes", []),
+        "explanation": explanation(front),
+        "markdown": front_markdown(front),
+    }
 
 
 def _comparison(comparison: Mapping[str, Any], tail: float) -> dict[str, Any]:

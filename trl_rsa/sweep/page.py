@@ -57,7 +57,7 @@ def write_front(
         names (`Sequence[str]`, *optional*):
             Names of the methods, one per sweep; by default those in the sweep.json files.
         log (`Callable[[str], None]`, *optional*):
-            Told what is not on the page, or not as one might think.
+            Told what is not on the page, or not as one might think; the page says it too.
 
     Raises:
         ValueError: if no point was evaluated, two sweeps have one name, points were not evaluated alike, records are
@@ -79,13 +79,15 @@ def write_front(
             folder / METRICS,
             summarize_models(columns, every_tail, unsafe_above=unsafe_above, bootstrap=bootstrap),
         )
+        notes = [*_about_points(found), *_about_budgets(found, tail), *_about_prompts(parts, front["n_prompts"])]
+        front["notes"] = notes
         write_json(folder / FRONT, front)
         with replacing(folder / TABLE) as partial:
             partial.write_text(front_table(front), encoding="utf-8")
         if write_page is not None:
             write_page(folder)
-    for line in [*_about_points(found), *_about_budgets(found, tail), *_about_prompts(parts, front["n_prompts"])]:
-        log(line)
+    for note in notes:
+        log(note)
     return front
 
 
