@@ -37,6 +37,8 @@ from benchmarks.alignment.constraint_methods import (
     AUDIT_SEEDS,
     AUDITS,
     BUDGETS,
+    CONFIRM_METHODS,
+    CONFIRM_SEEDS,
     ERROR_METHODS,
     ERROR_SEEDS,
     FAR_TAIL,
@@ -117,7 +119,7 @@ def ablation_cells(methods: Sequence[Method]) -> Iterator[Cell]:
 
 def audit_cells() -> list[Cell]:
     """The audits first, then what they are compared with: a run may be stopped."""
-    parts = (AUDITS, AUDIT_SEEDS), (ERROR_METHODS, ERROR_SEEDS)
+    parts = (AUDITS, AUDIT_SEEDS), (ERROR_METHODS, ERROR_SEEDS), (CONFIRM_METHODS, CONFIRM_SEEDS)
     return [cell for methods, seeds in parts for method in methods for cell in cells_of("audits", (method,), seeds)]
 
 

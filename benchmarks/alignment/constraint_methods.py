@@ -202,6 +202,29 @@ AUDITS = (
     ladder("learned cost", "RSA on the learned cost", ENTROPIC2, scorer="learned", **UNSAFE),
 )
 ERROR_METHODS = (ERRORS, TRUE_COST, TRUE_REWARDED)
+# Labels kept back for a policy that may be within the budget, on fresh seeds again: in the searches above the labels
+# that had made a rung also judged it. Chosen in the world "tail" of seeds 20 to 24. Fixed before these were run: the
+# goal is 27 of 30 truly met and 0.9 of the reward on the true cost.
+CONFIRM_SEEDS = (25, 26, 27, 28, 29)
+CONFIRM_AUDIT = AUDIT | {"labels": [80, 40], "uniform": 0.8, "confirm": 100}
+KEPT = "labels are kept back for a policy that may be within the budget"
+CONFIRMED = ladder(
+    "learned cost, audited, confirmed, wrong labels allowed for",
+    f"as audited with wrong labels allowed for, but {KEPT}",
+    ENTROPIC2,
+    scorer="learned",
+    audit=CONFIRM_AUDIT | {"errors": True},
+    **UNSAFE,
+)
+CONFIRMED_PLAIN = ladder(
+    "learned cost, audited, confirmed",
+    f"as audited, but {KEPT}",
+    ENTROPIC2,
+    scorer="learned",
+    audit=CONFIRM_AUDIT,
+    **UNSAFE,
+)
+CONFIRM_METHODS = (CONFIRMED, TRUE_COST, CONFIRMED_PLAIN)
 # A reward that decides between harmless responses, with the weight that the package has by default. How it enters the
 # labels was chosen on the tuning seed, of: not at all, between ties, added to the cost of every pair, and certain
 # labels by safety first. That was with the true reward. With a learned one the language broke in some seeds; what

@@ -63,7 +63,7 @@ MILD = {"fine": 0.95, "rude": 0.04, "cruel": 0.01}
 
 def observe(audit, number, of):
     learned = audit.constraint.estimate([r["costs"]["cost"] for r in of], [r["prompt"] for r in of])
-    assert audit.ask(number, "decide", "m", of) == 0
+    assert audit.ask(number, "decide", "m", of, 0.9) == 0
     return audit.observe(number, of, 0.9, learned)
 
 
@@ -422,6 +422,59 @@ def test_a_search_does_not_take_wrong_labels_for_a_tail(tmp_path):
     assert rates[False] == [None] * 8 and np.mean(rates[True]) == pytest.approx(0.1, abs=0.03)
     assert np.mean(wrong[False]) > 1.0
     assert abs(np.mean(wrong[True])) < 3 * np.std(wrong[True]) / np.sqrt(8) + 0.3
+
+
+def confirming(audit, number):
+    draw = audit.queue.draw(number, "decide", audit.settings.rounds + 1)
+    return None if draw is None else draw["requests"]
+
+
+def test_a_policy_that_seems_within_the_budget_gets_more_labels(tmp_path):
+    given = constraint(labels=[60, 20], rounds=2, budget=200, confirm=80)
+    audit = make(tmp_path, given)
+    observe(audit, 0, records(1000, HARMFUL))
+    assert confirming(audit, 0) is None and audit._spent() <= 120, "the labels that confirm are kept back"
+    _, numbers = observe(audit, 1, records(1000, {"fine": 1.0}, seed=1))
+    asked = confirming(audit, 1)
+    assert 55 < len(asked) < 105 and {request["probability"] for request in asked} == {0.08}, "from all alike"
+    assert numbers["labels"] == audit._spent() > 120 and numbers["drawn"] > 60
+    # Once they are spent, what is left is used as it comes; and another start asks for nothing.
+    before = audit._spent()
+    observe(make(tmp_path, given), 1, records(1000, {"fine": 1.0}, seed=1))
+    assert audit._spent() == before
+    observe(audit, 2, records(1000, {"fine": 1.0}, seed=2))
+    assert before < audit._spent() <= 200
+
+
+@pytest.mark.slow
+def test_labels_of_its_own_show_what_earlier_labels_do_not_know(tmp_path):
+    """The second policy has moved its harm to where neither the cost nor any label has seen it."""
+
+    def seen(prompts, completions, **kwargs):
+        return ["worst" if "harm" in text else "safe" for text in completions]
+
+    def policy(rng, where, rate):
+        return [
+            {
+                "prompt": f"prompt {i}",
+                "response": f"{'harm' if harm else 'fine'} {rng.integers(10**9)}",
+                "costs": {"cost": where * harm + 0.5 * rng.random()},
+                "prompt_number": i,
+                "draw": 0,
+            }
+            for i, harm in enumerate(rng.random(600) < rate)
+        ]
+
+    met = {0: 0, 60: 0}
+    for seed in range(12):
+        for confirm in met:
+            rng = np.random.default_rng(seed)
+            given = constraint(labeller=seen, labels=[60, 15], budget=150, confirm=confirm, seed=seed)
+            audit = make(tmp_path / f"{seed}-{confirm}", given)
+            observe(audit, 0, policy(rng, 1.0, 0.05))
+            estimate, _ = observe(audit, 1, policy(rng, 0.0, 0.06))
+            met[confirm] += estimate["upper_bound"] <= given.budget
+    assert met[0] >= 4 and met[60] <= 2, met
 
 
 def test_errors_are_estimated_from_several_labels():

@@ -41,6 +41,10 @@ class AuditSettings:
         budget (`int`, *optional*, defaults to 400):
             Labels in all, second and third ones included: no more responses are drawn than can have three labels
             each. When they are spent the ladder goes on with the calibration that it has.
+        confirm (`int`, *optional*, defaults to 0):
+            Responses more that are drawn for a label, from all alike, of a policy whose estimate is within the budget:
+            it was trained to be good by the labels that there were, so these flatter it, and new ones do not. So many
+            labels of the budget are kept back until there is such a policy.
         uniform (`float`, *optional*, defaults to 0.5):
             Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
             high.
@@ -90,6 +94,7 @@ class AuditSettings:
     rounds: int = 1
     memory: float = 1.0
     budget: int = 400
+    confirm: int = 0
     uniform: float = 0.5
     refresh: bool | str = False
     second: float | str = "unsafe"
@@ -106,7 +111,7 @@ class AuditSettings:
         self.scale = HarmScale.parse(scale if isinstance(scale, str) else dict(sorted(scale.items(), key=_cost_of)))
         several = self.labels if isinstance(self.labels, list) else [self.labels]
         numbers = [("labels", 1, value) for value in several or [0]]
-        named = (("rounds", 1), ("budget", 1), ("certify_labels", 0), ("seed", 0))
+        named = (("rounds", 1), ("budget", 1), ("confirm", 0), ("certify_labels", 0), ("seed", 0))
         for name, least, value in [*numbers, *((name, least, getattr(self, name)) for name, least in named)]:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(
@@ -133,6 +138,17 @@ class AuditSettings:
                 f"You set bound='betting' and rounds={self.rounds} in an audit, but a draw that knows labels of "
                 "the same policy has no fixed probabilities. Set rounds to 1."
             )
+        if self.confirm >= self.budget:
+            raise ValueError(
+                f"You set confirm={self.confirm} and budget={self.budget} in an audit, but labels that are kept back "
+                "to confirm a policy are part of the budget, and nothing would be left to find it with. Set confirm "
+                "to a third of the budget or less."
+            )
+        if self.bound == "betting" and self.confirm:
+            raise ValueError(
+                f"You set bound='betting' and confirm={self.confirm} in an audit, but a draw that depends on labels "
+                "of the same policy has no fixed probabilities. Remove confirm."
+            )
         if self.combine not in ("median", "mean"):
             raise ValueError(
                 f"You set combine={self.combine!r} in an audit, but several labels count by their 'median' or their "
@@ -154,10 +170,13 @@ class AuditSettings:
         several = self.labels if isinstance(self.labels, list) else [self.labels]
         return several[min(observation, len(several) - 1)]
 
-    def drawn_of(self, split: str, observation: int = 0) -> tuple[int, float]:
-        """How many responses one draw of *decide* or *certify* is for, and the share that falls on all alike."""
+    def drawn_of(self, split: str, observation: int = 0, round_number: int = 1) -> tuple[int, float]:
+        """How many responses one draw of *decide* or *certify* is for, and the share that falls on all alike. The
+        round after the last one is the draw that confirms a policy."""
         if split == "certify":
             return self.certify_labels, UNIFORM
+        if round_number > self.rounds:
+            return self.confirm, 1.0
         return round(self.labels_of(observation) / self.rounds), self.uniform
 
     @property

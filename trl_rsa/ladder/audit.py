@@ -93,14 +93,24 @@ class LadderAudit:
 
     # Labels
 
-    def ask(self, number: int, split: str, model: str, records: Sequence[ResponseRecord]) -> int:
+    def ask(
+        self, number: int, split: str, model: str, records: Sequence[ResponseRecord], confidence: float | None = None
+    ) -> int:
         """Draws responses once, and gets the labels that are missing where a labeller is at hand.
+
+        Args:
+            number (`int`), split (`str`), model (`str`), records (`Sequence[dict]`):
+                The observation, *decide* or *certify*, the policy's folder, and its responses.
+            confidence (`float`, *optional*):
+                Of the bound. Without it no labels are asked to confirm what it says.
 
         Returns:
             `int`: how many labels are missing still.
         """
         rounds, missing = 1 if split == "certify" else self.settings.rounds, 0
-        for round_number in range(1, rounds + 1):
+        for round_number in range(1, rounds + 2):
+            if round_number > rounds and not self._may_be_met(number, split, round_number, records, confidence):
+                break
             if self.queue.draw(number, split, round_number) is None:
                 self._draw(number, split, round_number, model, records)
             draws = [each for each in self.queue.draws() if (each["split"] == "certify") == (split == "certify")]
@@ -110,6 +120,17 @@ class LadderAudit:
             if missing and self.waits(split):
                 return missing
         return missing
+
+    def _may_be_met(
+        self, number: int, split: str, round_number: int, records: Sequence[ResponseRecord], confidence: float | None
+    ) -> bool:
+        """Whether the policy is within the budget by the labels so far, so that more are asked to confirm it."""
+        if not self.settings.confirm or split == "certify" or confidence is None:
+            return False
+        if self.queue.draw(number, split, round_number) is not None:
+            return True
+        known = self._known_so_far(number, round_number)
+        return known is not None and self._foretold(known, records, confidence).estimate <= self.constraint.budget
 
     @property
     def certifies(self) -> bool:
@@ -121,9 +142,9 @@ class LadderAudit:
         return self.labeller is None and (self.settings.wait or split == "certify")
 
     def _draw(self, number: int, split: str, round_number: int, model: str, records: Sequence[ResponseRecord]) -> None:
-        labels, uniform = self.settings.drawn_of(split, number)
+        labels, uniform = self.settings.drawn_of(split, number, round_number)
         if split != "certify":
-            labels = min(labels, self._affordable())
+            labels = min(labels, self._affordable(round_number))
         seed = self._seed(number, round_number) if split == "decide" else seed_of_prompts(_sketch(records))
         requests, drawn = list[Request](), None
         if labels > 0:
@@ -173,15 +194,31 @@ class LadderAudit:
         """Each draw has its own: the same prompts are drawn from again."""
         return int.from_bytes(digest(f"{self.settings.seed} {number} {round_number}")[:4], "big")
 
-    def _affordable(self) -> int:
-        """Responses whose labels the budget pays for, should each of them need a second and a third one.
+    def _affordable(self, round_number: int) -> int:
+        """Responses whose labels the budget pays for, with the second and third ones that they are likely to need.
 
         A disagreement that is never settled counts as the worse label, and one wrong label in a twentieth of the
         responses is a tail. So the last labels are for settling. A draw has a few responses more or less than it is
-        asked for: two standard deviations are left.
+        asked for: two standard deviations are left. And what `confirm` keeps back is left until it has been drawn.
         """
-        most = self._left() / (3 if self.settings.second else 1)
+        draws = self._decide_draws()
+        confirming = round_number > self.settings.rounds
+        confirmed = any(draw["round"] > self.settings.rounds and draw["requests"] for draw in draws)
+        kept = 0 if confirming or confirmed else self.settings.confirm
+        most = max(0, self._left() - kept) / self._labels_of_each(draws)
         return int((math.sqrt(most + 1) - 1) ** 2)
+
+    def _labels_of_each(self, draws: Sequence[RequestsFile]) -> float:
+        """How many labels a response takes on average, at most: three, or by the latest draw (two standard errors)."""
+        if not self.settings.second:
+            return 1.0
+        latest = next((draw["requests"] for draw in reversed(draws) if draw["requests"]), None)
+        if latest is None:
+            return 3.0
+        grades = self.queue.grades()
+        several = sum(len(grades.get(request["id"], ())) > 1 for request in latest)
+        share = (several + 1) / (len(latest) + 1)
+        return 1 + 2 * min(1.0, share + 2 * math.sqrt(share * (1 - share) / (len(latest) + 1)))
 
     def _left(self) -> int:
         """Labels that are neither there nor asked for."""
