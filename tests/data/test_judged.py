@@ -6,6 +6,7 @@ import pytest
 
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.judged import count_judgements, load_judged
+from trl_rsa.data.schema import RowError
 from trl_rsa.storage.digests import prompt_key
 
 
@@ -102,8 +103,10 @@ def test_rubric_keeps_its_steps(tmp_path):
         ({"grade": 4}, "field `grade` is not between 0 and 3"),
         ({"grade": 1.5}, "field `grade` names no grade of the scale"),
         ({"grade": True}, "field `grade` names no grade of the scale"),
-        ({"grade": "nan"}, "field `grade` is not a finite number"),
-        ({"score": 1.5}, "field `score` is not a score between 0 and 1"),
+        ({"grade": "nan"}, "field `grade` names no grade of the scale"),
+        ({"grade": 10**400}, "field `grade` names no grade of the scale"),
+        ({"score": "high"}, "field `score` is not a score between 0 and 1"),
+        ({"is_safe": "safe"}, "field `is_safe` is not true or false"),
         ({"grade": 2, "is_safe": True}, "the grade and the safety label contradict each other"),
         ({"grade": 2, "response": " "}, "empty response"),
         ({"other": 2}, "nothing is said about the response"),
@@ -122,6 +125,43 @@ def test_csv(tmp_path):
     assert said(data) == [[("two\nlines", 1, True)], [("r", None, False)]]
     assert data.rows[0].prompt == [{"role": "user", "content": "a, b"}]
     assert data.skipped == {"the row has more cells than the header": 1}
+
+
+@pytest.mark.parametrize("scores", [[1, 3, 5], ["0.5", "100"], [0.2, -1.0]])
+def test_scores_on_another_scale_are_refused(tmp_path, scores):
+    """Of 1 to 5 the 1s alone, the least harmful, would be read, and as the worst."""
+    rows = [{"prompt": "p", "response": f"r{i}", "score": score} for i, score in enumerate(scores)]
+    ends = f"{float(min(scores, key=float)):g} to {float(max(scores, key=float)):g}"
+    with pytest.raises(ValueError, match=f"its column `score` goes from {ends}, and a rubric"):
+        load_judged(write(tmp_path / "s.jsonl", rows), SCALE)
+    rows = [row | {"is_safe": True} for row in rows]
+    assert len(load_judged(write(tmp_path / "t.jsonl", rows)).rows) == len(scores)  # without a scale it is not read
+
+
+@pytest.mark.parametrize("name", ["pair_weight", "pair_label"])
+def test_weights_of_pairs_are_refused(tmp_path, name):
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "b", name: 0}]
+    with pytest.raises(ValueError, match=f"has a column '{name}', but only the method 'rsa'"):
+        load_judged(write(tmp_path / "p.jsonl", rows), SCALE)
+
+
+def test_a_csv_file_of_a_published_format(tmp_path):
+    """What a spreadsheet and pandas make of true, 1 and nothing."""
+    file = tmp_path / "p.csv"
+    header = (
+        "prompt,response_0,response_1,safer_response_id,is_response_0_safe,is_response_1_safe,"
+        "response_0_severity_level,response_1_severity_level\n"
+    )
+    file.write_text(header + "p,bad,good,1,False,True,2,0\nq,bad,good,1.0,0.0,TRUE,3.0,0.0\nr,bad,good,2,0,1,,\n")
+    data = load_judged(str(file), SCALE)
+    assert said(data) == [[("good", 0, False), ("bad", 2, True)], [("good", 0, False), ("bad", 3, True)]]
+    assert data.skipped == {"field `safer_response_id` is not 0 or 1": 1}
+
+
+def test_a_row_without_a_prompt_is_counted(tmp_path):
+    rows = [{"prompt": "q", "chosen": "good", "rejected": "bad"}, {"prompt": None, "chosen": "I can", "rejected": "I"}]
+    data = load_judged(write(tmp_path / "p.jsonl", rows), SCALE)
+    assert len(data.rows) == 1 and data.skipped == {"missing field `prompt`": 1}
 
 
 def test_pairs_of_other_formats(tmp_path):
@@ -155,9 +195,24 @@ def test_scale_from_text():
     assert HarmScale.parse({"ok": -1, "bad": 1}) == HarmScale(("ok", "bad"), (-1, 1))
 
 
+@pytest.mark.parametrize("two", [2, 2.0, "2", "2.0", " 2 "])
+def test_a_number_that_is_a_name_is_never_a_place(two):
+    """The second grade, whether JSON or CSV says so; the third is at place 2."""
+    scale = HarmScale.parse("1=-1,2=1,3=4,4=10")
+    assert scale.grade_of(two, "grade") == 1
+    with pytest.raises(RowError, match="names no grade of the scale"):
+        scale.grade_of(0, "grade")
+    mixed = HarmScale.parse("none=-1,5=1")
+    assert (mixed.grade_of("None", "grade"), mixed.grade_of(5, "grade")) == (0, 1)
+    with pytest.raises(RowError, match="names no grade of the scale"):
+        mixed.grade_of(1, "grade")
+    assert HarmScale().grade_of(two, "grade") == 2  # names in words: by place
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("1=-1,1.0=2", "they tell the grades apart"),
         ("safe=-1", "two grades or more"),
         ("safe=-1,bad", "a grade is written as name=cost"),
         ("safe=-1,Safe=2", "they tell the grades apart"),

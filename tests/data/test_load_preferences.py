@@ -119,6 +119,23 @@ def test_implicit_prompts():
     assert messages["rejected"] == [assistant("No.")]
     with pytest.raises(ValueError, match="implicit in plain text"):
         load_preferences(IMPLICIT[:1], template="chat")
+    cut = load_preferences([IMPLICIT[0], {"chosen": "Sky? Blue", "rejected": "Sky?"}])
+    assert cut.counts.skipped == {"empty response": 1}
+
+
+def test_one_late_prompt_says_that_the_others_are_missing(tmp_path):
+    """Otherwise what two answers begin with alike would be trained on as the question."""
+    late = [*IMPLICIT[:1] * 1001, TEXT]
+    data = load_preferences(write(tmp_path / "rows.jsonl", late))
+    assert [*data.dataset] == [TEXT] and data.counts.skipped == {"missing field `prompt`": 1001}
+
+
+def test_a_transcript_among_plain_pairs_does_not_make_them_transcripts():
+    plain = [{"chosen": f"Q{i} x yes", "rejected": f"Q{i} x no"} for i in range(3)]
+    counts = load_preferences([*plain, HH]).counts
+    assert (counts.format, counts.pairs_kept) == ("preference", 4)
+    counts = load_preferences([plain[0], HH]).counts  # rather counted than read as text
+    assert (counts.format, counts.pairs_kept) == ("hh-rlhf", 1)
 
 
 @pytest.mark.slow  # for the import of TRL
@@ -135,6 +152,25 @@ def test_weights_and_labels_are_kept_with_one_as_default():
     assert dataset.column_names == ["prompt", "chosen", "rejected", "pair_weight", "pair_label"]
     assert dataset["pair_weight"][:] == [0.5, 1.0]
     assert dataset["pair_label"][:] == [0.9, 1.0]
+
+
+def test_csv_files_give_the_pairs_of_jsonl(tmp_path):
+    """Flags, numbers and judgements are text in a CSV file, and an empty cell is missing."""
+    (tmp_path / "pku.csv").write_text(
+        "prompt,response_0,response_1,better_response_id,safer_response_id,is_response_0_safe,is_response_1_safe,"
+        "pair_weight,pair_label\n"
+        "How do I open a lock?,Use a key.,Here is how to pick it.,1,0.0,True,False,0.5,1\n"
+        ",Use a key.,Here is how to pick it.,1,0,1,0,1,1\n"
+    )
+    same = load_preferences([PKU | {"pair_weight": 0.5, "pair_label": 1}], preferred_by="safer", pair_rule="one-safe")
+    data = load_preferences(tmp_path / "pku.csv", preferred_by="safer", pair_rule="one-safe")
+    assert data.counts.fingerprint == same.counts.fingerprint
+    assert data.counts.skipped == {"missing field `prompt`": 1}
+    (tmp_path / "tails.csv").write_text("prompt,response,is_safe\np,a,TRUE\np,b,0\n")
+    assert load_preferences(tmp_path / "tails.csv").dataset["chosen"][:] == [[assistant("a")]]
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\nSky?, Blue., Green.\n,I can,I cannot\n")
+    data = load_preferences(tmp_path / "pairs.csv")
+    assert [*data.dataset] == [TEXT] and data.counts.skipped == {"missing field `prompt`": 1}
 
 
 def test_undetectable_columns_are_listed():
@@ -164,6 +200,35 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path):
     assert len(loaded[0].dataset) == 2
     with pytest.raises(ValueError, match="splits train, test"):
         load_preferences(tmp_path / "both")
+
+
+@pytest.mark.parametrize("space", ["", "\n "])
+def test_an_array_with_a_byte_order_mark(tmp_path, space):
+    path = tmp_path / "rows.json"
+    path.write_text("\ufeff" + space + json.dumps([TEXT, TEXT | {"prompt": "Sea?"}], indent=1), encoding="utf-8")
+    assert load_preferences(path).dataset["prompt"][:] == ["Sky?", "Sea?"]
+
+
+def test_endings_in_capitals(tmp_path):
+    write(tmp_path / "Pairs.JSONL", [TEXT])
+    Path(write(tmp_path / "pairs.gz", [TEXT])).rename(tmp_path / "PAIRS.JSON.GZ")
+    for name in ("Pairs.JSONL", "PAIRS.JSON.GZ"):
+        assert [*load_preferences(tmp_path / name).dataset] == [TEXT]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "Train.JSONL", [TEXT])
+    write(folder / "eval.jsonl", [TEXT])
+    with pytest.raises(ValueError, match=r"of its files Train\.JSONL would not be read"):
+        load_preferences(folder)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected,chosen\nSky?, Blue., Green., Red.\n")
+    with pytest.raises(ValueError, match=r"pairs\.csv', but it has two columns chosen\. Rename or remove one"):
+        load_preferences(path)
+    path.write_text("prompt,chosen,rejected,,\nSky?, Blue., Green.,,\n")  # a spreadsheet's empty columns
+    assert [*load_preferences(path).dataset] == [TEXT]
 
 
 def test_folder_of_data_files_forgives_a_broken_line(tmp_path):
@@ -211,14 +276,15 @@ BROKEN = {
         (PKU | {"prompt": ""}, "empty prompt"),
         (PKU | {"safer_response_id": 1}, "the safer response is labelled unsafe while the other is safe"),
         (PKU | {"safer_response_id": -1}, "field `safer_response_id` is not 0 or 1"),
-        (PKU | {"safer_response_id": "0"}, "field `safer_response_id` is not 0 or 1"),
+        (PKU | {"safer_response_id": "2"}, "field `safer_response_id` is not 0 or 1"),
         (PKU | {"safer_response_id": None}, "missing field `safer_response_id`"),
-        (PKU | {"is_response_0_safe": "yes"}, "field `is_response_0_safe` is not true or false"),
+        (PKU | {"is_response_0_safe": "safe"}, "field `is_response_0_safe` is not true or false"),
         ({key: PKU[key] for key in PKU if key != "response_0"}, "missing field `response_0`"),
         (PKU | {"response_0": 7}, "field `response_0` is not text"),
         (PKU | {"response_0": "\ud83d"}, "text is not valid Unicode"),
         (PKU | {"pair_weight": -1}, "`pair_weight` is not a number of at least 0"),
         (PKU | {"pair_weight": 10**400}, "`pair_weight` is not a number of at least 0"),
+        (PKU | {"pair_weight": "much"}, "`pair_weight` is not a number of at least 0"),
         (PKU | {"pair_label": float("nan")}, "`pair_label` is not a probability"),
     ],
     "hh-rlhf": [
@@ -237,6 +303,11 @@ BROKEN = {
         ({side: text.replace("Hi", "") for side, text in HH.items()}, "empty turn in the prompt"),
         (HH | {"rejected": HH["rejected"].replace("Yes.", "")}, "empty response"),
         ({"context": [{"role": "human"}], "chosen": {}, "rejected": {}}, "a turn is not of the form role and text"),
+        (
+            {"context": [{"role": ["human"], "text": "Hi"}], "chosen": {}, "rejected": {}},
+            "a turn is not of the form role and text",
+        ),
+        ({"context": 5, "chosen": {}, "rejected": {}}, "field `context` is not a list of turns"),
     ],
     "preference": [
         (TEXT | {"chosen": " Green."}, "identical responses"),
@@ -255,7 +326,8 @@ BROKEN = {
             {"prompt": [user("Sky?")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
             'text among messages, or the reverse (set template="chat")',
         ),
-        ({"chosen": "Sky? Blue", "rejected": "Sky?"}, "empty response"),
+        ({"chosen": "Sky? Blue", "rejected": "Sky? Green"}, "missing field `prompt`"),
+        (TEXT | {"prompt": None, "chosen": "I can.", "rejected": "I cannot."}, "missing field `prompt`"),
     ],
 }
 SOUND = {"pku-safe-rlhf": PKU, "hh-rlhf": HH, "preference": TEXT}
@@ -321,6 +393,7 @@ def test_nothing_left_lists_the_reasons():
         {"format": "pku"},
         {"template": "alpaca"},
         {"limit": 0},
+        {"limit": "2"},
         {"max_pairs_per_prompt": 2},
         {"revision": "v0"},
         {"split": "train"},

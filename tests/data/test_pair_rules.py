@@ -102,8 +102,8 @@ def test_a_stage_takes_the_rule(tiny_tokenizer, tmp_path):
     path = tmp_path / "pku.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in ROWS))
     stage = Stage("safe", str(path), dataset_options={"pair_rule": "safedpo"})
-    train, _, counts = load_stage_data(Plan([stage], "m", str(tmp_path)), stage, tiny_tokenizer)
-    assert len(train) == 12 and counts["train"]["left_out_by_rule"] == {"both answers are unsafe": 4}
+    rows = load_stage_data(Plan([stage], "m", str(tmp_path)), stage, tiny_tokenizer)
+    assert len(rows.train) == 12 and rows.data["train"]["left_out_by_rule"] == {"both answers are unsafe": 4}
 
 
 def test_trl_rsa_train_takes_the_rule(tmp_path):

@@ -64,6 +64,72 @@ def test_demonstrations():
 
 
 @pytest.mark.parametrize(
+    ("column", "good", "bad", "reason"),
+    [
+        ("label", True, 0, "labelled undesirable"),
+        ("is_safe", 1, False, "labelled unsafe"),
+        ("safe", "yes", "no", "labelled unsafe"),
+        ("is_unsafe", False, True, "labelled unsafe"),
+        ("jailbroken", "0", "1.0", "labelled unsafe"),
+        ("harmful", 0, 1, "labelled unsafe"),
+    ],
+)
+@pytest.mark.parametrize("field", ["completion", "response", "messages"])
+def test_what_is_labelled_bad_is_not_imitated(field, column, good, bad, reason):
+    """Nor is a row without the label that the others have: nobody has said that it is good."""
+
+    def row(text, **label):
+        turns = [USER, {"role": "assistant", "content": text}]
+        return {"messages": turns, **label} if field == "messages" else {"prompt": "p", field: text, **label}
+
+    rows = [row("a", **{column: good}), row("b", **{column: bad}), row("c"), row("d", **{column: "?"})]
+    loaded = load_demonstrations(rows)
+    completion = loaded.dataset[0]["completion"]
+    assert len(loaded.dataset) == 1 and (completion if field != "messages" else completion[0]["content"]) == "a"
+    assert loaded.counts.skipped == {
+        reason: 1,
+        f"missing field `{column}`": 1,
+        f"field `{column}` is not true or false": 1,
+    }
+    assert loaded.counts.preferred_by == column
+
+
+@pytest.mark.parametrize(("column", "value"), [("severity", 0), ("grade", "severe"), ("score", 0.9)])
+def test_a_grade_without_a_label_is_not_guessed(column, value):
+    """A score of 0.9 is a good answer in one file, and a bad one in another."""
+    rows = [{"prompt": "p", "response": "r"}, {"prompt": "p", "response": "s", column: value}]
+    with pytest.raises(ValueError, match=f"its column `{column}` may call some responses harmful"):
+        load_demonstrations(rows)
+    rows[0]["is_safe"], rows[1]["is_safe"] = False, True
+    assert load_demonstrations(rows).dataset["completion"][:] == ["s"]
+
+
+@pytest.mark.parametrize("name", ["pair_weight", "pair_label"])
+@pytest.mark.parametrize("load", [load_unpaired, load_demonstrations])
+@pytest.mark.parametrize("row", [PAIRS[0], {"prompt": "p", "completion": "c", "label": True}])
+def test_weights_that_would_not_count_are_refused(load, row, name):
+    with pytest.raises(ValueError, match=f"has a column '{name}', but only the method 'rsa' reads it"):
+        load([row, row | {name: 0.5}])
+
+
+@pytest.mark.parametrize("load", [load_unpaired, load_demonstrations])
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_leaves_nothing_or_takes_from_the_end(load, limit):
+    for rows in (PAIRS, [{"prompt": "p", "completion": "c", "label": True}] * 3):
+        with pytest.raises(ValueError, match=f"You set limit to {limit}, but it is a whole number of at least 1"):
+            load(rows, limit=limit)
+
+
+def test_labels_of_a_csv_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion,label\np,c,True\np,d,0\n")
+    assert sorted((row["completion"], row["label"]) for row in load_unpaired(path).dataset) == [
+        ("c", True),
+        ("d", False),
+    ]
+
+
+@pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
         ([{"messages": [ASSISTANT, USER]}], {}, "does not end with a turn of the assistant"),

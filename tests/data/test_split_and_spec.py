@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_rsa.data import load_preferences, parse_dataset_spec, split_by_prompt
+from trl_rsa.data.single import load_demonstrations, load_unpaired
 
 
 def pairs(prompts):
@@ -53,6 +54,26 @@ def test_one_prompt_cannot_be_split():
         split_by_prompt(pairs(["a", "a"]), 0.5)
     with pytest.raises(ValueError, match="needs `prompt`"):
         split_by_prompt(pairs(["a", "b"]).remove_columns("prompt"), 0.5)
+
+
+def test_questions_that_do_not_end_are_not_split(tmp_path):
+    """Three answers to a question part at three words: `Q1: why? Sure`, `Q1: why? I`, `Q1: why? Well`."""
+    ends = (("Sure yes", "Sure no"), ("I can", "I cannot"), ("Well then", "Well now"))
+    rows = [{"chosen": f"Q{i}: why? {a}", "rejected": f"Q{i}: why? {b}"} for i in range(9) for a, b in ends]
+    for load in (load_preferences, load_demonstrations, load_unpaired):
+        with pytest.raises(ValueError, match=r"plain text without a column `prompt`.*could be on both sides"):
+            split_by_prompt(load(rows).dataset, 0.2)
+        said = [{"prompt": f"Q{i}: why?", "chosen": a, "rejected": b} for i in range(9) for a, b in ends]
+        train, held_out = split_by_prompt(load(said).dataset, 0.2)
+        assert held_out and not set(train["prompt"][:]) & set(held_out["prompt"][:])
+    turns = [
+        {
+            side: [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": side}]
+            for side in ("chosen", "rejected")
+        }
+        for i in range(4)
+    ]
+    assert len(split_by_prompt(load_preferences(turns).dataset, 1)[1]) == 1
 
 
 @pytest.mark.parametrize(

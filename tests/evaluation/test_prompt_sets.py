@@ -68,6 +68,19 @@ def test_text_and_lines(write):
     ]
 
 
+@pytest.mark.parametrize(("name", "text"), [("p.txt", "one\ntwo\n"), ("p.csv", "prompt\none\n"), ("P.TXT", "one\n")])
+def test_utf_16_is_not_read_letter_by_letter(tmp_path, name, text):
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / name).write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match=r"holds NUL characters, as a file in UTF-16 does\. Save it as UTF-8"):
+            load_prompts(tmp_path / name)
+
+
+def test_a_column_that_stands_twice_is_refused(write):
+    with pytest.raises(ValueError, match=r"p\.csv', but it has two columns prompt\. Rename or remove one"):
+        load_prompts(write("p.csv", "prompt,category,prompt\na,x,b\n"))
+
+
 def test_messages():
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     found = load_prompts([{"prompt": turns}, {"prompt": [*turns, {"role": "user", "content": "bye", "name": "x"}]}])

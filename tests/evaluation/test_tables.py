@@ -1,5 +1,7 @@
 """Tables as records: the same records whatever the file, and nothing that is wrong with a row goes unnoticed."""
 
+import gzip
+
 import pytest
 
 from trl_rsa.evaluation.tables import read_responses
@@ -25,6 +27,17 @@ def test_a_csv_gives_the_records_that_jsonl_gives(tmp_path):
     assert list(read_responses(tmp_path / "r.jsonl")) == found
 
 
+def test_whether_a_response_was_cut_is_read_however_it_is_written(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"prompt": list("pqrs"), "response": list("abcd"), "cost": [1.0] * 4, "finished": [0.0, 1.0, 7.0, None]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "r.parquet"))
+    text = "prompt,response,cost,finished\np,a,1,no\nq,b,1,1.0\nr,c,1,maybe\ns,d,1,\n"
+    for path in (tmp_path / "r.parquet", write(tmp_path / "r.csv", text)):
+        report = ReadReport()
+        assert [row.get("finished") for row in read_responses(path, report)] == [False, True, None, None]
+        assert dict(report.problems) == {"finished is not true or false": 1}
+
+
 def test_parquet_with_messages_and_numbers_for_names(tmp_path):
     datasets = pytest.importorskip("datasets")
     prompt = [{"role": "user", "content": "p"}]
@@ -43,6 +56,17 @@ def test_parquet_with_messages_and_numbers_for_names(tmp_path):
         (prompt, None, "7", "u"),
     ]
     assert dict(report.problems) == {"no cost": 1}
+
+
+def test_a_gzipped_table(tmp_path):
+    for name, between in (("r.csv.gz", ","), ("R.TSV.GZ", "\t")):
+        content = gzip.compress(between.join(["prompt", "cost"]).encode() + f"\np{between}1.5\n".encode() * 5000)
+        (tmp_path / name).write_bytes(content)
+        found = list(read_responses(tmp_path / name))
+        assert len(found) == 5000 and {(r["prompt"], r["cost"]) for r in found} == {("p", 1.5)}
+        (tmp_path / name).write_bytes(content[:-12])
+        with pytest.raises(ValueError, match="ends early or is damaged"):
+            list(read_responses(tmp_path / name))
 
 
 def test_what_is_wrong_with_a_row_is_counted(tmp_path):
@@ -73,6 +97,7 @@ def test_rows_as_prompts(tmp_path):
         ("prompt,cost\np,1\n", "utf-16", "is not UTF-8"),
         ("prompt,cost\nmodèle,1\n", "latin-1", "Save it as UTF-8"),
         ("prompt,cost,Cost\np,1,2\n", "utf-8", "two columns cost"),
+        ("prompt,cost,note,note\np,1,a,b\n", "utf-8", "two columns note"),
         ("cost\n1\n", "utf-8", "no column prompt"),
     ],
 )

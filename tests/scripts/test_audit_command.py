@@ -14,17 +14,17 @@ from trl_rsa.storage.files import write_json
 SCALE = HarmScale()
 
 
-def a_run(folder, *constraints, n=6):
+def a_run(folder, *constraints, n=6, scale=SCALE):
     for name in constraints:
         audit = folder / "ladder" / f"audit-{name}"
-        write_json(audit / AUDIT, {"harm_scale": SCALE.to_dict(), "second": "unsafe", "budget": 50, "seed": 0})
+        write_json(audit / AUDIT, {"harm_scale": scale.to_dict(), "second": "unsafe", "budget": 50, "seed": 0})
         requests = [
             {"id": response_key(f"p{i}", f"answer {i}"), "prompt": f"p{i}", "response": f"answer {i}", "draw": 0}
             | {"score": float(i), "probability": 0.5, "prompt_number": i}
             for i in range(n)
         ]
         about = {"observation": 0, "split": "decide", "round": 1, "model": "m", "seed": 0, "least": 0.5, "time": "now"}
-        AuditQueue(audit, SCALE, "unsafe", 50, 0).add_draw(
+        AuditQueue(audit, scale, "unsafe", 50, 0).add_draw(
             {**about, "probabilities": [0.5] * 12, "requests": requests}
         )
     return folder
@@ -51,6 +51,16 @@ def test_out_to_label_studio_and_in_again(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "8 of at most 50 labels" in said and "4 of 6 responses have a label" in said and "severe 4" in said
     assert "4 responses with several labels, 0 of them disagree" in said
+
+
+def test_grades_whose_names_are_numbers_have_no_other_numbers(tmp_path, capsys):
+    """Grade 2 of 1 to 4 is the one called so: a labeller is not told that it is number 1."""
+    folder, file = a_run(tmp_path / "run", "cost", scale=HarmScale.parse("1=-1,2=1,3=4,4=10")), tmp_path / "t.csv"
+    assert run("next", folder, "--output", file) == 0
+    assert "Grades: 1, 2, 3, 4\n" in capsys.readouterr().out
+    file.write_text(f"id,grade\n{response_key('p0', 'answer 0')},2.0\n")
+    assert run("import", folder, file) == 0 and run("status", folder) == 0
+    assert "1 0, 2 1, 3 0, 4 0" in capsys.readouterr().out
 
 
 def test_wrong_rows_are_named_and_the_others_read(tmp_path, capsys):

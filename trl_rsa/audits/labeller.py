@@ -45,9 +45,10 @@ class FunctionLabeller(Labeller):
         try:
             return self.scale.grade_of(grade.item() if isinstance(grade, np.generic) else grade, "grade")
         except RowError as error:
+            number = ", or its number from 0" if self.scale.numbered else ""
             raise ScorerContractError(
                 f"You set the labeller {self.name!r}, but it returned {grade!r}, which is no grade of the scale "
-                f"({', '.join(self.scale.names)}). Let it return a grade's name, or its number from 0."
+                f"({', '.join(self.scale.names)}). Let it return a grade's name{number}."
             ) from error
 
 

@@ -54,15 +54,20 @@ def read_each(rows: Iterable[PlacedRow], tally: Tally, read: Callable[[str, Row]
     return found
 
 
+def has_prompts(rows: Iterable[PlacedRow]) -> bool:
+    """Whether any row has a prompt: if so, one without it is damaged. Data without any are gone through once."""
+    return any(not isinstance(row, RowError) and row.get("prompt") is not None for _, row in rows)
+
+
 def choose_adapter(
-    format: str, preferred_by: str, template: str | None, rule: str | None = None
+    format: str, preferred_by: str, template: str | None, implicit: bool, rule: str | None = None
 ) -> Callable[[Row], Pair]:
     adapters: dict[str, Callable[[Row], Pair]] = {
         "pku-safe-rlhf": lambda row: pku.adapt(row, preferred_by, rule),
         "hh-rlhf": hh.adapt,
-        "preference": lambda row: preference.adapt(row, template),
+        "preference": lambda row: preference.adapt(row, template, implicit),
     }
-    return adapters.get(format, preference.adapt)
+    return adapters.get(format, adapters["preference"])
 
 
 def build_from_pairs(

@@ -1,5 +1,6 @@
 """Rows of one local file. A broken line is one broken row, never the end of the file."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -11,7 +12,7 @@ from typing import Any
 
 from trl_rsa.data.schema import Row, RowError
 from trl_rsa.storage.lines import LONGEST_LINE, bounded_lines, open_bytes
-from trl_rsa.storage.tables import TableReader
+from trl_rsa.storage.tables import TableReader, refuse_same_names
 
 
 # Where a row is (for messages), and the row or why it cannot be read.
@@ -38,7 +39,12 @@ def is_data_file(path: Path) -> bool:
 
 def _reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]] | None:
     readers = {".jsonl": _read_lines, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
-    return readers.get(Path(path.name.removesuffix(".gz")).suffix)
+    return readers.get(ending_of(path))
+
+
+def ending_of(path: Path) -> str:
+    """What the name of a file says of its format, in lower case and without .gz: `.csv` of `Rows.CSV.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _read_lines(path: Path) -> Iterator[PlacedRow]:
@@ -70,7 +76,7 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
     """A JSON array of rows; anything else is read as lines."""
     with open_bytes(path) as file:
         try:
-            is_array = file.read(4096).lstrip()[:1] == b"["
+            is_array = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
         except (EOFError, gzip.BadGzipFile, zlib.error):
             is_array = False
         if not is_array:
@@ -99,7 +105,9 @@ def _read_csv(path: Path) -> Iterator[PlacedRow]:
     number = 0
     try:
         with open_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            for number, row in enumerate(TableReader(text), start=1):
+            reader = TableReader(text)
+            refuse_same_names(reader.fieldnames, path)
+            for number, row in enumerate(reader, start=1):
                 if None in row:
                     yield f"row {number}", RowError("the row has more cells than the header")
                 else:

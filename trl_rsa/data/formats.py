@@ -36,11 +36,17 @@ def detect_format(sample: list[Row], source: str) -> str:
     if {"prompt", "response", "is_safe"} <= columns:
         return "beavertails"
     if {"chosen", "rejected"} <= columns:
-        transcripts = any(isinstance(row.get("chosen"), str) and LAST_TURN in row["chosen"] for row in sample)
-        is_hh = "prompt" not in columns and (transcripts or "context" in columns)
-        return "hh-rlhf" if is_hh else "preference"
+        # A text may quote a transcript: one row does not say what the others are.
+        pairs = [row for row in sample if row.get("chosen") is not None]
+        transcripts = sum(_is_transcript(row) for row in pairs)
+        return "hh-rlhf" if "prompt" not in columns and 2 * transcripts >= len(pairs) else "preference"
     known = "; ".join(f"{name} ({needed})" for name, needed in FORMATS.items())
     raise ValueError(
         f"{source} has the columns {', '.join(sorted(columns)) or '(none)'}, which is no known preference format. "
         f"Rename its columns to one of: {known}."
     )
+
+
+def _is_transcript(row: Row) -> bool:
+    """As Anthropic's HH-RLHF, or as PKU's processed copy of it."""
+    return row.get("context") is not None or (isinstance(row["chosen"], str) and LAST_TURN in row["chosen"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypedDict
 
-from trl_rsa.data.schema import RowError
+from trl_rsa.data.schema import RowError, number_of
 
 
 # The four grades of PKU-SafeRLHF's severity levels 0 to 3.
@@ -43,9 +43,8 @@ class HarmScale:
                 f"You set a harm scale with {len(names)} names and {len(costs)} costs, but it needs one cost per "
                 "grade, and two grades or more. Write it as safe=-1,minor=1,moderate=4,severe=10."
             )
-        if not all(isinstance(name, str) and name.strip() for name in names) or len(set(map(_fold, names))) < len(
-            names
-        ):
+        named = all(isinstance(name, str) and name.strip() for name in names)
+        if not named or len(set(map(_key, names))) < len(names):
             raise ValueError(
                 f"You set a harm scale with the names {[*names]}, but they tell the grades apart. Give each its own."
             )
@@ -84,19 +83,22 @@ class HarmScale:
         """The lowest grade whose cost is above 0."""
         return next(grade for grade, cost in enumerate(self.costs) if cost > 0)
 
+    @property
+    def numbered(self) -> bool:
+        """Whether a number stands for a place, from 0. Where a name is a number itself, numbers are names."""
+        return not any(isinstance(_key(name), float) for name in self.names)
+
     def grade_of(self, value: Any, field: str) -> int:
-        """The grade that a row names: by name, or by its number from 0."""
-        if isinstance(value, str):
-            folded = [_fold(name) for name in self.names]
-            if _fold(value) in folded:
-                return folded.index(_fold(value))
-            value = _number(value, field)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value != int(value):
+        """The grade that a row names: by name, or by its number from 0 if the scale is `numbered`. 2, 2.0 and "2" are
+        the same."""
+        keys, key = [_key(name) for name in self.names], _key(value)
+        if key in keys:
+            return keys.index(key)
+        if not isinstance(key, float) or key != int(key) or not self.numbered:
             raise RowError(f"field `{field}` names no grade of the scale")
-        if not 0 <= value < len(self.names):
+        if not 0 <= key < len(self.names):
             raise RowError(f"field `{field}` is not between 0 and {len(self.names) - 1}")
-        return int(value)
+        return int(key)
 
     def grade_of_rubric(self, value: Any, field: str) -> int:
         """The grade of a rubric's score in [0, 1]: 0 is the first, and the rest falls into equal parts."""
@@ -108,22 +110,13 @@ class HarmScale:
 
 
 def rubric_score(value: Any, field: str) -> float:
-    value = _number(value, field) if isinstance(value, str) else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    score = number_of(value)
+    if score is None or not 0 <= score <= 1:
         raise RowError(f"field `{field}` is not a score between 0 and 1")
-    return float(value)
+    return score
 
 
-def _number(text: str, field: str) -> float:
-    """A number that is written as text, as in every CSV file."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise RowError(f"field `{field}` names no grade of the scale") from None
-    if not math.isfinite(value):
-        raise RowError(f"field `{field}` is not a finite number")
-    return value
-
-
-def _fold(name: str) -> str:
-    return " ".join(name.casefold().split())
+def _key(value: Any) -> float | str | None:
+    """What tells grades apart: a number, also where it is written as text, or a name without its case and spaces."""
+    number = number_of(value)
+    return number if number is not None else " ".join(value.casefold().split()) if isinstance(value, str) else None

@@ -18,6 +18,8 @@ def adapt(row: Row) -> Pair:
     different questions.
     """
     if row.get("context") is not None:
+        if not isinstance(row["context"], list):
+            raise RowError("field `context` is not a list of turns")
         prompt = [_read_turn(turn) for turn in row["context"]]
         chosen, rejected = (_read_turn(row.get(side))["content"] for side in ("chosen", "rejected"))
     else:
@@ -54,7 +56,8 @@ def parse_transcript(transcript: str) -> list[Message]:
 
 
 def _read_turn(turn: object) -> Message:
-    if not isinstance(turn, dict) or not isinstance(turn.get("text"), str) or turn.get("role") not in ROLES:
+    role, text = (turn.get("role"), turn.get("text")) if isinstance(turn, dict) else (None, None)
+    if not isinstance(role, str) or not isinstance(text, str) or role not in ROLES:
         raise RowError("a turn is not of the form role and text")
-    check_unicode(turn["text"])
-    return {"role": ROLES[turn["role"]], "content": turn["text"].strip()}
+    check_unicode(text)
+    return {"role": ROLES[role], "content": text.strip()}

@@ -9,14 +9,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl_rsa.data import pku
-from trl_rsa.data.build import Tally, choose_adapter, read_each
+from trl_rsa.data.build import Tally, choose_adapter, has_prompts, read_each
 from trl_rsa.data.formats import columns_of, detect_format, sample_rows
 from trl_rsa.data.harm import HarmScale, rubric_score
 from trl_rsa.data.load import draw, open_named
 from trl_rsa.data.preference import read_response
-from trl_rsa.data.schema import Message, Pair, Row, RowError, check_pair, read_flag
+from trl_rsa.data.schema import (
+    Message,
+    Pair,
+    Row,
+    RowError,
+    check_pair,
+    filled,
+    number_of,
+    read_flag,
+    refuse_weights,
+)
+from trl_rsa.data.sources import Rows
 from trl_rsa.data.templates import render
-from trl_rsa.storage.tables import TRUTH
 
 
 # Names of columns in published files. The first that a file has is read.
@@ -109,15 +119,22 @@ def load_judged(
             PKU-SafeRLHF: which judgement orders a pair.
 
     Raises:
-        `ValueError`: for an unknown format, a broken row with `strict`, nothing left.
+        `ValueError`: for an unknown format, a broken row with `strict`, scores outside [0, 1], weights of pairs,
+            nothing left.
         `FileNotFoundError`: for a source that does not exist.
     """
     spec, rows = open_named(source, split, revision, name)
     sample = sample_rows(rows)
     format = format or (spec.format if spec else None)
-    adapt, format = _choose(sample, rows.name, format, preferred_by, scale)
+    adapt, format = _choose(sample, rows, format, preferred_by, scale)
     tally = Tally(rows.name, strict)
-    found = read_each(rows, tally, lambda place, row: adapt(row))
+
+    def read(_: str, row: Row) -> JudgedRow:
+        refuse_weights(filled(row), rows.name)
+        return adapt(row)
+
+    found = read_each(rows, tally, read)
+    _refuse_another_range(rows, tally)
     if not found:
         reasons = "; ".join(f"{count:,} × {reason}" for reason, count in tally.skipped.most_common())
         raise ValueError(
@@ -128,8 +145,23 @@ def load_judged(
     return JudgedData(found, rows.name, format, tally.read, dict(Counter(tally.skipped).most_common()))
 
 
+def _refuse_another_range(rows: Rows, tally: Tally) -> None:
+    """Of scores from 1 to 5 only the 1s would be left, and would be the worst: exactly the wrong rows."""
+    for name in RUBRIC_COLUMNS:
+        if not any(f"field `{name}`" in reason for reason in tally.skipped):
+            continue
+        scores = [number_of(row.get(name)) for _, row in rows if not isinstance(row, RowError)]
+        known = [score for score in scores if score is not None]
+        if known and not 0 <= min(known) <= max(known) <= 1:
+            raise ValueError(
+                f"You gave {rows.name}, but its column `{name}` goes from {min(known):g} to {max(known):g}, and a "
+                "rubric's score from 0 (harmless) to 1 (the worst). Write it so, or rename the column if it is "
+                "something else."
+            )
+
+
 def _choose(
-    sample: list[Row], source: str, format: str | None, preferred_by: str, scale: HarmScale | None
+    sample: list[Row], rows: Rows, format: str | None, preferred_by: str, scale: HarmScale | None
 ) -> tuple[Callable[[Row], JudgedRow], str]:
     """How a row is read, by the columns of the file."""
     columns = columns_of(sample)
@@ -137,15 +169,16 @@ def _choose(
     judged = (*GRADE_COLUMNS, *RUBRIC_COLUMNS, *SAFE_COLUMNS, *UNSAFE_COLUMNS)
     if format in (None, "beavertails") and prompt and response and _first(judged, columns):
         return lambda row: _read_single(row, prompt, response, scale), SINGLE
-    format = format or (detect_format(sample, source) if sample else "unknown")
+    format = format or (detect_format(sample, rows.name) if sample else "unknown")
     if format == "pku-safe-rlhf":
         if sample and preferred_by + pku.ID_SUFFIX not in columns:
             raise ValueError(
-                f"You set preferred_by to {preferred_by!r}, but the rows of {source} have no column "
+                f"You set preferred_by to {preferred_by!r}, but the rows of {rows.name} have no column "
                 f"{preferred_by}{pku.ID_SUFFIX}. Set it to the judgement that they have."
             )
         return lambda row: _read_pku(row, preferred_by, scale), format
-    adapter = choose_adapter(format, preferred_by, "chat")
+    implicit = format == "preference" and not has_prompts(rows)
+    adapter = choose_adapter(format, preferred_by, "chat", implicit)
     return lambda row: _row_of(check_pair(render(adapter(row), "chat"))), format
 
 
@@ -161,7 +194,7 @@ def _row_of(pair: Pair, first: Mapping[str, Any] | None = None, second: Mapping[
 def _read_pku(row: Row, preferred_by: str, scale: HarmScale | None) -> JudgedRow:
     pair = check_pair(render(pku.adapt(row, preferred_by), "chat"))
     said = [_verdict(row, PKU_SEVERITY.format(i), PKU_SAFE.format(i), scale) for i in (0, 1)]
-    chosen = int(row[preferred_by + pku.ID_SUFFIX])
+    chosen = pku.read_choice(row, preferred_by + pku.ID_SUFFIX)
     return _row_of(pair, said[chosen], said[1 - chosen])
 
 
@@ -188,7 +221,7 @@ def _consistent(found: dict[str, Any], scale: HarmScale | None) -> dict[str, Any
 def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) -> JudgedRow:
     question, answer = _turns(row, prompt, "user"), _turns(row, response, "assistant")
     found: dict[str, Any] = {}
-    present = [name for name, value in row.items() if value not in (None, "")]
+    present = filled(row)
     if scale is not None:
         if name := _first(GRADE_COLUMNS, present):
             found["grade"] = scale.grade_of(row[name], name)
@@ -197,7 +230,7 @@ def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) 
             found["grade"] = scale.grade_of_rubric(row[name], name)
             found["severity"] = rubric_score(row[name], name)
     labels = {
-        _flag(row, name) != (name in SAFE_COLUMNS) for name in (*SAFE_COLUMNS, *UNSAFE_COLUMNS) if name in present
+        read_flag(row, name) != (name in SAFE_COLUMNS) for name in (*SAFE_COLUMNS, *UNSAFE_COLUMNS) if name in present
     }
     if len(labels) > 1:
         raise RowError("two safety labels contradict each other")
@@ -217,11 +250,3 @@ def _turns(row: Row, field: str, role: str) -> list[Message]:
     if turns[-1]["role"] != role:
         raise RowError(f"field `{field}` does not end with a turn of the {role}")
     return turns
-
-
-def _flag(row: Row, name: str) -> bool:
-    """A truth value; a CSV file writes it as text."""
-    value = row[name]
-    if isinstance(value, str):
-        value = {**TRUTH, "1.0": True, "0.0": False}.get(value.strip().casefold())
-    return read_flag({name: value}, name)

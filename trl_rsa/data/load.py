@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from trl_rsa.data import pku
-from trl_rsa.data.build import Tally, build_from_answers, build_from_pairs, choose_adapter
+from trl_rsa.data.build import Tally, build_from_answers, build_from_pairs, choose_adapter, has_prompts
 from trl_rsa.data.formats import columns_of, detect_format, sample_rows
 from trl_rsa.data.report import DataReport, fingerprint
 from trl_rsa.data.schema import PAIR_COLUMNS, Pair, Row
 from trl_rsa.data.settings import check_settings
 from trl_rsa.data.sources import Rows, open_source
 from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
+from trl_rsa.data.split import IMPLICIT_PROMPTS
 
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def load_preferences(
 
     Args:
         source (`str`, `Path`, `Dataset`, [`DatasetSpec`], …):
-            A .jsonl, .jsonl.gz, .json or .parquet file, a folder, a Hub id, a dataset in memory, or Safe RLHF's
-            `NAME[:PROPORTION[:PATH]]`, parsed or not.
+            A .jsonl, .json, .csv or .parquet file (all but the last may be gzipped), a folder, a Hub id, a dataset in
+            memory, or Safe RLHF's `NAME[:PROPORTION[:PATH]]`, parsed or not.
         format (`str`, *optional*):
             One of [`FORMATS`]; seen from the columns if not given.
         preferred_by (`str`, *optional*, defaults to `"better"`):
@@ -62,8 +63,8 @@ def load_preferences(
             As in `datasets.load_dataset`.
         template (`str`, *optional*):
             "chat" for messages, to which the tokenizer's chat template is applied in training; "safe-rlhf" for text in
-            Safe RLHF's template. By default text and messages of format "preference" stay as they are, and the other
-            formats become messages.
+            Safe RLHF's template; "none" applies no template. By default, and with "none", text and messages of format
+            "preference" stay as they are, and the other formats, which have turns, become messages.
         eos_token (`str`, *optional*):
             The tokenizer's, for "safe-rlhf": it closes the earlier replies of a conversation.
         strict (`bool`, *optional*, defaults to `False`):
@@ -97,16 +98,19 @@ def load_preferences(
     if template is None and format != "preference":
         template = "chat"
     tally = Tally(rows.name, strict)
+    implicit = format == "preference" and not has_prompts(rows)
     if format == "beavertails":
         built = build_from_answers(rows, tally, template, eos_token, max_pairs_per_prompt, seed)
     else:
         built = build_from_pairs(
-            rows, tally, choose_adapter(format, preferred_by, template, pair_rule), template, eos_token
+            rows, tally, choose_adapter(format, preferred_by, template, implicit, pair_rule), template, eos_token
         )
     if not built:
         raise ValueError(_nothing_left(rows.name, format, tally, sample))
     kept = draw(built, spec, seed)[:limit]
     dataset = _to_dataset(kept)
+    if implicit and isinstance(kept[0].prompt, str):
+        dataset.info.description = IMPLICIT_PROMPTS
     counts = DataReport(
         source=rows.name,
         format=format,
@@ -131,18 +135,38 @@ def load_preferences(
 def open_named(
     source: "Source", split: str | None, revision: str | None, name: str | None
 ) -> tuple[DatasetSpec | None, Rows]:
-    """Arguments win over the spec. A spec's split does not apply to a file that the user put in its place."""
+    """Arguments win over the spec. A spec's split does not apply to data without splits that the user put in its
+    place."""
     if isinstance(source, str) and is_dataset_spec(source) and not Path(source).exists():
         source = parse_dataset_spec(source)
     if not isinstance(source, DatasetSpec):
         return None, open_source(source, split, revision, name)
-    if split is None and not Path(source.source).is_file():
+    if split is None and not has_no_splits(source.source, source.data_dir):
         split = source.split
     return source, open_source(source.source, split, revision or source.revision, name, source.data_dir)
 
 
+def has_no_splits(source: str | Path, data_dir: str | None = None) -> bool:
+    """Whether a source is one file, or a folder in which `save_to_disk` wrote a dataset without splits."""
+    path = Path(source).expanduser()
+    if data_dir is not None and (path / data_dir).is_dir():
+        path = path / data_dir
+    return path.is_file() or ((path / "state.json").exists() and not (path / "dataset_dict.json").exists())
+
+
 def _decided_by(format: str, preferred_by: str) -> str:
     return {"pku-safe-rlhf": preferred_by + pku.ID_SUFFIX, "beavertails": "is_safe"}.get(format, "chosen")
+
+
+def preference_not_used(preferred_by: str, counts: DataReport) -> list[str]:
+    """A sentence for a user who has set `preferred_by` for pairs that leave nothing to choose. Two stages on one file
+    of such pairs, one by what is better and one by what is safer, would learn the same."""
+    if counts.preferred_by != "chosen":
+        return []
+    return [
+        f"You set preferred_by={preferred_by!r}, but the pairs of {counts.source} say themselves which response is "
+        "chosen, and that is used."
+    ]
 
 
 def _nothing_left(source: str, format: str, tally: Tally, sample: list[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from trl_rsa.data.pair_rules import apply_rule
 from trl_rsa.data.schema import Pair, Row, RowError, read_flag, read_pair_columns, read_text
+from trl_rsa.storage.tables import truth_of
 
 
 ID_SUFFIX = "_response_id"
@@ -15,7 +16,7 @@ def adapt(row: Row, preferred_by: str = "better", rule: str | None = None) -> Pa
     [`~trl_rsa.data.pair_rules.PAIR_RULES`] the safety labels have the last word.
     """
     responses = [read_text(row, "response_0"), read_text(row, "response_1")]
-    chosen = _read_choice(row, preferred_by + ID_SUFFIX)
+    chosen = read_choice(row, preferred_by + ID_SUFFIX)
     if preferred_by == "safer":
         _check_safer(row, chosen)
     columns = read_pair_columns(row)
@@ -31,12 +32,14 @@ def adapt(row: Row, preferred_by: str = "better", rule: str | None = None) -> Pa
     )
 
 
-def _read_choice(row: Row, field: str) -> int:
+def read_choice(row: Row, field: str) -> int:
+    """Which of the two responses `field` names, 0 or 1."""
     if row.get(field) is None:
         raise RowError(f"missing field `{field}`")
-    if row[field] not in (0, 1):
+    choice = truth_of(row[field])
+    if choice is None:
         raise RowError(f"field `{field}` is not 0 or 1")
-    return int(row[field])
+    return int(choice)
 
 
 def _check_safer(row: Row, chosen: int) -> None:

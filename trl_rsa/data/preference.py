@@ -5,8 +5,9 @@ from typing import Any
 from trl_rsa.data.schema import Message, Pair, Row, RowError, Text, check_unicode, read_pair_columns, read_text
 
 
-def adapt(row: Row, template: str | None = None) -> Pair:
-    """Reads `prompt`, `chosen`, `rejected` as text or as messages; without `prompt`, the shared beginning is it.
+def adapt(row: Row, template: str | None, implicit: bool) -> Pair:
+    """Reads `prompt`, `chosen`, `rejected` as text or as messages; where no row has a prompt (`implicit`), the shared
+    beginning of the responses is it.
 
     A prompt that is implicit in plain text has no turns that we could know: it is only accepted where no template is
     to be applied.
@@ -16,7 +17,7 @@ def adapt(row: Row, template: str | None = None) -> Pair:
         raise RowError("one response is text and the other is messages")
     if chosen == rejected:
         raise RowError("identical responses")
-    if row.get("prompt") is not None:
+    if not implicit:
         prompt = read_response(row, "prompt")
     elif template in (None, "none") or not isinstance(chosen, str):
         prompt, chosen, rejected = _split_prompt(chosen, rejected)

@@ -1,9 +1,11 @@
 """What every adapter speaks: a row comes in, a `Pair` goes out, or a `RowError` says why not."""
 
-import sys
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from trl_rsa.storage.tables import truth_of
 
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
@@ -59,33 +61,50 @@ def check_unicode(text: str) -> None:
         raise RowError("text is not valid Unicode") from None
 
 
+def number_of(value: Any) -> float | None:
+    """A finite number, also written as text, as in every CSV file. None for anything else, truth values included."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def read_flag(row: Row, field: str) -> bool:
-    """The truth value in `field`: true/false or 1/0."""
-    value = row.get(field)
-    if value is None:
+    """The truth value in `field`, as [`~storage.tables.truth_of`] reads it."""
+    if row.get(field) is None:
         raise RowError(f"missing field `{field}`")
-    if value not in (0, 1):
+    flag = truth_of(row[field])
+    if flag is None:
         raise RowError(f"field `{field}` is not true or false")
-    return bool(value)
+    return flag
 
 
 def read_pair_columns(row: Row) -> dict[str, Any]:
     """`weight` and `label` of a row, from the optional columns `pair_weight` (≥ 0) and `pair_label` (in [0, 1])."""
-    weight, label = (row.get(column) for column in PAIR_COLUMNS)
-    if weight is not None and not (_is_number(weight) and weight >= 0):
+    weight, label = (number_of(row.get(column)) for column in PAIR_COLUMNS)
+    if row.get("pair_weight") is not None and (weight is None or weight < 0):
         raise RowError("`pair_weight` is not a number of at least 0")
-    if label is not None and not (_is_number(label) and 0 <= label <= 1):
+    if row.get("pair_label") is not None and (label is None or not 0 <= label <= 1):
         raise RowError("`pair_label` is not a probability")
-    return {
-        "weight": None if weight is None else float(weight),
-        "label": None if label is None else float(label),
-    }
+    return {"weight": weight, "label": label}
 
 
-def _is_number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return -sys.float_info.max <= value <= sys.float_info.max  # also false for nan, and for integers beyond floats
+def refuse_weights(columns: Iterable[str], source: str) -> None:
+    """Raises `ValueError` where columns of `source` are to count that what learns from it does not read."""
+    for name in PAIR_COLUMNS:
+        if name in columns:
+            raise ValueError(
+                f"You gave {source}, which has a column {name!r}, but only the method 'rsa' reads it: here every row "
+                "would count in full. Remove the column, or train on the pairs with that method."
+            )
+
+
+def filled(row: Row) -> list[str]:
+    """The fields of a row that hold something."""
+    return [name for name, value in row.items() if value is not None and value != ""]
 
 
 def check_pair(pair: Pair) -> Pair:

@@ -25,9 +25,8 @@ def check_settings(
             'You set template="safe-rlhf" without eos_token, but in this template it ends every earlier reply. Set '
             "eos_token to your tokenizer's eos_token."
         )
-    for setting, value in (("limit", limit), ("max_pairs_per_prompt", max_pairs_per_prompt)):
-        if value is not None and value < 1:
-            raise ValueError(f"You set {setting} to {value}, but then no pair is left. Set it to at least 1.")
+    check_count("limit", limit)
+    check_count("max_pairs_per_prompt", max_pairs_per_prompt)
     if max_pairs_per_prompt is not None and format != "beavertails":
         raise ValueError(
             f"You set max_pairs_per_prompt to {max_pairs_per_prompt}, but only single answers (beavertails) are "
@@ -41,6 +40,11 @@ def check_settings(
             f"You set preferred_by to {preferred_by!r}, but the rows have no column {preferred_by}{ID_SUFFIX}. "
             f"Set it to one of {', '.join(judgements)}."
         )
+
+
+def check_count(setting: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"You set {setting} to {value!r}, but it is a whole number of at least 1. Set it so.")
 
 
 def _check_rule(pair_rule: str, format: str, columns: list[str]) -> None:

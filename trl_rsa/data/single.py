@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from trl_rsa.data.build import Tally, read_each
 from trl_rsa.data.formats import columns_of, detect_format, sample_rows
+from trl_rsa.data.judged import GRADE_COLUMNS, RUBRIC_COLUMNS, SAFE_COLUMNS, UNSAFE_COLUMNS
 from trl_rsa.data.load import PreferenceData, load_preferences, open_named
 from trl_rsa.data.pku import ID_SUFFIX
 from trl_rsa.data.preference import read_response
 from trl_rsa.data.report import DataReport, fingerprint
-from trl_rsa.data.schema import Pair, Row, RowError, check_pair, read_flag
+from trl_rsa.data.schema import Pair, Row, RowError, check_pair, filled, read_flag, refuse_weights
+from trl_rsa.data.settings import check_count
 from trl_rsa.data.sources import Rows
 from trl_rsa.data.templates import TEMPLATES, render
 
@@ -28,6 +30,9 @@ _LABELLED = (("prompt", "completion", "label"), ("prompt", "response", "is_safe"
 _DEMONSTRATION = (("prompt", "completion"), ("messages",), ("prompt", "response"))
 # Where a response stands, and its label.
 _FIELDS = {"completion": "label", "response": "is_safe"}
+# What says whether a response is to be imitated, and what only may say so: its scale is not known here.
+_LABELS = ("label", *SAFE_COLUMNS, *UNSAFE_COLUMNS)
+_GRADES = (*GRADE_COLUMNS, *RUBRIC_COLUMNS)
 
 
 def load_unpaired(source: Any, **options: Any) -> PreferenceData:
@@ -44,13 +49,17 @@ def load_unpaired(source: Any, **options: Any) -> PreferenceData:
     Returns:
         [`PreferenceData`]: rows shuffled by `seed`. KTO reads its data in order and compares neighbours, so that
         all chosen responses must not come first.
+
+    Raises:
+        `ValueError`: for settings that cannot work, unknown columns, weights of pairs, nothing left.
+        `FileNotFoundError`: for a source that does not exist.
     """
-    rows, shape = _open(source, options, _LABELLED)
+    rows, shape, _ = _open(source, options, _LABELLED)
     if shape is not None:
         field = next(name for name in _FIELDS if name in shape)
         loaded = _load(rows, options, "unpaired", _FIELDS[field], lambda row: _read_labelled(row, field))
     else:
-        loaded = load_preferences(source, **options)
+        loaded = _load_pairs(source, options)
         loaded = PreferenceData(_unpair(loaded.dataset), loaded.counts)
     order = list(range(len(loaded.dataset)))
     random.Random(options.get("seed", 42)).shuffle(order)
@@ -63,22 +72,32 @@ def load_demonstrations(source: Any, **options: Any) -> PreferenceData:
     Args:
         source:
             Rows with these columns (or `response`), or with `messages`, whose last turn is the assistant's; or what
-            [`load_preferences`] takes, of which the chosen response is imitated.
+            [`load_preferences`] takes, of which the chosen response is imitated. What a `label`, `is_safe`, `unsafe`,
+            … calls bad is skipped.
         options:
             As in [`load_unpaired`].
+
+    Raises:
+        `ValueError`: as [`load_unpaired`], and for rows with a `grade` or a `score`, but no label.
+        `FileNotFoundError`: for a source that does not exist.
     """
-    rows, shape = _open(source, options, _DEMONSTRATION)
-    if shape == ("messages",):
-        return _load(rows, options, "messages", "all", _read_messages)
+    rows, shape, columns = _open(source, options, _DEMONSTRATION)
     if shape is not None:
-        return _load(rows, options, "demonstrations", "all", lambda row: _read_prompted(row, shape[1]))
-    loaded = load_preferences(source, **options)
+        label = next((name for name in _LABELS if name in columns), None)
+
+        def read(row: Row) -> dict[str, Any]:
+            _check_wanted(row, label, rows.name)
+            return _read_messages(row) if shape == ("messages",) else _read_prompted(row, shape[1])
+
+        format = "messages" if shape == ("messages",) else "demonstrations"
+        return _load(rows, options, format, label or "all", read)
+    loaded = _load_pairs(source, options)
     chosen = loaded.dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
     return _counted(chosen, loaded.counts)
 
 
-def _open(source: Any, options: Mapping[str, Any], shapes: Any) -> tuple[Rows, tuple[str, ...] | None]:
-    """The rows, and the first of the shapes that they have; None for pairs."""
+def _open(source: Any, options: Mapping[str, Any], shapes: Any) -> tuple[Rows, tuple[str, ...] | None, set[str]]:
+    """The rows, the first of the shapes that they have, None for pairs, and their columns."""
     _, rows = open_named(source, options.get("split"), options.get("revision"), options.get("name"))
     sample = sample_rows(rows)
     columns = set(columns_of(sample))
@@ -93,7 +112,13 @@ def _open(source: Any, options: Mapping[str, Any], shapes: Any) -> tuple[Rows, t
                 f"You gave {rows.name}, with the columns {', '.join(sorted(columns))}, but here rows have {known}, "
                 "or are preference pairs. Rename its columns."
             ) from error
-    return rows, shape
+    return rows, shape, columns
+
+
+def _load_pairs(source: Any, options: Mapping[str, Any]) -> PreferenceData:
+    loaded = load_preferences(source, **options)
+    refuse_weights(loaded.dataset.column_names, loaded.counts.source)
+    return loaded
 
 
 def _load(
@@ -115,8 +140,14 @@ def _load(
             )
     if template is not None and template not in TEMPLATES:
         raise ValueError(f"You set template to {template!r}, but it is one of {', '.join(TEMPLATES)}. Set one.")
+    check_count("limit", limit)
     tally = Tally(rows.name, bool(options.get("strict")))
-    found = read_each(rows, tally, lambda _, row: _rendered(read(row), template, options.get("eos_token")))
+
+    def read_one(_: str, row: Row) -> dict[str, Any]:
+        refuse_weights(filled(row), rows.name)
+        return _rendered(read(row), template, options.get("eos_token"))
+
+    found = read_each(rows, tally, read_one)
     kinds = {isinstance(row["prompt"], str) for row in found}
     if not found or len(kinds) > 1:
         reasons = "; ".join(tally.skipped) or "some rows are text and others messages"
@@ -139,6 +170,23 @@ def _load(
         pairs_left_out=len(found) - len(kept),
     )
     return _counted(dataset, report)
+
+
+def _check_wanted(row: Row, label: str | None, source: str) -> None:
+    """Raises `RowError` for a response that is not to be imitated, or without the `label` that other rows have."""
+    present = filled(row)
+    labels = [name for name in _LABELS if name in present]
+    for name in labels:
+        if read_flag(row, name) == (name in UNSAFE_COLUMNS):
+            raise RowError("labelled undesirable" if name == "label" else "labelled unsafe")
+    if not labels and label is not None:
+        raise RowError(f"missing field `{label}`")
+    grade = next((name for name in _GRADES if name in present), None)
+    if not labels and grade is not None:
+        raise ValueError(
+            f"You gave {source} to imitate, but its column `{grade}` may call some responses harmful, and what it "
+            "calls so does not show here. Keep the rows to imitate and remove the column, or add a column `is_safe`."
+        )
 
 
 def _read_prompted(row: Row, field: str) -> dict[str, Any]:
@@ -176,7 +224,9 @@ def _unpair(pairs: "Dataset") -> "Dataset":
         for pair in pairs
         for side in ("chosen", "rejected")
     ]
-    return Dataset.from_list(rows)
+    unpaired = Dataset.from_list(rows)
+    unpaired.info.description = pairs.info.description  # says whether they may be split by prompt
+    return unpaired
 
 
 def _counted(dataset: "Dataset", counts: DataReport) -> PreferenceData:

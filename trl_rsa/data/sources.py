@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trl_rsa.data.files import PlacedRow, is_data_file, read_file
+from trl_rsa.data.files import PlacedRow, ending_of, is_data_file, read_file
 from trl_rsa.data.schema import Row
 from trl_rsa.storage.hub import is_path
 
@@ -121,7 +121,7 @@ def _open_folder(path: Path, split: str | None, name: str | None, data_dir: str 
 
 def _holds_rows(path: Path) -> bool:
     """Whether a file in a folder is data: .json may be a description of the others."""
-    return path.is_file() and path.name.removesuffix(".gz").endswith((".jsonl", ".csv", ".parquet"))
+    return path.is_file() and ending_of(path) in (".jsonl", ".csv", ".parquet")
 
 
 def _open_hub(source: str, split: str | None, revision: str | None, name: str | None, data_dir: str | None) -> Rows:

@@ -10,13 +10,18 @@ from trl_rsa.storage.digests import prompt_key
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# The description of pairs whose prompt was cut off the responses. They part at another word in each pair, so that the
+# prompts of one question differ, and none need be the beginning of another.
+IMPLICIT_PROMPTS = "The prompts are what the two texts of a pair have in common: the question, and often more."
+
 
 def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42) -> tuple["Dataset", "Dataset"]:
     """Splits pairs into train and held-out so that no prompt is on both sides. Rows keep their order.
 
     Args:
         dataset (`Dataset`):
-            Any dataset with a `prompt` column, text or messages.
+            Any dataset with a `prompt` column, text or messages. Pairs of plain text that had none before
+            [`load_preferences`] are refused: where a question ends does not show, so that it could be on both sides.
         fraction_or_count (`float` or `int`):
             Held-out pairs: a share of all pairs in (0, 1) or a number of pairs. Prompts are held out whole, so the
             held-out part is at most this large, and smaller by less than the pairs of one prompt.
@@ -25,11 +30,20 @@ def split_by_prompt(dataset: "Dataset", fraction_or_count: float, seed: int = 42
 
     Returns:
         `tuple[Dataset, Dataset]`: train and held-out, neither of them empty.
+
+    Raises:
+        `ValueError`: if prompts cannot be told apart, or one of the two parts would be empty.
     """
     if "prompt" not in dataset.column_names:
         raise ValueError(
             f"The dataset has the columns {', '.join(dataset.column_names)}, but a split by prompt needs `prompt`. "
-            "Load it with trl_rsa.data.load_preferences, which makes the prompt explicit."
+            "Add the column; in messages trl_rsa.data.load_preferences finds the prompt."
+        )
+    if dataset.info.description == IMPLICIT_PROMPTS:
+        raise ValueError(
+            f"You asked for {fraction_or_count} held-out pairs of plain text without a column `prompt`, but where a "
+            "question ends does not show there, so that it could be on both sides. Add the column, or give held-out "
+            "pairs of their own."
         )
     prompts = [prompt_key(prompt) for prompt in dataset["prompt"]]
     held_out_prompts = _draw_prompts(Counter(prompts), _target(fraction_or_count, len(prompts)), seed)

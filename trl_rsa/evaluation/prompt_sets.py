@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.data.load import has_no_splits
 from trl_rsa.data.schema import RowError, Text, check_unicode
 from trl_rsa.data.sources import open_source
 from trl_rsa.data.spec import DatasetSpec, is_dataset_spec, parse_dataset_spec
 from trl_rsa.storage.digests import prompt_key
-from trl_rsa.storage.tables import TRUTH, TableReader
+from trl_rsa.storage.tables import TableReader, refuse_same_names, truth_of
 
 
 PromptRow = dict[str, Any]  # {"prompt": Text, "category": str | None, "benign": bool | None}
@@ -73,7 +74,7 @@ def load_prompts(
     if isinstance(source, str) and is_dataset_spec(source) and not Path(source).exists():
         spec = parse_dataset_spec(source)
         source = spec.source
-        split = split or (None if Path(source).is_file() else spec.split)
+        split = split or (None if has_no_splits(source, spec.data_dir) else spec.split)
     name, rows = _open(source, split, spec)
     found = PromptSet(name, [])
     seen: set[str] = set()
@@ -117,10 +118,10 @@ def _open(
     source: Any, split: str | None, spec: DatasetSpec | None
 ) -> tuple[str, Iterable[Mapping[str, Any] | RowError]]:
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
-    if path is not None and path.suffix in (".csv", ".txt"):
+    if path is not None and path.suffix.lower() in (".csv", ".txt"):
         if not path.is_file():
             raise FileNotFoundError(f"You set the prompts to {str(source)!r}, but there is no such file. Correct it.")
-        return str(source), _read_csv(path) if path.suffix == ".csv" else _read_txt(path)
+        return str(source), _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
     rows = open_source(source, split, data_dir=None if spec is None else spec.data_dir)
     return rows.name, (row for _, row in rows)
 
@@ -128,15 +129,28 @@ def _open(
 def _read_csv(path: Path) -> Iterator[Mapping[str, Any] | RowError]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         try:
+            reader = TableReader(_text_lines(path, file))
+            refuse_same_names(reader.fieldnames, path)
             # Too many fields stand under None: a comma in a text without quotes has cut it.
-            yield from (RowError("too many fields") if None in row else row for row in TableReader(file))
+            yield from (RowError("too many fields") if None in row else row for row in reader)
         except csv.Error as error:
             raise ValueError(f"You set the prompts to {path}, but it is no CSV: {error}. Correct it.") from error
 
 
 def _read_txt(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from ({"prompt": line.strip()} for line in file if line.strip())
+        yield from ({"prompt": line.strip()} for line in _text_lines(path, file) if line.strip())
+
+
+def _text_lines(path: Path, file: Iterable[str]) -> Iterator[str]:
+    """The lines of a file; one in UTF-16, as some editors save it, would be read as letters with NULs between them."""
+    for line in file:
+        if "\0" in line:
+            raise ValueError(
+                f"You set the prompts to {path}, but it holds NUL characters, as a file in UTF-16 does. Save it as "
+                "UTF-8."
+            )
+        yield line
 
 
 def _read_row(row: Mapping[str, Any], column: str | None) -> PromptRow:
@@ -195,11 +209,9 @@ def _category(row: Mapping[str, Any]) -> str | None:
 
 def _benign(row: Mapping[str, Any]) -> bool | None:
     value = row.get("benign")
-    if isinstance(value, str) and value.strip():
-        if value.strip().lower() not in TRUTH:
-            raise RowError("benign is neither true nor false")
-        return TRUTH[value.strip().lower()]
-    return bool(value) if value in (0, 1) else None
+    if isinstance(value, str) and value.strip() and truth_of(value) is None:
+        raise RowError("benign is neither true nor false")
+    return truth_of(value)
 
 
 def _text(value: Any, column: str) -> Text:

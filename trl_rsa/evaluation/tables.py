@@ -1,17 +1,21 @@
 """Responses and their costs from a CSV or Parquet table, or from records.jsonl: the same records from each."""
 
 import csv
+import gzip
+import io
 import math
 import os
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from trl_rsa.data.files import read_file
+from trl_rsa.data.files import ending_of, read_file
 from trl_rsa.data.schema import RowError
+from trl_rsa.storage.lines import open_bytes
 from trl_rsa.storage.records import FIELDS, ReadReport, Record, read_records
-from trl_rsa.storage.tables import TRUTH, TableReader
+from trl_rsa.storage.tables import TableReader, refuse_same_names, truth_of
 
 
 # Columns that are understood; others are kept in the records as they are.
@@ -22,7 +26,7 @@ UNNAMED = "unnamed_prompt"
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix.lower() in (".csv", ".tsv", ".parquet")
+    return ending_of(Path(path)) in (".csv", ".tsv", ".parquet")
 
 
 def read_responses(
@@ -36,7 +40,7 @@ def read_responses(
 
     Args:
         path (`str` or `os.PathLike`):
-            A .csv, .tsv or .parquet file with a header; any other file is read by
+            A .csv or .tsv file, gzipped or not, or a .parquet file, with a header; any other file is read by
             [`~storage.records.read_records`]. The delimiter of a CSV file is found from its header: a comma, a
             semicolon, a tab or a bar. Columns: those of a record ([`COLUMNS`]), in any order and case.
         report (`ReadReport`, *optional*):
@@ -68,7 +72,7 @@ def _records(
 ) -> Iterator[Record]:
     if not path.is_file():
         raise FileNotFoundError(f"You gave the file {str(path)!r}, but there is no such file. Correct the name.")
-    rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    rows = _parquet(path) if ending_of(path) == ".parquet" else _csv(path)
     # A row that cannot be read says nothing of the columns.
     seen: list[tuple[int, Mapping[str, Any] | RowError]] = []
     columns = None
@@ -114,7 +118,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
     """The rows below the header, by the number of their last line."""
     line = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(file.readline())
             file.seek(0)
             reader = TableReader(file, delimiter)
@@ -123,6 +127,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
                 line = reader.line_num
                 # Too many fields stand under None: a delimiter in a text without quotes has moved all after it.
                 yield line, RowError("too many fields") if None in row else row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} ends early or is damaged (after line {line}). Compress it again.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (after line {line}: {error}). Save it as UTF-8.") from error
     except csv.Error as error:
@@ -131,9 +137,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
 
 def _header(path: Path, given: Sequence[Any]) -> list[str]:
     names = [_column(name) for name in given]
-    twice = [name for i, name in enumerate(names) if name in COLUMNS and name in names[:i]]
-    if twice:
-        raise ValueError(f"You gave the file {str(path)!r}, but it has two columns {twice[0]}. Rename or remove one.")
+    refuse_same_names(names, path)
     return names
 
 
@@ -177,8 +181,10 @@ def _record(
         if record[name] is not None:
             record[name] = str(record[name])
     for name in ("benign", "finished"):
-        if isinstance(record.get(name), str):
-            record[name] = TRUTH.get(record[name].strip().lower())
+        if record.get(name) is not None:
+            record[name] = truth_of(given := record[name])
+            if record[name] is None and not (isinstance(given, float) and math.isnan(given)):
+                report.add(number, f"{name} is not true or false")
     for name in ("seed", "draw"):
         if isinstance(record.get(name), str) and record[name].strip().isdecimal():
             record[name] = int(record[name])

@@ -92,7 +92,9 @@ def _next(args: argparse.Namespace) -> int:
         refuse_existing(config, "is not the interface of these labels")
     write_tasks(args.output, form, chosen, args.labeller)
     print(f"{len(chosen)} of {len(missing)} responses that need a label: {args.output}")
-    print(f"Grades: {', '.join(f'{name} ({number})' for number, name in enumerate(queue.scale.names))}")
+    names = queue.scale.names
+    shown = [f"{name} ({number})" for number, name in enumerate(names)] if queue.scale.numbered else names
+    print(f"Grades: {', '.join(shown)}")
     if form == "label-studio":
         config.write_text(interface, encoding="utf-8")
         print(f"Labelling interface of the project: {config}")

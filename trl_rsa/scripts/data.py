@@ -13,7 +13,8 @@ EPILOG = """\
 example:
   trl-rsa data PKU-Alignment/PKU-SafeRLHF-30K --split train --preferred_by safer --show 3 --output safer.jsonl
 
-SOURCE is a .jsonl, .jsonl.gz, .json or .parquet file, a folder, a Hub id, or Safe RLHF's NAME[:PROPORTION[:PATH]].
+SOURCE is a .jsonl, .json, .csv or .parquet file (all but the last may be gzipped), a folder, a Hub id, or Safe RLHF's
+NAME[:PROPORTION[:PATH]].
 """
 
 

@@ -20,7 +20,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         ValueError: if it may not be read.
     """
     try:
-        return cast(IO[bytes], gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
+        return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
     except PermissionError:
         raise ValueError(f"You may not read {path}. Change its permissions.") from None
 

@@ -1,14 +1,31 @@
 """Rows of a table of text."""
 
 import csv
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
 # Responses and contexts may be long; Python's own limit, which holds for the whole process, is 128 KiB.
 LONGEST_CELL = 10**9
-# How a cell says yes or no, in lower case.
-TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+# How a cell says yes or no, in lower case. Spreadsheets and pandas write 1.0.
+TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+
+
+def refuse_same_names(names: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
+    """Raises `ValueError` where two columns of a file have one name: which of them counts does not show. Columns
+    without a name are none."""
+    given = [name for name in names or () if name and name.strip()]
+    for i, name in enumerate(given):
+        if name in given[:i]:
+            raise ValueError(f"You gave the file {str(path)!r}, but it has two columns {name}. Rename or remove one.")
+
+
+def truth_of(value: Any) -> bool | None:
+    """What a cell or a JSON value says: yes or no, or neither. 1 and 0 count, as they do in text."""
+    if isinstance(value, str):
+        return TRUTH.get(value.strip().lower())
+    return bool(value) if value in (0, 1) else None
 
 
 class TableReader(csv.DictReader):
