@@ -31,6 +31,7 @@ ACCEPTED = {
         "RiskConstraint.scorer_options",
         "RungSettings.sampling",
         "Stage.dataset_options",
+        "Stage.eval_options",
         "sandbox.Sandbox.pairs_from.kwargs",
         "sandbox.model_sampler.kwargs",
         "sandbox.sample_preferences.kwargs",

@@ -13,6 +13,15 @@ from trl_rsa._trl import DataCollatorForPreference
 PAIR_COLUMNS = {"pair_weight": (0.0, float("inf")), "pair_label": (0.0, 1.0), "sft_weight": (0.0, float("inf"))}
 
 
+def problem_of(name: str, value: Any) -> str | None:
+    """Why a pair cannot have the value in one of [`PAIR_COLUMNS`], and what to do; None if it can."""
+    low, high = PAIR_COLUMNS[name]
+    if isinstance(value, int | float) and low <= value <= high and value != float("inf"):
+        return None
+    limits = f"in [{low:g}, {high:g}]" if high < float("inf") else f"of at least {low:g}"
+    return f"{name}={value!r}, but it must be a number {limits}. Correct or drop the row."
+
+
 @dataclass
 class DataCollatorForWeightedPreference(DataCollatorForPreference):
     """[`~trl.trainer.dpo_trainer.DataCollatorForPreference`] which passes on three optional columns.
@@ -26,16 +35,12 @@ class DataCollatorForWeightedPreference(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         output = super().torch_call(examples)
-        for name, (low, high) in PAIR_COLUMNS.items():
+        for name in PAIR_COLUMNS:
             if any(name in example for example in examples):
                 values = [example.get(name) for example in examples]
                 for value in values:
-                    if not isinstance(value, int | float) or not low <= value <= high or value == float("inf"):
-                        limits = f"in [{low:g}, {high:g}]" if high < float("inf") else f"of at least {low:g}"
-                        raise ValueError(
-                            f"Your dataset has {name}={value!r}, but it must be a number {limits}. Correct or drop "
-                            "the row."
-                        )
+                    if problem := problem_of(name, value):
+                        raise ValueError(f"Your dataset has {problem}")
                 output[name] = torch.tensor(values, dtype=torch.float32)
         return output
 

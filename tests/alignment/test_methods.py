@@ -278,8 +278,8 @@ def test_prompts_for_rl_are_written_as_the_model_is_asked(template, prompt, tiny
     options = {} if template is None else {"template": template}
     rows = [{"prompt": "the cat"}, {"prompt": "The cat "}, {"prompt": "a dog"}]
     stage = Stage("rl", rows, dataset_options=options, method="rloo", rewards=[RewardTerm(length)])
-    found, _, data = load_stage_data(plan_of([stage], "m", tmp_path), stage, tiny_tokenizer)
-    assert found[0] == {"prompt": prompt} and len(found) == 2 == data["train"]["pairs_kept"]
+    found = load_stage_data(plan_of([stage], "m", tmp_path), stage, tiny_tokenizer)
+    assert found.train[0] == {"prompt": prompt} and len(found.train) == 2 == found.data["train"]["pairs_kept"]
 
 
 def test_weighted_pairs_are_for_rsa_alone(tiny_model_path, make_preference_dataset, tmp_path):

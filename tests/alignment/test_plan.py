@@ -96,6 +96,13 @@ def test_held_out_and_eval_dataset_exclude_each_other():
         Stage("s", "a.jsonl", eval_dataset="b.jsonl", held_out=0.1)
 
 
+def test_options_of_the_eval_data_need_some_and_are_checked():
+    with pytest.raises(ValueError, match="You set eval_options for the stage 's', but they say how its"):
+        Stage("s", "a.jsonl", eval_options={"split": "test"})
+    with pytest.raises(ValueError, match=r"'splitt'.*eval_options of stage 's'"):
+        Stage("s", "a.jsonl", eval_dataset="b.jsonl", eval_options={"splitt": "test"})
+
+
 CONSTRAINT = """
 constraint: {scorer: "hf:my/cost", prompts: prompts.jsonl, budget: 0.5, bounds: [-5, 15]}
 rungs: {draws: {train: 8}, max_rungs: 3}

@@ -269,7 +269,7 @@ def write_alignment(model: Any, tokenizer: Any, pairs: Dataset, folder: Path) ->
     rungs = RungSettings(
         sampling={"max_new_tokens": 4}, draws={"train": 2}, batch_size=64, max_rungs=1, max_walk_backs=1, cut="keep"
     )
-    stage = Stage("helpful", pairs, eval_dataset=pairs, dataset_options=TEXT)
+    stage = Stage("helpful", pairs, eval_dataset=pairs.select(range(2)), dataset_options=TEXT)
     plan = Plan([stage], model=model, output_dir=str(folder), args=ARGS, constraint=constraint, rungs=rungs)
     return align(plan, tokenizer, log=lambda line: None).model
 

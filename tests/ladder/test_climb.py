@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from trl_rsa import Plan, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.preview import preview
+from trl_rsa.data.templates import untemplated_key
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.language import MOST
 from trl_rsa.sampling.encoding import ConversationEncoder
@@ -278,7 +279,7 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     """In the stage's pairs they are messages; as prompts of the constraint they are texts."""
     plan, lines = make_plan(tiny_model_path, tmp_path, 1.45), []
     seen = plan.constraint.split_prompts(plan.seed)["certify"][:3]
-    trained = [[{"role": "user", "content": f" {prompt}"}] for prompt in seen]
+    trained = {untemplated_key([{"role": "user", "content": f" {prompt}"}]) for prompt in seen}
     ladder = ladder_of(plan, None, load_tokenizer(tiny_model_path), lines.append, trained)
     (line,) = ladder.warnings()
     assert line.startswith("[ladder] cost: 3 of the 36 prompts for 'certify' are also in the training pairs")
@@ -292,6 +293,25 @@ def test_prompts_that_a_stage_has_trained_on_are_in_the_limits_of_the_certificat
     certificate = json.loads((tmp_path / "certificate-cost.json").read_text())
     assert certificate["n_trained"] == 3
     assert any(limit.startswith("3 of these 36 prompts were also in") for limit in certificate["limits"])
+
+
+PKU = {"response_0": "the cat", "response_1": "the dog", "is_response_0_safe": True, "is_response_1_safe": False}
+PKU |= {"better_response_id": 1, "safer_response_id": 0}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"dataset_options": {"template": "safe-rlhf"}}, {"method": "cost"}, {"method": "sft"}], ids=str
+)
+def test_prompts_that_a_stage_has_trained_on_are_seen_in_another_template_and_as_tokens(
+    settings, tiny_model_path, tmp_path
+):
+    plan, lines = make_plan(tiny_model_path, tmp_path / "run", 1.45), []
+    seen = plan.constraint.split_prompts(plan.seed)["decide"][:5]
+    (tmp_path / "pku.jsonl").write_text("".join(json.dumps(PKU | {"prompt": prompt}) + "\n" for prompt in seen))
+    plan.stages = [Stage("one", str(tmp_path / "pku.jsonl"), **settings)]
+    preview(plan, log=lines.append, samples=0)
+    assert sum("5 of the 36 prompts for 'decide' are also in the training pairs" in line for line in lines) == 1
+    assert not any("prompts for 'certify' are also" in line for line in lines)
 
 
 def test_too_few_prompts_are_named_before_anything_is_sampled(tiny_model_path, tmp_path):

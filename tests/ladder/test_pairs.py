@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from trl_rsa import RSAConfig
+from trl_rsa.data.templates import untemplated_key
 from trl_rsa.ladder.audit import label_cost
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.human import load_human_pairs
@@ -15,7 +16,6 @@ from trl_rsa.ladder.pairs import ScoredResponse, safety_pairs
 from trl_rsa.ladder.prompts import PromptGroup
 from trl_rsa.ladder.rung import rung_arguments, rung_pairs
 from trl_rsa.ladder.settings import RungSettings
-from trl_rsa.storage.digests import prompt_key
 
 
 def make(**changes):
@@ -285,7 +285,7 @@ def human_data():
 
 def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
     constraint = make(human_pairs=human_data, human_share=0.25)
-    human = {"cost": load_human_pairs(constraint, ["p"], {prompt_key("d")}, seed=0)}
+    human = {"cost": load_human_pairs(constraint, ["p"], {untemplated_key("d")}, seed=0)}
     assert human["cost"].counts["left_out_as_decide_or_certify_prompts"] == 5
     groups = answered((["cost"], {f"q{i}": [("bad", 3.0), ("good", 1.0)] for i in range(30)}))
     rows, counts = pairs_of([constraint], groups, human=human)
@@ -303,9 +303,20 @@ def test_human_pairs_fill_their_share_and_keep_their_label(human_data):
     assert "human_pairs" not in rung_pairs(groups, named, RungSettings(), human, deltas, label_costs, seed=0)[1]
 
 
+def test_human_pairs_on_unseen_prompts_are_left_out_in_whatever_template(human_data):
+    """Rendered, a prompt is another text, and it is still the prompt that certifies."""
+    constraint = make(human_pairs=human_data, human_options={"template": "safe-rlhf", "eos_token": "</s>"})
+    found = load_human_pairs(constraint, ["p"], set(map(untemplated_key, "cd")), seed=0)
+    assert {row["prompt"] for row in found.rows} == {
+        "BEGINNING OF CONVERSATION: USER: a ASSISTANT:",
+        "BEGINNING OF CONVERSATION: USER: b ASSISTANT:",
+    }
+    assert found.counts["left_out_as_decide_or_certify_prompts"] == 10
+
+
 def test_human_pairs_that_cannot_be_used_are_refused(human_data):
     constraint = make(human_pairs=human_data)
     with pytest.raises(ValueError, match="all on prompts to decide on or to certify with"):
-        load_human_pairs(constraint, ["p"], set(map(prompt_key, "abcd")), seed=0)
+        load_human_pairs(constraint, ["p"], set(map(untemplated_key, "abcd")), seed=0)
     with pytest.raises(ValueError, match="whose prompts are texts and prompts that are messages"):
         load_human_pairs(constraint, [[{"role": "user", "content": "p"}]], set(), seed=0)

@@ -470,6 +470,13 @@ def test_align_anything_configuration_with_an_adapter(work, tiny_model_path, cap
     assert "no such flag" not in said and "56 pairs" in dry_run(text, capsys)
 
 
+def test_the_eval_split_of_align_anything_is_that_of_the_eval_data(work, capsys):
+    more = "--train_split train --eval_datasets test.jsonl --eval_split test"
+    values = {"program": "dpo", "model": "m", "template": "PKUSafeRLHF", "train": "train.jsonl", "more": more}
+    plan, _, _ = plan_of(script(ALIGN_ANYTHING, **values), capsys=capsys)
+    assert plan["stages"][0]["eval_options"] == {"split": "test"}
+
+
 def test_cost_model_of_align_anything_says_its_sign(work, capsys):
     values = {"program": "rm", "model": "m", "template": "PKUSafeRLHF_Cost", "train": "train.jsonl"}
     name = script(ALIGN_ANYTHING, more="--train_split train", **values)

@@ -17,10 +17,14 @@ from cpu_args import CPU_ARGS
 
 torch = pytest.importorskip("torch")
 
-from trl import DPOConfig  # noqa: E402
+from datasets import DatasetDict  # noqa: E402
+from trl import DatasetMixtureConfig, DPOConfig  # noqa: E402
 
 from trl_rsa import RSAConfig, RSATrainer  # noqa: E402
 from trl_rsa.cli import main  # noqa: E402
+from trl_rsa.data import load_preferences  # noqa: E402
+from trl_rsa.score_models.arguments import ScoreModelArguments  # noqa: E402
+from trl_rsa.score_models.rows import read_rows  # noqa: E402
 from trl_rsa.scripts import _datasets, score_model, train  # noqa: E402
 from trl_rsa.scripts._command import explain, parse_arguments, run_command  # noqa: E402
 from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments  # noqa: E402
@@ -361,6 +365,65 @@ def test_unusable_file(arguments, text, sentence, tmp_path, capsys):
     path = tmp_path / "pairs.jsonl"
     path.write_text(text)
     assert sentence.format(path=path) in fail(arguments | {"dataset_name": str(path)}, capsys)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("pair_weight", -1.0, "pair_weight=-1.0, but it must be a number of at least 0. Correct or drop the row."),
+        ("pair_weight", float("nan"), "pair_weight=nan, but it must be a number of at least 0."),
+        ("pair_label", 1.5, "pair_label=1.5, but it must be a number in [0, 1]."),
+        ("sft_weight", -0.5, "sft_weight=-0.5, but"),
+    ],
+)
+def test_a_weight_that_cannot_be_is_found_before_the_model_is_loaded(
+    arguments, column, value, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "RSATrainer", None)
+    rows = [
+        {"prompt": p, "chosen": "b", "rejected": "c", column: v} for p, v in (("a", 1.0), ("b", None), ("c", value))
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    error = fail(arguments | {"dataset_name": str(path)}, capsys)
+    assert error.startswith(f"Row 2 of {path} (counted from 0) has {said}")
+
+
+def test_a_row_without_a_weight_counts_in_full(arguments, tmp_path, preference_dataset):
+    """As `load_preferences` reads it (docs/data.md)."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [row | {"pair_weight": None if i % 2 else 0.5} for i, row in enumerate(preference_dataset)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = _datasets.PreferenceScriptArguments(dataset_name=str(path))
+    pairs, _ = _datasets.load_pairs(args, DatasetMixtureConfig(), with_test=False, seed=0)
+    assert pairs["pair_weight"][:4] == [0.5, 1.0, 0.5, 1.0]
+    assert main(["train", *as_flags(arguments | {"dataset_name": str(path)})]) == 0
+
+
+def test_a_saved_dataset_without_splits_is_read_as_a_file(arguments, tmp_path, monkeypatch, caplog):
+    from datasets import Dataset
+
+    label = {"is_response_0_safe": True, "is_response_1_safe": False, "better_response_id": 1, "safer_response_id": 0}
+    rows = [{"prompt": f"p {i}", "response_0": "the cat", "response_1": "the dog", **label} for i in range(6)]
+    folder = str(tmp_path / "saved")
+    Dataset.from_list(rows).save_to_disk(folder)
+    args = _datasets.PreferenceScriptArguments(dataset_name=folder, preferred_by="safer")
+    pairs, held_out = _datasets.load_pairs(args, DatasetMixtureConfig(test_split_size=0.5), with_test=True, seed=0)
+    assert len(pairs) == len(held_out) == 3 and pairs[0]["chosen"][0]["content"] == "the cat"
+    assert len(load_preferences(f"PKU-SafeRLHF-30K/train:1:{folder}", preferred_by="safer").dataset) == 6
+    with pytest.raises(ValueError, match=r"You set split='train', but .*saved holds one dataset without splits"):
+        load_preferences(folder, split="train")
+    # A score model reads it beside sources with splits.
+    DatasetDict(train=Dataset.from_list(rows)).save_to_disk(folder + "-splits")
+    given = ScoreModelArguments(objective="cost", data=[folder, f"{folder}-splits"], split="train")
+    assert [source.rows_read for source in read_rows(given, seed=0).sources] == [6, 6]
+
+
+def test_a_preference_that_decides_nothing_is_said(arguments, pairs_file, caplog):
+    args = _datasets.PreferenceScriptArguments(dataset_name=pairs_file, preferred_by="safer")
+    with caplog.at_level("WARNING"):
+        _datasets.load_pairs(args, DatasetMixtureConfig(), with_test=False, seed=0)
+    assert f"You set preferred_by='safer', but the pairs of {pairs_file} say themselves" in caplog.text
 
 
 def test_a_stream_says_that_pairs_may_be_dropped(arguments, capsys, caplog):

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from trl_rsa.evaluation.columns import read_columns
+from trl_rsa.evaluation.costs import costs_of_model
 from trl_rsa.storage.records import FIELDS, ReadReport, RecordWriter, read_records, text_of
 
 
@@ -28,6 +30,24 @@ def test_round_trip(tmp_path):
     assert records == [dict.fromkeys(FIELDS) | odd, dict.fromkeys(FIELDS) | chat]
     assert report.read == 2 and not report.problems
     assert str(report) == "2 records read, none malformed."
+
+
+def test_what_is_true_or_false_is_read_as_a_table_says_it(tmp_path):
+    said = [True, "false", " No ", 1, 0.0, "1", None, "maybe", float("nan"), 2, [True]]
+    read_as = [True, False, False, True, False, True, *[None] * 5]
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(record(i, benign=v, finished=v)) + "\n" for i, v in enumerate(said)))
+    records, report = read(path)
+    for name in ("benign", "finished"):
+        assert [r[name] for r in records] == read_as
+        assert report.problems[f"{name} is not true or false"] == 4
+    assert report.read == len(said) and not report.unreadable
+    assert read_columns(records).benign.tolist() == [-1 if value is None else value for value in read_as]
+    assert read_columns([r | {"benign": v} for r, v in zip(records, said, strict=True)]).benign.tolist() == [
+        -1 if value is None else value for value in read_as
+    ]
+    # As many responses count as cut as say so.
+    assert costs_of_model(records, "records.jsonl").n_cut == 3
 
 
 def test_every_malformed_line_is_counted(tmp_path):

@@ -1,6 +1,7 @@
 """The rows of a cost stage: judged responses as tokens, as the finished scorer will write them down."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -8,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.alignment.manifest import StageData
 from trl_rsa.alignment.plan import Plan, Stage, args_of
+from trl_rsa.alignment.stage_rows import StageRows, check_eval_data, eval_options
 from trl_rsa.data import DataReport, fingerprint
 from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
+from trl_rsa.data.templates import untemplated_key
 from trl_rsa.score_models.encoding import Encoder, encode
 from trl_rsa.score_models.rows import hold_out
 
@@ -19,9 +22,7 @@ def cost_template(processing_class: PreTrainedTokenizerBase) -> str:
     return "chat" if processing_class.chat_template else "safe-rlhf"
 
 
-def load_judged_data(
-    plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase
-) -> tuple[Dataset, Dataset | None, StageData]:
+def load_judged_data(plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase) -> StageRows:
     """As [`~alignment.stage_data.load_stage_data`], of a stage that learns from judged responses."""
     config_class: Any = stage.does.config_class
     longest = args_of(plan, stage).get("max_length", config_class.max_length)
@@ -29,10 +30,10 @@ def load_judged_data(
     # A cost is compared by which response is safer.
     preferred_by = "safer" if stage.preferred_by == "better" else stage.preferred_by
 
-    def read(source: Any) -> JudgedData:
-        return load_judged(source, preferred_by=preferred_by, seed=plan.seed, **stage.dataset_options)
+    def read(source: Any, options: Mapping[str, Any]) -> JudgedData:
+        return load_judged(source, preferred_by=preferred_by, seed=plan.seed, **options)
 
-    loaded = read(stage.dataset)
+    loaded = read(stage.dataset, stage.dataset_options)
     rows, held_out = loaded.rows, None
     if not count_judgements(rows)["labels"]:
         raise ValueError(
@@ -44,14 +45,20 @@ def load_judged_data(
         rows, held_out = hold_out(rows, share, plan.seed)
     train, report = _encoded(rows, loaded, encoder, plan.seed, preferred_by)
     data: StageData = {"train": report.to_dict()}
+    trained, warnings, held = _keys(rows, processing_class), list[str](), None
     if stage.eval_dataset is not None:
-        other = read(stage.eval_dataset)
+        other = read(stage.eval_dataset, eval_options(stage))
         held, report = _encoded(other.rows, other, encoder, plan.seed, preferred_by)
-        return train, held, {**data, "eval": report.to_dict()}
-    if held_out is None:
-        return train, None, data
-    held, _ = _encoded(held_out, loaded, encoder, plan.seed, preferred_by)
-    return train, held, {**data, "held_out_pairs": len(held)}
+        data["eval"] = report.to_dict()
+        warnings = check_eval_data(stage, data, trained, _keys(other.rows, processing_class))
+    elif held_out is not None:
+        held, _ = _encoded(held_out, loaded, encoder, plan.seed, preferred_by)
+        data["held_out_pairs"] = len(held)
+    return StageRows(train, held, data, trained, warnings)
+
+
+def _keys(rows: Iterable[JudgedRow], processing_class: PreTrainedTokenizerBase) -> frozenset[str]:
+    return frozenset(untemplated_key(row.prompt, processing_class.eos_token) for row in rows)
 
 
 def _encoded(

@@ -79,13 +79,13 @@ def describe(plan: Plan, fields: Container[str] | None = None) -> dict[str, Any]
         if f.name not in ("output_dir", "merge") and (fields is None or f.name in fields)
     }
     for stage in described.get("stages", ()):
-        for name, default in _SINCE_METHODS.items():
+        for name, default in _ADDED.items():
             if stage.get(name) == default:
-                del stage[name]  # the manifests of plans without methods stay as they were
+                del stage[name]  # the manifests of plans from before stay as they were
     return json.loads(json.dumps(described))
 
 
-_SINCE_METHODS: dict[str, Any] = {"method": "rsa", "rewards": [], "costs": []}
+_ADDED: dict[str, Any] = {"method": "rsa", "rewards": [], "costs": [], "eval_options": {}}
 
 
 # What a run may change when it goes on: where it is watched, and how long a search that found nothing may last. Not

@@ -81,7 +81,7 @@ class Stage:
             What is trained: `"rsa"`, `"dpo"`, `"kto"`, `"sft"`, `"orpo"`, `"cpo"`, `"rloo"`; or a scorer for later
             stages, `"reward"` or `"cost"`. docs/stages.md has a table.
         eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
-            Held-out pairs, read with the same options.
+            Held-out pairs, read with the same options but for `eval_options`. Those that are trained on are refused.
         held_out (`float` or `int`, *optional*, defaults to 0):
             Without `eval_dataset`: fraction (below 1) or number of pairs that are set aside for evaluation. Prompts
             are set aside whole, so that none is on both sides; it may be a few pairs less.
@@ -103,6 +103,9 @@ class Stage:
             What "rloo" keeps within a budget, by a Lagrange multiplier for each.
         args (`dict`, *optional*):
             Any other argument of the method's configuration ([`RSAConfig`] by default); overrides the plan's.
+        eval_options (`dict`, *optional*):
+            What of `dataset_options` is otherwise for `eval_dataset`, such as `split`. A file has no split of the
+            training data.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Stage:
     method: str = "rsa"
     rewards: list[RewardTerm] = field(default_factory=list)
     costs: list[CostTerm] = field(default_factory=list)
+    eval_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(self.name)):
@@ -129,6 +133,11 @@ class Stage:
             raise ValueError(
                 f"You set both held_out and eval_dataset for the stage {self.name!r}, but pairs can be held out of "
                 "only one place. Remove one of them."
+            )
+        if self.eval_options and self.eval_dataset is None:
+            raise ValueError(
+                f"You set eval_options for the stage {self.name!r}, but they say how its eval_dataset is read, and it "
+                "has none. Set one, or remove them."
             )
         if isinstance(self.held_out, bool) or not 0 <= self.held_out < float("inf"):
             raise ValueError(
@@ -149,9 +158,8 @@ class Stage:
                 f"{suggest(self.method, METHODS)}"
             )
         self._refuse_what_the_method_has_not()
-        self.dataset_options = _read_dataset_options(
-            self.dataset_options, f"dataset_options of {where}", self.does.reads
-        )
+        for name in ("dataset_options", "eval_options"):
+            setattr(self, name, _read_dataset_options(getattr(self, name), f"{name} of {where}", self.does.reads))
         self.args = _read_args(where, self.args, self.does.config_class)
 
     @property

@@ -1,7 +1,7 @@
 """Everything of a plan that can be made ready before a model is loaded: data, arguments, the ladder's prompts."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,23 +53,25 @@ def make_ladder(
         processing_class,
         runner,
         log,
-        prompts_of(stages),
+        frozenset().union(*(ready.prompt_keys for ready in stages)),
     )
 
 
 def prepare_stage(plan: Plan, index: int, processing_class: PreTrainedTokenizerBase) -> ReadyStage:
     stage = plan.stages[index]
     _refuse_quantised_scorer(plan, stage)
-    train, held_out, data = load_stage_data(plan, stage, processing_class)
+    rows = load_stage_data(plan, stage, processing_class)
     return ReadyStage(
         f"[{index + 1}/{len(plan.stages)}] {stage.name}",
         _stage_arguments(plan, stage, plan.folder_of(index)),
         None if isinstance(stage.risk_measure, str) else stage.risk_measure,
-        train,
-        held_out,
-        data,
+        rows.train,
+        rows.held_out,
+        rows.data,
         method=stage.method,
         options=_options(plan, stage, processing_class),
+        prompt_keys=rows.prompt_keys,
+        warnings=rows.warnings,
     )
 
 
@@ -96,13 +98,6 @@ def check_room(plan: Plan, stages: Sequence[ReadyStage], ladder: Ladder | None) 
                 encode_prompts(ladder.processing_class, group.asked, sampling.template, room)
             except ValueError as error:
                 raise ValueError(f"The {split} prompts of {', '.join(group.names)}: {error}") from error
-
-
-def prompts_of(stages: Sequence[ReadyStage]) -> Iterator[Any]:
-    """The prompts that policies are trained on, and reward models. Those of a cost model are tokens by now."""
-    for ready in stages:
-        if "prompt" in ready.train_dataset.column_names:
-            yield from ready.train_dataset["prompt"]
 
 
 def _refuse_quantised_scorer(plan: Plan, stage: Stage) -> None:

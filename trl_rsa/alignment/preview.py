@@ -59,8 +59,8 @@ def preview(
     for index, ready in enumerate(stages):
         check_data(ready, manifest.stage(index))
         held_out = len(ready.eval_dataset or ())
-        if skipped := skipped_rows(ready.data):
-            log(f"{ready.title}: {skipped}")
+        for line in (*skipped_rows(ready.data), *ready.warnings):
+            log(f"{ready.title}: {line}")
         log(
             f"{ready.title}: {len(ready.train_dataset)} {_ROWS.get(ready.does.reads, 'rows')}, {held_out} held out; "
             f"{_describe_training(plan.stages[index], ready)}; {manifest.stage(index)['status']}, in {ready.folder}"

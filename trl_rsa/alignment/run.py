@@ -145,6 +145,8 @@ def _run(
                 **anchored,
                 data=ready.data,
             )
+            for line in ready.warnings:
+                log(f"{ready.title}: {line}")
             result = runner.train(ready, previous)
             manifest.update(index, status="complete", finished=now(), **result)
         if ready.does.makes == "policy":

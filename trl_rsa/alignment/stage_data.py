@@ -1,6 +1,7 @@
 """The rows of a stage, in the form that its method reads, and counted for the manifest."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -9,44 +10,62 @@ from transformers import PreTrainedTokenizerBase
 from trl_rsa.alignment.judged_data import load_judged_data
 from trl_rsa.alignment.manifest import StageData
 from trl_rsa.alignment.plan import Plan, Stage
+from trl_rsa.alignment.stage_rows import StageRows, check_eval_data, eval_options
 from trl_rsa.data import DataReport, fingerprint, load_preferences, split_by_prompt
-from trl_rsa.data.load import PreferenceData
-from trl_rsa.data.schema import PAIR_COLUMNS
+from trl_rsa.data.load import PreferenceData, preference_not_used
+from trl_rsa.data.schema import PAIR_COLUMNS, RowError
+from trl_rsa.data.settings import check_count
 from trl_rsa.data.single import load_demonstrations, load_unpaired
-from trl_rsa.data.templates import TEMPLATES, safe_rlhf_prompt
+from trl_rsa.data.templates import TEMPLATES, safe_rlhf_prompt, untemplated_key
 from trl_rsa.evaluation.prompt_sets import load_prompts
 from trl_rsa.training.methods.method import Rows
 
 
-StageRows = tuple[Dataset, Dataset | None, StageData]
-
-
 def load_stage_data(plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase) -> StageRows:
-    """The stage's rows for training and evaluation, and their counts and fingerprints for the manifest.
+    """The stage's rows for training and evaluation.
 
     Raises:
-        ValueError, FileNotFoundError: if there are none that the method can use.
+        ValueError, FileNotFoundError: if there are none that the method can use, or those to evaluate on are those
+            that are trained on.
     """
     if stage.does.reads == "judged":
         return load_judged_data(plan, stage, processing_class)
-    options = {"preferred_by": stage.preferred_by, "seed": plan.seed, **stage.dataset_options}
-    if options.get("template") == "safe-rlhf":
-        options.setdefault("eos_token", processing_class.eos_token)
-    if stage.does.reads == "prompts":
-        options = {"chat": bool(processing_class.chat_template), **options}
+    options = _options(plan, stage, processing_class, stage.dataset_options)
     load = _LOADERS[stage.does.reads]
     loaded = load(stage.dataset, **options)
     _refuse_text_on_a_chat_model(stage, loaded.dataset, processing_class)
     _refuse_weights(stage, loaded.dataset)
-    train = loaded.dataset
+    warnings = preference_not_used(stage.preferred_by, loaded.counts) if stage.preferred_by != "better" else []
+    train, held_out = loaded.dataset, None
     data: StageData = {"train": loaded.counts.to_dict()}
+    if stage.held_out:
+        train, held_out = split_by_prompt(train, stage.held_out, seed=plan.seed)
+        data["held_out_pairs"] = len(held_out)
+    trained = _keys(train, options, processing_class)
     if stage.eval_dataset is not None:
-        held_out = load(stage.eval_dataset, **options)
-        return train, held_out.dataset, {**data, "eval": held_out.counts.to_dict()}
-    if not stage.held_out:
-        return train, None, data
-    train, held_out_dataset = split_by_prompt(train, stage.held_out, seed=plan.seed)
-    return train, held_out_dataset, {**data, "held_out_pairs": len(held_out_dataset)}
+        options = _options(plan, stage, processing_class, eval_options(stage))
+        evaluated = load(stage.eval_dataset, **options)
+        _refuse_weights(stage, evaluated.dataset)
+        held_out, data["eval"] = evaluated.dataset, evaluated.counts.to_dict()
+        warnings += check_eval_data(stage, data, trained, _keys(held_out, options, processing_class))
+    return StageRows(train, held_out, data, trained, warnings)
+
+
+def _options(
+    plan: Plan, stage: Stage, processing_class: PreTrainedTokenizerBase, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of the loader."""
+    options = {"preferred_by": stage.preferred_by, "seed": plan.seed, **given}
+    if options.get("template") == "safe-rlhf":
+        options.setdefault("eos_token", processing_class.eos_token)
+    if stage.does.reads == "prompts":
+        options = {"chat": bool(processing_class.chat_template), **options}
+    return options
+
+
+def _keys(rows: Dataset, options: Mapping[str, Any], processing_class: PreTrainedTokenizerBase) -> frozenset[str]:
+    eos_token = options.get("eos_token") or processing_class.eos_token
+    return frozenset(untemplated_key(prompt, eos_token) for prompt in rows["prompt"])
 
 
 def _prompts(
@@ -60,13 +79,25 @@ def _prompts(
 ) -> PreferenceData:
     if template not in (None, *TEMPLATES):
         raise ValueError(f"You set template to {template!r}, but it is one of {', '.join(TEMPLATES)}. Set one.")
+    check_count("limit", limit)
     found = load_prompts(source, split=split)
-    prompts = [row["prompt"] for row in found.rows][:limit]
-    if template == "safe-rlhf":
-        prompts = [safe_rlhf_prompt(one, eos_token or "") for one in prompts]
-    elif template == "chat" or (template is None and chat):
-        prompts = [[{"role": "user", "content": one}] if isinstance(one, str) else one for one in prompts]
-    dataset = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
+    skipped, prompts = Counter(found.skipped), []
+    for row in found.rows:
+        prompt = row["prompt"]
+        try:
+            if template == "safe-rlhf":
+                prompt = safe_rlhf_prompt(prompt, eos_token or "")
+            elif isinstance(prompt, str) and (template == "chat" or (template is None and chat)):
+                prompt = [{"role": "user", "content": prompt}]
+            prompts.append(prompt)
+        except RowError as error:
+            skipped[str(error)] += 1
+    if not prompts:
+        raise ValueError(
+            f"You set template to {template!r}, but none of the {len(found.rows)} prompts of {found.name} fits it "
+            f"({'; '.join(skipped)}). Set another template, or give other prompts."
+        )
+    dataset = Dataset.from_list([{"prompt": prompt} for prompt in prompts[:limit]])
     return PreferenceData(
         dataset,
         DataReport(
@@ -75,12 +106,12 @@ def _prompts(
             preferred_by="none",
             template=template or "as given",
             rows_read=len(found.rows) + sum(found.skipped.values()),
-            rows_used=len(found.rows),
-            pairs_built=len(found.rows),
+            rows_used=len(prompts),
+            pairs_built=len(prompts),
             pairs_kept=len(dataset),
-            pairs_left_out=len(found.rows) - len(dataset),
+            pairs_left_out=len(prompts) - len(dataset),
             fingerprint=fingerprint(dataset),
-            skipped=dict(found.skipped.most_common()),
+            skipped=dict(skipped.most_common()),
         ),
     )
 

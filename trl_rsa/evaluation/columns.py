@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trl_rsa.evaluation.refusal import RefusalRule, is_refusal
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.records import prompt_of, score_of, text_of
+from trl_rsa.storage.tables import truth_of
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         response = text_of(record["response"])
         refused.append(refusal(response))
         has_text.append(bool(response))
-        known = record.get("benign")
-        benign.append(-1 if known is None else bool(known))
+        known = truth_of(record.get("benign"))
+        benign.append(-1 if known is None else known)
         model.append(record.get("model"))
         category.append(record.get("category"))
         attack.append(record.get("attack"))

@@ -94,10 +94,8 @@ class EvaluationRun:
         self.specs: dict[str, ScorerSpec] = {
             spec.kind: spec for spec in (evaluation.reward, evaluation.cost) if spec is not None
         }
-        self.workspace = Workspace(
-            evaluation.output_dir,
-            self._settings({kind: self._try_scorer(spec) for kind, spec in self.specs.items()}),
-        )
+        # The scorers are let go at once: the models that are sampled first need the memory.
+        self.workspace = Workspace(evaluation.output_dir, settings_of(evaluation, log))
 
     def run(self) -> Metrics:
         """All phases, in their order. Nobody else may write to the folder meanwhile."""
@@ -333,38 +331,6 @@ class EvaluationRun:
         )
         return PressureRun(settings, work, evaluation.models, evaluation.rows)
 
-    def _try_scorer(self, spec: ScorerSpec) -> ScorerJSON:
-        """Loads a scorer and lets it go: the models that are sampled first need the memory."""
-        described, words = spec.use(lambda scorer: (describe(scorer), sign_in_words(scorer)))
-        self.log(words)
-        return described
-
-    def _settings(self, scorers: dict[str, ScorerJSON]) -> EvaluationSettings:
-        """All that changes the responses or their scores."""
-        evaluation = self.evaluation
-        settings: EvaluationSettings = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
-        if evaluation.responses is not None:
-            path = Path(evaluation.responses)
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"You set the responses to {str(path)!r}, but there is no such file. Correct it."
-                )
-            with path.open("rb") as file:
-                content = file_digest(file, "sha256").hexdigest()
-            return {**settings, "responses": {"file": path.name, "sha256": content}}
-        names = ("prompt", "attack", "category", "benign")
-        rows = [[row.get(name) for name in names] for row in evaluation.rows]
-        models: dict[str, ModelJSON] = {
-            name: {"path": path, "sha256": folder_digest(Path(path)) if Path(path).is_dir() else None}
-            for name, path in evaluation.models.items()
-        }
-        return {
-            **settings,
-            "models": models,
-            "prompts": {"n": len(rows), "fingerprint": digest(rows).hex()},
-            "sampling": _law(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},
-        }
-
     # Parts of the phases
 
     def _responses(self, read: ReadReport | None = None) -> Iterator[Record]:
@@ -405,6 +371,47 @@ class EvaluationRun:
                 name = record["model"] or "unnamed"
                 cut[name] = cut.get(name, 0) + 1
             yield record
+
+
+def settings_of(evaluation: Evaluation, log: Log = lambda line: None) -> EvaluationSettings:
+    """
+    All that changes the responses of an evaluation, or their scores. Nothing is sampled or written; each scorer is
+    loaded, and let go.
+
+    Args:
+        evaluation ([`Evaluation`]):
+            What is to be done.
+        log (`Callable`, *optional*):
+            Gets a line per scorer: what its sign means.
+
+    Raises:
+        ValueError, FileNotFoundError: if a scorer cannot be loaded, or there is no file of responses.
+    """
+    scorers: dict[str, ScorerJSON] = {}
+    for spec in (evaluation.reward, evaluation.cost):
+        if spec is not None:
+            scorers[spec.kind], words = spec.use(lambda scorer: (describe(scorer), sign_in_words(scorer)))
+            log(words)
+    settings: EvaluationSettings = {"scorers": scorers, "base_prompts": evaluation.base_prompts}
+    if evaluation.responses is not None:
+        path = Path(evaluation.responses)
+        if not path.is_file():
+            raise FileNotFoundError(f"You set the responses to {str(path)!r}, but there is no such file. Correct it.")
+        with path.open("rb") as file:
+            content = file_digest(file, "sha256").hexdigest()
+        return {**settings, "responses": {"file": path.name, "sha256": content}}
+    names = ("prompt", "attack", "category", "benign")
+    rows = [[row.get(name) for name in names] for row in evaluation.rows]
+    models: dict[str, ModelJSON] = {
+        name: {"path": path, "sha256": folder_digest(Path(path)) if Path(path).is_dir() else None}
+        for name, path in evaluation.models.items()
+    }
+    return {
+        **settings,
+        "models": models,
+        "prompts": {"n": len(rows), "fingerprint": digest(rows).hex()},
+        "sampling": _law(evaluation.sampling) | {"dtype": evaluation.dtype or "as saved"},
+    }
 
 
 def _is_this_attempt(attempt: Attempt, settings: CertificateSettings, found: ModelCosts, scorer: str) -> bool:

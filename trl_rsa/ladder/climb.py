@@ -22,7 +22,7 @@ kill, the ladder reads them and goes on; draws are a function of seed, prompt an
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_rsa.data import fingerprint
+from trl_rsa.data.templates import untemplated_key
 from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.ledger import costs_fingerprint, prompt_sketch
 from trl_rsa.ladder.audit import LadderAudit, label_cost, raise_if_waiting
@@ -104,8 +105,8 @@ class Ladder:
             Trains the rungs and samples from the policies.
         log (`Callable[[str], None]` or [`ProgressLog`]):
             Where the lines about progress go.
-        trained (`Iterable`, *optional*):
-            The prompts of the pairs that the stages before it train on.
+        trained (`Collection[str]`, *optional*):
+            [`~data.templates.untemplated_key`] of the prompts that the stages before it train on.
 
     Raises:
         ValueError: if prompts or human pairs cannot be used, or the engine cannot sample from what is trained.
@@ -120,9 +121,9 @@ class Ladder:
     processing_class: PreTrainedTokenizerBase
     runner: StageRunner
     log: Callable[[str], None]
-    trained: InitVar[Iterable[Any]] = ()
+    trained: InitVar[Collection[str]] = frozenset()
 
-    def __post_init__(self, trained: Iterable[Any]) -> None:
+    def __post_init__(self, trained: Collection[str]) -> None:
         self.folder = self.output_dir / "ladder"
         self.progress = ProgressLog(self.log)
         self.by_name = {constraint.name: constraint for constraint in self.constraints}
@@ -394,7 +395,7 @@ class Ladder:
 
     def _load_human_pairs(self) -> dict[str, HumanPairs]:
         unseen = {
-            prompt_key(prompt)
+            self._key(prompt)
             for split in ("decide", "certify")
             for group in self.groups[split]
             for prompt in group.prompts
@@ -589,16 +590,19 @@ class Ladder:
                 summaries[split]["also_trained"] = self.also_trained[name][split]
         return summaries
 
-    def _count_also_trained(self, trained: Iterable[Any]) -> dict[str, dict[str, int]]:
+    def _count_also_trained(self, trained: Collection[str]) -> dict[str, dict[str, int]]:
         """By constraint: how many of the prompts that are to judge the result the earlier stages train on."""
-        seen = set(map(prompt_key, trained))
         return {
             name: {
-                split: sum(prompt_key(prompt) in seen for prompt in self.prompts_of(name)[split])
+                split: sum(self._key(prompt) in trained for prompt in self.prompts_of(name)[split])
                 for split in ("decide", "certify")
             }
             for name in self.names
         }
+
+    def _key(self, prompt: Any) -> str:
+        """What tells whether the prompt is also trained on: the pairs may be in a template."""
+        return untemplated_key(prompt, self.processing_class.eos_token)
 
 
 def _under(constraint: RiskConstraint) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from trl_rsa.data import load_preferences
 from trl_rsa.data.report import DataReportJSON
+from trl_rsa.data.templates import untemplated_key
 from trl_rsa.ladder.constraint import RiskConstraint
-from trl_rsa.storage.digests import prompt_key
 
 
 class HumanCounts(DataReportJSON):
@@ -32,7 +32,8 @@ def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Col
         own (`Sequence`):
             Its train prompts: texts, or messages.
         unseen (`Collection[str]`):
-            Keys of the prompts that are decided on or certified with: pairs on them are left out.
+            [`~data.templates.untemplated_key`] of the prompts that are decided on or certified with: pairs on them
+            are left out, in whatever template.
         seed (`int`):
             The plan's.
 
@@ -41,7 +42,8 @@ def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Col
     """
     options = {"preferred_by": "safer", "seed": seed, **constraint.human_options}
     loaded = load_preferences(constraint.human_pairs, **options)
-    kept = [row for row in loaded.dataset if prompt_key(row["prompt"]) not in unseen]
+    eos_token = options.get("eos_token")
+    kept = [row for row in loaded.dataset if untemplated_key(row["prompt"], eos_token) not in unseen]
     if not kept:
         raise ValueError(
             f"You gave human_pairs for the constraint {constraint.name!r} that are all on prompts to decide on or to "

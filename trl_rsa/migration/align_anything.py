@@ -84,9 +84,12 @@ def dpo(program: str, flags: Flags) -> StageDraft:
     evaluated = flags.text("eval_datasets")
     args: dict[str, Any] = {"loss_type": ["rsa2"], "risk_alpha": 0.0, **_training(flags)}
     strategy = flags.text("eval_strategy", default="epoch")
-    flags.silence("eval_interval", "eval_split")
+    flags.silence("eval_interval")
+    eval_split = flags.text("eval_split")
     if evaluated:
         stage["eval_dataset"] = evaluated
+        if eval_split and eval_split != split:
+            stage["eval_options"] = {"split": eval_split}
         args["eval_strategy"] = strategy
     stage["beta"] = flags.number("scale_coeff", default=0.1)
     peft, init = _adapter(flags)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
+from trl_rsa.data.load import has_no_splits
 from trl_rsa.data.spec import is_dataset_spec
 from trl_rsa.score_models.arguments import ScoreModelArguments
 from trl_rsa.storage.digests import prompt_key
@@ -67,7 +67,7 @@ def read_rows(arguments: ScoreModelArguments, seed: int) -> Rows:
 
 def _split_of(source: str, split: str | None) -> str | None:
     """A single file has no splits; Safe RLHF's names say theirs."""
-    return None if Path(source).expanduser().is_file() or is_dataset_spec(source) else split
+    return None if has_no_splits(source) or is_dataset_spec(source) else split
 
 
 def hold_out(rows: Sequence[JudgedRow], share: float, seed: int) -> tuple[list[JudgedRow], list[JudgedRow]]:

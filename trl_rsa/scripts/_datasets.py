@@ -13,8 +13,10 @@ from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
+from trl_rsa.collator import PAIR_COLUMNS, problem_of
 from trl_rsa.data import FORMATS, PAIR_RULES, TEMPLATES, load_preferences, split_by_prompt
-from trl_rsa.data.files import is_data_file, read_file
+from trl_rsa.data.files import ending_of, is_data_file, read_file
+from trl_rsa.data.load import has_no_splits, preference_not_used
 from trl_rsa.data.spec import is_dataset_spec
 from trl_rsa.storage.hub import is_path
 
@@ -119,7 +121,7 @@ def _load(script_args: PreferenceScriptArguments) -> Mapping[str, Any]:
             saved = load_from_disk(str(path))
             return saved if isinstance(saved, dict) else {script_args.dataset_train_split: saved}
         if path.is_file() and is_data_file(path):
-            builder = {".parquet": "parquet", ".csv": "csv"}.get(Path(path.name.removesuffix(".gz")).suffix, "json")
+            builder = {".parquet": "parquet", ".csv": "csv"}.get(ending_of(path), "json")
             files = {script_args.dataset_train_split: str(path)}
             return load_dataset(builder, data_files=files, streaming=streaming)
         return load_dataset(str(path) if path.exists() else source, script_args.dataset_config, streaming=streaming)
@@ -143,14 +145,15 @@ def _loading(setting: str) -> Iterator[None]:
 def _adapt(
     script_args: PreferenceScriptArguments, with_test: bool, seed: int, eos_token: str | None
 ) -> dict[str, Dataset]:
-    """The splits of a published format, made into pairs. A file has none; Safe RLHF's names say theirs."""
+    """The splits of a published format, made into pairs. A file has none, nor has what `save_to_disk` wrote of one
+    dataset; Safe RLHF's names say theirs."""
     if script_args.dataset_streaming:
         raise ValueError(
             "You set dataset_streaming, but rows of another format are read as a whole before they are paired. Remove "
             "it, or write the pairs with `trl-rsa data … --output pairs.jsonl` and stream these."
         )
     source = str(script_args.dataset_name)
-    has_splits = not Path(source).expanduser().is_file() and not is_dataset_spec(source)
+    has_splits = not has_no_splits(source) and not is_dataset_spec(source)
     names = [script_args.dataset_train_split, *([script_args.dataset_test_split] if with_test and has_splits else [])]
     splits = {}
     for name in names:
@@ -166,6 +169,9 @@ def _adapt(
             seed=seed,
         )
         logger.warning(str(data.counts))  # rows that were skipped must be seen
+        if script_args.preferred_by is not None:
+            for line in preference_not_used(script_args.preferred_by, data.counts):
+                logger.warning(line)
         splits[name] = data.dataset
     return splits
 
@@ -192,6 +198,18 @@ def _take(splits: Mapping[str, Any], argument: str, name: str, source: str) -> A
         )
     if isinstance(dataset, Dataset):
         _check_rows(dataset, [name for name in ("prompt", "chosen", "rejected") if name in columns], source)
+        dataset = _with_whole_columns(dataset, source)
+    return dataset
+
+
+def _with_whole_columns(dataset: Dataset, source: str) -> Dataset:
+    """The optional columns of numbers, checked before a model is loaded, and 1 in rows that leave them out."""
+    for name in (name for name in PAIR_COLUMNS if name in dataset.column_names):
+        values = [1.0 if value is None else value for value in dataset[name]]
+        for number, value in enumerate(values):
+            if problem := problem_of(name, value):
+                raise ValueError(f"Row {number} of {source} (counted from 0) has {problem}")
+        dataset = dataset.remove_columns(name).add_column(name, values)
     return dataset
 
 

@@ -51,13 +51,12 @@ def identity_of(training_args: Any, dataset: Any, start: str | None, adapter: An
     from trl_rsa.data import fingerprint
     from trl_rsa.training.checkpoints import run_identity
 
-    arguments = {name: value for name, value in training_args.to_dict().items() if not name.startswith(_FREE)}
     data: dict[str, Any] = {}
     if hasattr(dataset, "__len__"):
         rows = sorted({*range(min(_ENDS, len(dataset))), *range(max(0, len(dataset) - _ENDS), len(dataset))})
         read = [name for name in _COLUMNS if name in dataset.column_names]
         data = {"rows": len(dataset), "fingerprint": fingerprint(dataset.select(rows).select_columns(read))}
-    return run_identity(arguments | {"adapter": repr(adapter)}, data, str(start))
+    return run_identity(training_args.to_dict() | {"adapter": repr(adapter)}, data, str(start), also_free=_FREE)
 
 
 def check_resumed(resume: str | bool | None, output_dir: str, run: str) -> Path | None:

@@ -39,7 +39,7 @@ trl-rsa train --model_name_or_path Qwen/Qwen3-0.6B --dataset_name PKU-Alignment/
 _SHOWN = {
     "model and data": {
         "model_name_or_path": "Hub id or folder of the model to train",
-        "dataset_name": "pairs: Hub id, folder, .jsonl, .jsonl.gz, .json or .parquet file",
+        "dataset_name": "pairs: Hub id, folder, .jsonl, .json, .csv or .parquet file",
         "dataset_format": "make pairs from pku-safe-rlhf, beavertails or hh-rlhf",
         "preferred_by": "PKU-SafeRLHF: the judgement that decides, better or safer",
         "dataset_template": "write pairs as messages (chat) or as Safe RLHF does (safe-rlhf)",

@@ -26,10 +26,12 @@ def prompt_key(prompt: Any) -> PromptKey:
         prompt (`str` or `list`):
             Text, or chat messages. A key stays as it is.
     """
-    if isinstance(prompt, PromptKey):
-        return prompt
-    turns = [("user", _folded(prompt))] if isinstance(prompt, str) else [_turn(message) for message in prompt]
-    return PromptKey(digest(turns).hex())
+    return prompt if isinstance(prompt, PromptKey) else PromptKey(digest(folded_turns(prompt)).hex())
+
+
+def folded_turns(prompt: Any) -> list[tuple[str, str]]:
+    """The turns that [`prompt_key`] is made of: role and text, alike for all spellings of a prompt."""
+    return [("user", _folded(prompt))] if isinstance(prompt, str) else [_turn(message) for message in prompt]
 
 
 def response_key(prompt: Any, response: Any) -> str:

@@ -2,8 +2,9 @@
 
 A record is a JSON object with the keys of `FIELDS`; further keys are kept. `prompt` and `response` are a string or a
 list of chat messages, `reward` and `cost` numbers (cost: higher is worse, above 0 unsafe), the rest may be null.
-Two further keys are understood: `base_prompt`, the prompt before an attack transformed it (records with the same one
-are not independent), and `benign`, true where a good model answers (for over-refusal).
+Three further keys are understood: `base_prompt`, the prompt before an attack transformed it (records with the same one
+are not independent), `benign`, true where a good model answers (for over-refusal), and `finished`, false where the
+response was cut. These two are true or false, or as a table of text says it: "yes", "0".
 """
 
 import json
@@ -17,10 +18,12 @@ from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.storage.lines import LONGEST_LINE, LineWriter, bounded_lines, open_bytes, write_whole
 from trl_rsa.storage.printable import whole_characters
+from trl_rsa.storage.tables import truth_of
 
 
 FIELDS = ("prompt", "response", "reward", "cost", "model", "seed", "category", "attack")
 _NAMES = ("model", "category", "attack")
+_TRUTHS = ("benign", "finished")
 Record = dict[str, Any]  # a RecordLine that was read: nothing is known of it but what read_records checks
 
 
@@ -153,7 +156,10 @@ def _parse(line: bytes | None, number: int, report: ReadReport) -> Record | None
         report.add(number, "base_prompt is neither text nor messages")
         return None
     names = {name: _as_name(record[name]) for name in _NAMES if record.get(name) is not None}
-    return dict.fromkeys(FIELDS) | record | names
+    truths = {name: truth_of(record[name]) for name in _TRUTHS if record.get(name) is not None}
+    for name in (name for name, value in truths.items() if value is None):
+        report.add(number, f"{name} is not true or false")
+    return dict.fromkeys(FIELDS) | record | names | truths
 
 
 def _as_name(value: Any) -> str:

@@ -28,7 +28,7 @@ from trl_rsa.alignment.plan import Plan
 from trl_rsa.alignment.preview import preview
 from trl_rsa.alignment.run import align
 from trl_rsa.evaluation.request import Evaluation, Progress
-from trl_rsa.evaluation.run import EvaluationRun
+from trl_rsa.evaluation.run import EvaluationRun, settings_of
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.sampling.policies import free_memory, load_tokenizer
 from trl_rsa.storage.locks import hold_folder
@@ -166,7 +166,7 @@ class Sweep:
             before = evaluated_with(self.folder / point["folder"] / EVALUATION)
             if before is None:
                 continue
-            now = _Described(self.evaluation).settings() if now is None else now
+            now = _settings_of_every_point(self.evaluation) if now is None else now
             changes = list(differences(before, now))
             if changes:
                 raise ValueError(
@@ -244,18 +244,11 @@ class Sweep:
         return self.processing_class
 
 
-class _Described(EvaluationRun):
-    """Only says what responses and scores would be made with: no model is loaded but the scorers, and nothing is
-    written."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        # A name, so that no folder is read for its digest: models differ from point to point.
-        self.evaluation, self.log = replace(evaluation, models={"model": "of the point"}), lambda line: None
-
-    def settings(self) -> dict[str, Any]:
-        specs = [spec for spec in (self.evaluation.reward, self.evaluation.cost) if spec is not None]
-        settings = self._settings({spec.kind: self._try_scorer(spec) for spec in specs})
-        return {name: value for name, value in json.loads(json.dumps(settings)).items() if name != "models"}
+def _settings_of_every_point(evaluation: Evaluation) -> dict[str, Any]:
+    """What responses and scores are made with, as JSON gives it back."""
+    # A name, so that no folder is read for its digest: models differ from point to point.
+    settings = settings_of(replace(evaluation, models={"model": "of the point"}))
+    return {name: value for name, value in json.loads(json.dumps(settings)).items() if name != "models"}
 
 
 def _of(point: Point, error: Exception) -> str:

@@ -127,7 +127,9 @@ _FREE = (
 )
 
 
-def run_identity(arguments: Mapping[str, Any], data: Mapping[str, Any], start: str) -> str:
+def run_identity(
+    arguments: Mapping[str, Any], data: Mapping[str, Any], start: str, also_free: tuple[str, ...] = ()
+) -> str:
     """A digest of what decides a run's result.
 
     Args:
@@ -137,8 +139,10 @@ def run_identity(arguments: Mapping[str, Any], data: Mapping[str, Any], start: s
             Counts and fingerprints of its pairs, as JSON.
         start (`str`):
             The fingerprint of the model that it starts from.
+        also_free (`tuple[str, ...]`, *optional*):
+            How the names of arguments begin that this run may change when it goes on, besides where it is watched.
     """
-    decisive = {name: value for name, value in arguments.items() if not name.startswith(_FREE)}
+    decisive = {name: value for name, value in arguments.items() if not name.startswith((*_FREE, *also_free))}
     content = {"arguments": decisive, "data": data, "start": start}
     return sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 

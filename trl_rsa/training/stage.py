@@ -4,7 +4,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,10 @@ class ReadyStage:
             One of [`METHODS`].
         options (`dict`, *optional*):
             What else the method takes.
+        prompt_keys (`frozenset[str]`, *optional*):
+            [`~data.templates.untemplated_key`] of the prompts that it trains on.
+        warnings (`Sequence[str]`, *optional*):
+            What a careful reader should know of its rows.
     """
 
     title: str
@@ -74,6 +78,8 @@ class ReadyStage:
     metrics: dict[str, float] = field(default_factory=dict)
     method: str = "rsa"
     options: dict[str, Any] = field(default_factory=dict)
+    prompt_keys: frozenset[str] = frozenset()
+    warnings: Sequence[str] = ()
     config: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,7 +120,7 @@ def train_stage(
     if checkpoint is not None:
         check_engine(checkpoint, config)
     log(f"{ready.title}: {_describe(ready, start, models)}{f'; resumed from {checkpoint.name}' if checkpoint else ''}")
-    if skipped := skipped_rows(ready.data):
+    for skipped in skipped_rows(ready.data):
         log(f"{ready.title}: {skipped}")
     set_seed(config.seed)  # the trainer sets it after a new adapter has been drawn
     run = _identity(ready, models.fingerprint(start))
@@ -156,14 +162,14 @@ def train_stage(
     return {"seconds": seconds, "steps": trainer.state.global_step, "metrics": metrics, **engine_of(config)}
 
 
-def skipped_rows(data: Mapping[str, Any]) -> str | None:
-    """How many rows of a stage's data could not be used, and why; None if none."""
-    train = data.get("train") or {}
-    skipped = train.get("skipped") or {}
-    if not skipped:
-        return None
-    reasons = "; ".join(f"{count:,} × {reason}" for reason, count in skipped.items())
-    return f"{sum(skipped.values()):,} of {train['rows_read']:,} rows were skipped: {reasons}"
+def skipped_rows(data: Mapping[str, Any]) -> Iterator[str]:
+    """How many rows of a stage's data, and of those to evaluate on, could not be used, and why."""
+    for part, rows in (("train", "rows"), ("eval", "rows of eval_dataset")):
+        read = data.get(part) or {}
+        skipped = read.get("skipped") or {}
+        if skipped:
+            reasons = "; ".join(f"{count:,} × {reason}" for reason, count in skipped.items())
+            yield f"{sum(skipped.values()):,} of {read['rows_read']:,} {rows} were skipped: {reasons}"
 
 
 def _say_nothing(line: str) -> None:

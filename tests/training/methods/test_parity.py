@@ -51,7 +51,7 @@ def plan_of(method, model, dataset, folder):
 def trained_by_trl(method, plan, tmp_path):
     """What someone writes who has no plan: TRL's classes, the same rows, the same seed."""
     tokenizer = AutoTokenizer.from_pretrained(plan.model)
-    rows, _, _ = load_stage_data(plan, plan.stages[0], tokenizer)
+    rows = load_stage_data(plan, plan.stages[0], tokenizer).train
     config, trainer_class = find_trainer("Reward" if method == "reward" else method.upper())
     beta = {"beta": 0.1} if "beta" in METHODS[method].takes else {}
     args = config(output_dir=str(tmp_path / "trl"), seed=SEED, **ARGS, **OWN.get(method, {}), **beta)
@@ -86,8 +86,9 @@ def test_the_weights_of_trls_own_trainer(method, tiny_model_path, make_preferenc
 def test_pairs_for_kto_are_taken_apart_and_mixed(make_preference_dataset, tiny_model_path, tiny_tokenizer, tmp_path):
     pairs = make_preference_dataset(16)
     plan = plan_of("kto", tiny_model_path, pairs, tmp_path)
-    rows, _, data = load_stage_data(plan, plan.stages[0], tiny_tokenizer)
-    assert isinstance(rows, Dataset) and len(rows) == 32 and data["train"]["pairs_kept"] == 16
+    found = load_stage_data(plan, plan.stages[0], tiny_tokenizer)
+    rows = found.train
+    assert isinstance(rows, Dataset) and len(rows) == 32 and found.data["train"]["pairs_kept"] == 16
     assert {(row["prompt"], row["completion"]) for row in rows if row["label"]} == {
         (row["prompt"], row["chosen"]) for row in pairs
     }
