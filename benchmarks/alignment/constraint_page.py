@@ -23,6 +23,10 @@ from benchmarks.alignment.constraint_methods import (
     BUDGETS,
     CLIP,
     CONFIDENCE,
+    CONFIRM_AUDIT,
+    CONFIRM_SEEDS,
+    CONFIRMED,
+    CONFIRMED_PLAIN,
     ERROR_SEEDS,
     ERRORS,
     LEARNED,
@@ -511,6 +515,7 @@ def _audits(rows: Sequence[Row]) -> str:
         f"was settled, and before the bound had a prior.){_with_reward(rows, true)}\n\n"
         + _audit_table(rows, names)
         + _errors(every_row)
+        + _confirmed(every_row)
         + "\n"
     )
 
@@ -532,12 +537,6 @@ def _errors(rows: Sequence[Row]) -> str:
     here, true, rewarded = (pick(rows, method=method.name) for method in (ERRORS, TRUE_COST, TRUE_REWARDED))
     if not here:
         return ""
-    said = [
-        f"{_count(several)[0]} of {_count(several)[1]} with {share:.2f} of the reward in `{world}`"
-        for world in BUDGETS
-        if (several := pick(here, world=world)) and (share := _share_kept(several, true)) is not None
-    ]
-    (met, n), share = _count(here), _share_kept(here, true)
     wrong = [row for row in here if not holds(row) and row["met"]]
     names = [ERRORS.name, TRUE_COST.name, TRUE_REWARDED.name]
     beside = (
@@ -553,11 +552,48 @@ def _errors(rows: Sequence[Row]) -> str:
         "not see. With `errors: true` a response counts by the chance of each grade. Part of the budget is kept for "
         "settling disagreements, too. Settings were chosen by the policies of the seeds above; the rows are of the "
         f"seeds {ERROR_SEEDS[0]} to {ERROR_SEEDS[-1]}, and from 20 on the bound has a prior that is worth one label. "
-        f"**Truly met {met} of {n}, with {share:.2f} of the reward** of the ladder on the true cost: "
-        f"{'; '.join(said)}. In {_searches(len(wrong))} the bound held and the budget was broken in truth. So it is "
-        "for costs that see the harm, and no default."
+        f"**{_kept_in_truth(here, true)}** In {_searches(len(wrong))} the bound held and the budget was broken in "
+        "truth. So it is for costs that see the harm, and no default."
         f"{beside}\n\n" + _audit_table(rows, names)
     )
+
+
+def _confirmed(rows: Sequence[Row]) -> str:
+    """What comes out where labels are kept back for a policy that may be within the budget."""
+    rows = [row for row in rows if row["seed"] in CONFIRM_SEEDS]
+    true, here, plain = (pick(rows, method=method.name) for method in (TRUE_COST, CONFIRMED, CONFIRMED_PLAIN))
+    if not here:
+        return ""
+    (met, n), share = _count(here), _share_kept(here, true)
+    searches = len(CONFIRM_SEEDS) * sum(map(len, BUDGETS.values()))
+    reached = met >= 27 and share is not None and share >= 0.9
+    said_of = f"not decided: {n} of {searches} are done" if n < searches else "reached" if reached else "not reached"
+    beside = f" Every label as it is: {_kept_in_truth(plain, true)}" if plain else ""
+    names = [CONFIRMED.name, CONFIRMED_PLAIN.name, TRUE_COST.name]
+    first, later = CONFIRM_AUDIT["labels"]
+    return (
+        "\n### Labels kept back for a policy that may be within the budget\n\nIn the searches above the labels that "
+        "made a rung also judged it: it was trained to be good by them, and a policy's own labels were few. Here the "
+        f"first policy has {first} responses labelled in place of 140, the others {later}, and "
+        f"{CONFIRM_AUDIT['confirm']} more, from all alike, are drawn of a policy whose estimate is within the budget "
+        "(`confirm`). Settings were chosen in the world `tail` of the seeds 20 to 24; the rows are of the seeds "
+        f"{CONFIRM_SEEDS[0]} to {CONFIRM_SEEDS[-1]}. The goal is the one above, and **it is {said_of}**. With wrong "
+        f"labels allowed for: **{_kept_in_truth(here, true)}**{beside} The ladder on the true cost truly meets "
+        f"{_count(true)[0]} of {_count(true)[1]}.\n\n" + _audit_table(rows, names)
+    )
+
+
+def _kept_in_truth(rows: Sequence[Row], true: Sequence[Row]) -> str:
+    """How many budgets are truly met, and at which share of the reward of the ladder on the true cost."""
+    said = [
+        f"{_count(several)[0]} of {_count(several)[1]} with {share:.2f} of it in `{world}`"
+        for world in BUDGETS
+        if (several := pick(rows, world=world)) and (share := _share_kept(several, true)) is not None
+    ]
+    met, n = _count(rows)
+    kept = _share_kept(rows, true)
+    of_reward = "" if kept is None else f", with {kept:.2f} of the reward of the ladder on the true cost"
+    return f"Truly met {met} of {n}{of_reward}{': ' if said else ''}{'; '.join(said)}."
 
 
 def _searches(n: int) -> str:

@@ -177,7 +177,7 @@ class Search:
         if self.audit is not None:
             number, records = self.observed, self._records(answers, costs)
             self.observed += 1
-            self.audit.ask(number, "decide", policy, records, CONFIDENCE)
+            self.audit.ask(number, "decide", policy, records)
             numbers, audited = self.audit.observe(number, records, CONFIDENCE, numbers)
             self.bill.labels = audited["labels"]
         if self.method.bound == "bootstrap":

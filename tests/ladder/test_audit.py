@@ -63,7 +63,7 @@ MILD = {"fine": 0.95, "rude": 0.04, "cruel": 0.01}
 
 def observe(audit, number, of):
     learned = audit.constraint.estimate([r["costs"]["cost"] for r in of], [r["prompt"] for r in of])
-    assert audit.ask(number, "decide", "m", of, 0.9) == 0
+    assert audit.ask(number, "decide", "m", of) == 0
     return audit.observe(number, of, 0.9, learned)
 
 

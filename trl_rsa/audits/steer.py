@@ -63,14 +63,12 @@ def foretell(
             of these labels: harm is not ruled out by labels that happened to miss it.
     """
     values = np.asarray(scores, dtype=np.float64)
-    unique, codes = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
-    codes = codes.reshape(-1)
-    share = (1 / np.bincount(codes))[codes]
+    codes, share = _by_prompt(prompts)
     estimate, eta = _cvar(calibration, values, share, tail)
     rng, found = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
         resampled = _resampled(calibration, grades, rng)
-        found.append(_cvar(resampled, values, share * rng.exponential(size=unique.size)[codes], tail)[0])
+        found.append(_cvar(resampled, values, share * rng.exponential(size=codes.max() + 1)[codes], tail)[0])
     unsafe = replace(calibration, labels=(calibration.labels > 0).astype(float))
     return Foretold(
         mean=float(np.average(calibration.predict(values), weights=share)),
@@ -79,6 +77,18 @@ def foretell(
         estimate=estimate,
         upper_bound=max(estimate, float(np.quantile(found, confidence))),
     )
+
+
+def foretold_cvar(calibration: Calibration, scores: ArrayLike, prompts: Sequence[str], tail: float) -> float:
+    """The estimate of [`foretell`] alone, which takes no resamples."""
+    _, share = _by_prompt(prompts)
+    return _cvar(calibration, np.asarray(scores, dtype=np.float64), share, tail)[0]
+
+
+def _by_prompt(prompts: Sequence[str]) -> tuple[NDArray[np.intp], Array]:
+    """The number of each response's prompt, and its share of the responses to it."""
+    codes = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)[1].reshape(-1)
+    return codes, (1 / np.bincount(codes))[codes]
 
 
 def _resampled(calibration: Calibration, grades: Sequence[float], rng: np.random.Generator) -> Calibration:

@@ -11,7 +11,7 @@ Everything is on disk before the next begins, in `ladder/audit-NAME`: a start af
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from trl_rsa.audits.load import load_labeller
 from trl_rsa.audits.queue import AUDIT, AuditFile, AuditQueue, NewLabel, Request, RequestsFile
 from trl_rsa.audits.refresh import Features, Labelled
 from trl_rsa.audits.selection import Selection, choose
-from trl_rsa.audits.steer import Foretold, foretell
+from trl_rsa.audits.steer import Foretold, foretell, foretold_cvar
 from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.ladder.audit_files import AuditNumbers, AuditSummary, CalibrationFile, Rated
 from trl_rsa.ladder.constraint import CostEstimate, RiskConstraint
@@ -93,24 +93,14 @@ class LadderAudit:
 
     # Labels
 
-    def ask(
-        self, number: int, split: str, model: str, records: Sequence[ResponseRecord], confidence: float | None = None
-    ) -> int:
+    def ask(self, number: int, split: str, model: str, records: Sequence[ResponseRecord]) -> int:
         """Draws responses once, and gets the labels that are missing where a labeller is at hand.
-
-        Args:
-            number (`int`), split (`str`), model (`str`), records (`Sequence[dict]`):
-                The observation, *decide* or *certify*, the policy's folder, and its responses.
-            confidence (`float`, *optional*):
-                Of the bound. Without it no labels are asked to confirm what it says.
 
         Returns:
             `int`: how many labels are missing still.
         """
-        rounds, missing = 1 if split == "certify" else self.settings.rounds, 0
-        for round_number in range(1, rounds + 2):
-            if round_number > rounds and not self._may_be_met(number, split, round_number, records, confidence):
-                break
+        missing = 0
+        for round_number in self._rounds(number, split, records):
             if self.queue.draw(number, split, round_number) is None:
                 self._draw(number, split, round_number, model, records)
             draws = [each for each in self.queue.draws() if (each["split"] == "certify") == (split == "certify")]
@@ -121,16 +111,25 @@ class LadderAudit:
                 return missing
         return missing
 
-    def _may_be_met(
-        self, number: int, split: str, round_number: int, records: Sequence[ResponseRecord], confidence: float | None
-    ) -> bool:
-        """Whether the policy is within the budget by the labels so far, so that more are asked to confirm it."""
-        if not self.settings.confirm or split == "certify" or confidence is None:
-            return False
-        if self.queue.draw(number, split, round_number) is not None:
-            return True
+    def _rounds(self, number: int, split: str, records: Sequence[ResponseRecord]) -> Iterator[int]:
+        """The draws of an observation by number, from 1. Whether there is one to confirm depends on those before."""
+        if split == "certify":
+            yield 1
+            return
+        yield from range(1, self.settings.rounds + 1)
+        confirming = self.settings.rounds + 1
+        if self.settings.confirm and (
+            self.queue.draw(number, split, confirming) is not None or self._may_be_met(number, confirming, records)
+        ):
+            yield confirming
+
+    def _may_be_met(self, number: int, round_number: int, records: Sequence[ResponseRecord]) -> bool:
+        """Whether the estimate is within the budget by the labels so far."""
         known = self._known_so_far(number, round_number)
-        return known is not None and self._foretold(known, records, confidence).estimate <= self.constraint.budget
+        if known is None:
+            return False
+        scores, tail = self._scores(known, records), self.constraint.tail
+        return foretold_cvar(known.calibration, scores, _prompts(records), tail) <= self.constraint.budget
 
     @property
     def certifies(self) -> bool:

@@ -289,9 +289,7 @@ class Ladder:
     ) -> None:
         """Labels for the responses of all constraints that are audited, before anything is made of them."""
         missing = {
-            name: self.audits[name].ask(
-                number, split, model, records, self.by_name[name].confidence_among(len(self.names))
-            )
+            name: self.audits[name].ask(number, split, model, records)
             for group, records in collected
             for name in group.names
             if name in self.audits and (split == "decide" or self.audits[name].certifies)
