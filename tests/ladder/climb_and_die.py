@@ -39,6 +39,9 @@ def red_is_harmful(prompts, completions, **kwargs):
     return [1.0 if "red" in text.split() else -1.0 for text in completions]
 
 
+ROUNDS = 2  # of an audit's draws
+
+
 def a_noisy_labeller(prompts, completions, label_number, **kwargs):
     """Says what is harmful, which the cost above knows too; each tenth label is wrong, by the digits of a hash."""
     grades = []
@@ -55,7 +58,8 @@ def make_plan(model, folder, kind):
         harm_scale={"safe": -1.0, "harmful": 1.0},
         labels=[24, 12],
         budget=90,
-        rounds=2,
+        rounds=ROUNDS,
+        confirm=16,
         refresh=True,
         certify_labels=20,
     )
@@ -150,6 +154,9 @@ def prepare_to_die(place):
         climb.interpolate = dying_after(climb.interpolate)
     elif place == "labelling":
         AuditQueue.add_labels = dying_after(AuditQueue.add_labels)
+    elif place == "confirming":
+        add = AuditQueue.add_draw
+        AuditQueue.add_draw = lambda self, content: (add(self, content), content["round"] > ROUNDS and die())
     elif place == "calibrating":
         audit.LadderAudit.observe = dying_after(audit.LadderAudit.observe)
     elif place == "certifying":

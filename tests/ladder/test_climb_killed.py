@@ -28,7 +28,7 @@ PLACES = (
 
 
 # Of an audited ladder, those that are its own, and what comes between them.
-AUDITED = ("labelling", "calibrating", "deciding", "between rungs", "certifying")
+AUDITED = ("labelling", "confirming", "calibrating", "deciding", "between rungs", "certifying")
 
 
 def climb(model, folder, kind, places=PLACES):
@@ -101,6 +101,8 @@ def test_an_audited_ladder_ends_the_same_and_asks_for_no_label_twice(tiny_model_
         pairs = [(line["id"], line["labeller"]) for line in labels[name]]
         assert len(pairs) == len(set(pairs))
     assert labels["whole"] == labels["again"]
+    confirmed = sorted((tmp_path / "again/ladder/audit-cost").glob("requests-*-decide-3.json"))
+    assert confirmed and json.loads(confirmed[0].read_text())["requests"]
     certificate = json.loads((tmp_path / "whole/certificate-cost.json").read_text())
     assert certificate["audit"]["n_labelled"] > 10 and "as people label it" in certificate["statement"]
 
