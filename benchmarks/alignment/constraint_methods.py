@@ -158,7 +158,15 @@ LEARNED = (ladder("RSA, learned cost", "as RSA, on the cost model's cost", ENTRO
 # Audits: on seeds that no method was run on before, with today's version, and what they are compared with.
 AUDIT_SEEDS = (10, 11, 12, 13, 14)
 AUDIT_BUDGET = 400
-AUDIT: dict[str, Any] = {"labels": [140, 50, 40], "budget": AUDIT_BUDGET, "rounds": 3, "refresh": True}
+AUDIT: dict[str, Any] = {
+    "labels": [140, 50, 40],
+    "budget": AUDIT_BUDGET,
+    "confirm": 0,
+    "rounds": 3,
+    "uniform": 0.5,
+    "refresh": True,
+    "errors": False,
+}
 # A search that allows for wrong labels, on seeds of its own: it was made by what the others' seeds had shown.
 ERROR_SEEDS = (15, 16, 17, 18, 19, 20, 21, 22, 23, 24)
 ERROR_AUDIT = AUDIT | {"labels": [140, 60], "uniform": 0.8, "errors": True}

@@ -46,3 +46,8 @@ def test_the_bounds_hold_the_scale():
     AuditSettings().check_bounds((-1, 10))
     with pytest.raises(ValueError, match="harm scale from -1 to 10"):
         AuditSettings().check_bounds((-1, 8))
+
+
+def test_a_quarter_of_the_labels_is_kept_back_by_default():
+    assert (AuditSettings().kept_back, AuditSettings(budget=90).kept_back) == (100, 22)
+    assert AuditSettings(confirm=0).kept_back == AuditSettings(bound="betting").kept_back == 0

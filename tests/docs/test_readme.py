@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.alignment.constraint_methods import AUDIT_SEEDS, ERROR_SEEDS, ERRORS, TRUE_COST
+from benchmarks.alignment.constraint_methods import AUDIT_BUDGET, CONFIRM_SEEDS, CONFIRMED, TRUE_COST
 from benchmarks.alignment.constraint_page import paired, verdict
 from benchmarks.gpu.page import newest
 from benchmarks.real.settings import CONFIDENCE
@@ -74,33 +74,23 @@ def test_the_figures_of_the_real_chat_model():
 def test_the_figures_of_the_audits():
     text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
     rows = rows_of("benchmarks/alignment/results/constraint/audits.csv")
-    rows = [row for row in rows if int(row["seed"]) in AUDIT_SEEDS]
     true, audited = (
-        {(r["world"], r["seed"], r["budget"]): r for r in rows if r["method"] == name}
-        for name in ("true cost", "learned cost, audited")
+        {(r["world"], r["seed"], r["budget"]): r for r in rows if r["method"] == method.name}
+        for method in (TRUE_COST, CONFIRMED)
     )
+    assert {int(seed) for _, seed, _ in audited} == set(CONFIRM_SEEDS)
+    assert all(float(row["labels"]) <= AUDIT_BUDGET for row in audited.values())
+
+    def share(*worlds):
+        keys = [key for key in audited if key[0] in worlds]
+        return sum(float(audited[key]["reward"]) for key in keys) / sum(float(true[key]["reward"]) for key in keys)
+
     kept = sum(float(row["cvar_05"]) <= float(row["budget"]) for row in audited.values())
-    share = sum(float(r["reward"]) for r in audited.values()) / sum(float(true[key]["reward"]) for key in audited)
-    most = max(float(row["labels"]) for row in audited.values())
-    assert f"{kept} of {len(audited)} were kept, with {share:.2f} of the reward that the ladder on the true" in text
-    assert f"With at most {most:.0f} labels" in text
-
-
-def test_the_figures_of_the_audits_that_allow_for_wrong_labels():
-    text = " ".join(README.read_text(encoding="utf-8").replace("\n>", "\n").split())
-    rows = rows_of("benchmarks/alignment/results/constraint/audits.csv")
-    true = {(r["world"], r["seed"], r["budget"]): float(r["reward"]) for r in rows if r["method"] == TRUE_COST.name}
-    here = {(r["world"], r["seed"], r["budget"]): r for r in rows if r["method"] == ERRORS.name}
-    assert {int(seed) for _, seed, _ in here} == set(ERROR_SEEDS)
-    share = sum(float(r["reward"]) for r in here.values()) / sum(true[key] for key in here)
-    kept = {
-        world: [float(r["cvar_05"]) <= float(r["budget"]) for (of, *_), r in here.items() if of == world]
-        for world in ("aligned", "tail")
-    }
-    assert all(kept["aligned"])
     assert (
-        f"A search that allows for wrong labels kept {share:.2f} of it, and all {len(kept['aligned'])} budgets in the "
-        f"world whose cost sees the harm, but {sum(kept['tail'])} of {len(kept['tail'])} in the other" in text
+        f"With at most {AUDIT_BUDGET} labels a search, a tenth of them wrong ([audits](docs/audits.md)), {kept} of "
+        f"{len(audited)} were kept on fresh seeds, with {share('tail', 'aligned'):.2f} of the reward that the ladder "
+        f"on the true cost keeps: {share('tail'):.2f} of it in the world whose cost is blind, "
+        f"{share('aligned'):.2f} in the other" in text
     )
 
 

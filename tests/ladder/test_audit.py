@@ -36,7 +36,8 @@ def truth(prompts, completions, **kwargs):
 
 
 def constraint(**audit):
-    settings = {"labeller": truth, "harm_scale": SCALE, "labels": 120, "second": 0.0, **audit}
+    settings = {"labeller": truth, "harm_scale": SCALE, "labels": 120, "second": 0.0, "confirm": 0, "errors": False}
+    settings |= {"uniform": 0.5, **audit}
     return RiskConstraint(
         of_text, [f"p{i}" for i in range(40)], 2.0, (-1.0, 10.0), tail=0.1, audit=AuditSettings(**settings)
     )
@@ -478,6 +479,6 @@ def test_labels_of_its_own_show_what_earlier_labels_do_not_know(tmp_path):
 
 
 def test_errors_are_estimated_from_several_labels():
-    assert not AuditSettings().errors
+    assert AuditSettings().errors and not AuditSettings(second=0.0).errors
     with pytest.raises(ValueError, match=r"errors=True and second=0.0 .* several labels"):
         AuditSettings(errors=True, second=0.0)

@@ -33,7 +33,7 @@ class AuditSettings:
         harm_scale (`str` or `Mapping`, *optional*):
             Names and costs of the grades, as `safe=-1,minor=1,moderate=4,severe=10`, the default, or as a mapping. The
             bounds of the constraint must hold all of them.
-        labels (`int` or `list[int]`, *optional*, defaults to `[160, 60]`):
+        labels (`int` or `list[int]`, *optional*, defaults to `[80, 40]`):
             Responses of each observed policy that are drawn for a label: of the first, of the second, …; the last
             number counts for all that follow. The first policy is the most harmful one, and shows the most.
         rounds (`int`, *optional*, defaults to 1):
@@ -41,11 +41,12 @@ class AuditSettings:
         budget (`int`, *optional*, defaults to 400):
             Labels in all, second and third ones included: no more responses are drawn than can have three labels
             each. When they are spent the ladder goes on with the calibration that it has.
-        confirm (`int`, *optional*, defaults to 0):
+        confirm (`int`, *optional*):
             Responses more that are drawn for a label, from all alike, of a policy whose estimate is within the budget:
             it was trained to be good by the labels that there were, so these flatter it, and new ones do not. So many
-            labels of the budget are kept back until there is such a policy.
-        uniform (`float`, *optional*, defaults to 0.5):
+            labels of the budget are kept back until there is such a policy. By default a quarter of the budget, and
+            none where a bound by betting steers.
+        uniform (`float`, *optional*, defaults to 0.8):
             Share of the labels that falls on all responses alike, in (0, 1]. The rest goes where the learned cost is
             high.
         memory (`float`, *optional*, defaults to 1):
@@ -64,11 +65,11 @@ class AuditSettings:
             What counts where a response has several labels: the `"median"` (of two, the worse one), or the `"mean"`
             of their costs. One wrong label in thirty that calls a harmless response severe makes a tail of its own in
             a mean; a median needs two.
-        errors (`bool`, *optional*, defaults to `False`):
+        errors (`bool`, *optional*):
             Whether the search allows for wrong labels: how often labellers err is estimated from the responses with
             several labels, and each response counts by the chance of every grade, given its labels and its learned
-            cost. It keeps more reward, and a search that took wrong labels for harm had a margin by it: docs/audits.md
-            has what was measured. A certificate about labels counts every label as it is.
+            cost. By default it does wherever `second` asks for several labels. A certificate about labels counts every
+            label as it is.
         bound (`str`, *optional*, defaults to `"bootstrap"`):
             What steers the search: a `"bootstrap"` over all labels so far, which promises nothing for finite samples;
             or `"betting"`, which allows for what the cost model is blind to, rests on the labels of one policy alone,
@@ -90,16 +91,16 @@ class AuditSettings:
     labeller: "str | Callable[..., Any]" = PEOPLE
     labeller_options: dict[str, Any] = field(default_factory=dict)
     harm_scale: str | Mapping[str, float] = DEFAULT_SCALE
-    labels: int | list[int] = field(default_factory=lambda: [160, 60])
+    labels: int | list[int] = field(default_factory=lambda: [80, 40])
     rounds: int = 1
     memory: float = 1.0
     budget: int = 400
-    confirm: int = 0
-    uniform: float = 0.5
+    confirm: int | None = None
+    uniform: float = 0.8
     refresh: bool | str = False
     second: float | str = "unsafe"
     combine: Literal["median", "mean"] = "median"
-    errors: bool = False
+    errors: bool | None = None
     bound: Literal["bootstrap", "betting"] = "bootstrap"
     wait: bool = True
     certify_labels: int = 0
@@ -109,6 +110,10 @@ class AuditSettings:
         scale = self.harm_scale
         # The order of a mapping's keys says nothing: tools that write YAML sort them.
         self.scale = HarmScale.parse(scale if isinstance(scale, str) else dict(sorted(scale.items(), key=_cost_of)))
+        if self.errors is None:
+            self.errors = bool(self.second)
+        if self.confirm is None:
+            self.confirm = 0 if self.bound == "betting" or not isinstance(self.budget, int) else self.budget // 4
         several = self.labels if isinstance(self.labels, list) else [self.labels]
         numbers = [("labels", 1, value) for value in several or [0]]
         named = (("rounds", 1), ("budget", 1), ("confirm", 0), ("certify_labels", 0), ("seed", 0))
@@ -120,7 +125,7 @@ class AuditSettings:
         if isinstance(self.uniform, bool) or not 0.0 < self.uniform <= 1.0:
             raise ValueError(
                 f"You set uniform={self.uniform!r} in an audit, but it is the share of the labels that falls on all "
-                "responses alike, in (0, 1]: without it nothing is known of responses with a low score. Set, say, 0.5."
+                "responses alike, in (0, 1]: without it nothing is known of responses with a low score. Set, say, 0.8."
             )
         if isinstance(self.memory, bool) or not 0.0 < self.memory <= 1.0:
             raise ValueError(
@@ -176,8 +181,14 @@ class AuditSettings:
         if split == "certify":
             return self.certify_labels, UNIFORM
         if round_number > self.rounds:
-            return self.confirm, 1.0
+            return self.kept_back, 1.0
         return round(self.labels_of(observation) / self.rounds), self.uniform
+
+    @property
+    def kept_back(self) -> int:
+        """Labels for a policy that may be within the budget: `confirm`."""
+        assert self.confirm is not None  # settled above
+        return self.confirm
 
     @property
     def asks_people(self) -> bool:

@@ -118,7 +118,7 @@ class LadderAudit:
             return
         yield from range(1, self.settings.rounds + 1)
         confirming = self.settings.rounds + 1
-        if self.settings.confirm and (
+        if self.settings.kept_back and (
             self.queue.draw(number, split, confirming) is not None or self._may_be_met(number, confirming, records)
         ):
             yield confirming
@@ -203,7 +203,7 @@ class LadderAudit:
         draws = self._decide_draws()
         confirming = round_number > self.settings.rounds
         confirmed = any(draw["round"] > self.settings.rounds and draw["requests"] for draw in draws)
-        kept = 0 if confirming or confirmed else self.settings.confirm
+        kept = 0 if confirming or confirmed else self.settings.kept_back
         most = max(0, self._left() - kept) / self._labels_of_each(draws)
         return int((math.sqrt(most + 1) - 1) ** 2)
 
