@@ -5,8 +5,9 @@ import json
 import pytest
 from peft import LoraConfig
 
-from trl_rsa import Plan, Stage
+from trl_rsa import Plan, RiskConstraint, Stage
 from trl_rsa.alignment.manifest import Manifest, describe
+from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.risk import CVaR
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import differences
@@ -55,6 +56,26 @@ def test_a_changed_plan_is_refused_by_name(tmp_path):
     Manifest(make_plan(tmp_path))  # the same plan goes on
     with pytest.raises(ValueError, match=r"stages\.1\.beta: 0\.1 before, 0\.3 now.*another output_dir"):
         Manifest(make_plan(tmp_path, beta=0.3))
+
+
+def test_the_labels_of_an_audit_may_become_more_and_what_is_kept_back_with_them(tmp_path):
+    def plan(**audit):
+        settings = AuditSettings(labeller=len, **audit)
+        constraint = RiskConstraint(len, ["a", "b", "c"], budget=1.0, bounds=(-1.0, 10.0), audit=settings)
+        return Plan([Stage("s", "a.jsonl")], model="m", output_dir=str(tmp_path), constraint=constraint)
+
+    Manifest(plan(budget=200)).update()
+    Manifest(plan(budget=400)).update()
+    with pytest.raises(ValueError, match=r"audit\.budget: 400 before, 200 now; .*audit\.confirm: 100 before, 50 now"):
+        Manifest(plan(budget=200))
+    # A run from before there was such a thing.
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["plan"]["constraint"]["audit"]["confirm"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"audit\.confirm: null before, 100 now"):
+        Manifest(plan(budget=400))
+    Manifest(plan(budget=400, confirm=0))
 
 
 def test_a_broken_or_foreign_manifest_is_refused(tmp_path):

@@ -98,13 +98,13 @@ _ADDRESSES = ("rungs.sampling.server_url", "rungs.sampling.server_key_env")
 def _is_free(change: str) -> bool:
     """Whether a difference, as [`differences`] writes it, leaves what was done as it is."""
     path, _, numbers = change.partition(": ")
+    before, _, after = numbers.removesuffix(" now").partition(" before, ")
     if path in _LIMITS:
-        before, _, after = numbers.removesuffix(" now").partition(" before, ")
         return int(after) > int(before)
     *_, place, name = ["", "", *path.split(".")]
-    if place == "audit" and name == "budget":
-        before, _, after = numbers.removesuffix(" now").partition(" before, ")
-        return int(after) > int(before)
+    if place == "audit" and name in ("budget", "confirm"):
+        # What is kept back grows with the budget; runs from before kept nothing back.
+        return int(after) > int(before) if before != "null" else after == "0"
     if place == "audit" and name == "wait":
         return True
     if path in _ADDRESSES:
