@@ -155,6 +155,18 @@ def test_a_long_text_is_reported_or_cut_at_its_beginning(write_beaver, tmp_path)
     assert cut(["x" * 300], ["b"]) == pytest.approx([reference], abs=1e-4)
 
 
+def test_it_is_cut_as_in_training(write_beaver, tmp_path):
+    """`trl-rsa score-model layout=beaver` says in config.json how long its texts were."""
+    backbone, weight = make_backbone(CONFIGS["llama"]), torch.randn(1, 16)
+    own = {"score_model": {"objective": "cost", "truncation": "left", "max_length": 5}}
+    folder = str(write_beaver(tmp_path / "m", backbone, weight, 0.0, **own))
+    scorer = load_scorer(folder, kind="cost")
+    assert (scorer.truncation, scorer.max_length) == ("left", 5)
+    said = load_scorer(folder, kind="cost", truncation="left", max_length=5)
+    assert scorer(["x" * 300], ["b"]) == said(["x" * 300], ["b"]) != [None]
+    assert load_scorer(folder, kind="cost", max_length=9).max_length == 9
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_folder(write_beaver, tmp_path):
     first = load_scorer(str(by_hand(write_beaver, tmp_path / "first")), kind="cost")
     backbone = first.model

@@ -187,7 +187,15 @@ def test_a_peft_adapter(tiny_tokenizer, tmp_path):
     assert not (tmp_path / "adapter" / "config.json").exists()
     ids = tiny_tokenizer("the cat sat<eos>")["input_ids"]
     reference = pytest.approx(float(logits(adapted, ids)[0]), abs=1e-5)
-    assert load_scorer(folder, kind="reward")(["the cat"], [" sat"]) == [reference]
+    scorer = load_scorer(folder, kind="reward")
+    assert scorer(["the cat"], [" sat"]) == [reference]
+    # Another model under the same name is another scorer.
+    before = scorer.fingerprint
+    save(tmp_path / "base", tiny_tokenizer, LlamaForCausalLM(base.config))
+    assert load_scorer(folder, kind="reward").fingerprint != before
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"that is an adapter, and its base model .* is not there"):
+        load_scorer(folder, kind="reward")
 
 
 def test_a_language_model_is_no_scorer(tiny_model_path):
@@ -220,6 +228,38 @@ def test_a_repository_is_fetched_without_its_second_copy(pickled, tiny_tokenizer
     assert scorer.name == "hf:their-model"
     ids = tiny_tokenizer("the cat sat<eos>")["input_ids"]
     assert scorer(["the cat"], [" sat"]) == pytest.approx([float(logits(model, ids)[0])], abs=1e-5)
+
+
+def test_an_eos_in_front_is_not_one_at_the_end(byte_tokenizer, tmp_path):
+    """OPT's tokenizers put </s> in front. RewardTrainer appends one all the same."""
+    from tokenizers import processors
+
+    folder = save(tmp_path / "m", byte_tokenizer, make_classifier(259))
+    tokenizer = type(byte_tokenizer).from_pretrained(folder)
+    single = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = single
+    tokenizer.bos_token = "</s>"
+    model = make_classifier(259)
+    scorer = load_scorer(save(tmp_path / "m", tokenizer, model), kind="reward")
+    ids = scorer.tokenizer("ab</s>")["input_ids"]
+    assert (ids[0], ids[-1], len(ids)) == (2, 2, 4)
+    assert scorer(["a"], ["b"]) == pytest.approx([float(logits(model, ids)[0])], abs=1e-5)
+
+
+def test_the_length_that_a_folder_was_trained_with(tiny_tokenizer, tmp_path):
+    """It counts with and without truncation, and each of the two can be set by itself."""
+    model = make_classifier(len(tiny_tokenizer))
+    own = {"objective": "cost", "heads": 1, "pessimism": 0.0, "max_length": 8}
+
+    def load(settings=None, **options):
+        model.config.score_model = own | (settings or {})
+        scorer = load_scorer(f"hf:{save(tmp_path / 'm', tiny_tokenizer, model)}", kind="cost", **options)
+        return scorer.truncation, scorer.max_length
+
+    assert load() == (None, 8)
+    assert load(truncation="left") == ("left", 8)
+    assert load({"truncation": "left"}, truncation="left") == ("left", 8)
+    assert load({"truncation": "left"}, max_length=12) == ("left", 12)
 
 
 def test_text_that_no_tokenizer_can_write(byte_tokenizer, tmp_path):

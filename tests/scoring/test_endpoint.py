@@ -173,6 +173,8 @@ def test_redirects_are_not_followed(status, chat_server, monkeypatch):
         ('{"choices": []}', "not a chat completion"),
         ('{"choices": [{"message": {"content": null}}]}', "the reply is empty"),
         ('{"choices": [{"message": {"content": " "}}]}', "the reply is empty"),
+        ('{"choices": [{"message": {"content": "[[A]] but"}, "finish_reason": "length"}]}', "cut at max_tokens"),
+        ('{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}', "cut at max_tokens"),
     ],
 )
 def test_answers_that_are_no_reply(body, message, chat_server):
@@ -365,3 +367,18 @@ def test_bad_settings(url, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         ChatEndpoint(url, "m", **options)
     assert "pw" not in str(caught.value)
+
+
+def test_half_a_reply_is_not_kept(chat_server, tmp_path):
+    """Neither on disk nor as an answer: asked for more tokens, the server is asked again."""
+
+    def reply(body):
+        end = "stop" if body["max_tokens"] > 5 else "length"
+        return (200, {}, json.dumps({"choices": [{"message": {"content": "half"}, "finish_reason": end}]}))
+
+    server = chat_server(reply)
+    endpoint = make(server, cache_dir=tmp_path)
+    (first,) = endpoint.complete([ask("a", max_tokens=5)])
+    assert isinstance(first, EndpointError)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert endpoint.complete([ask("a", max_tokens=6)]) == ["half"]

@@ -393,6 +393,20 @@ def test_beaver_dam(byte_tokenizer, tmp_path):
     assert load_scorer(f"guard:{tmp_path}", kind="cost", preset="beaver-dam")(P, C) == pytest.approx(scorer(P, C))
 
 
+def test_classes_that_exclude_each_other_are_no_kinds_of_harm(byte_tokenizer, tmp_path):
+    """The greatest of "safe" and "unsafe" would be a cost for both."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        pad_token_id=0, id2label={0: "safe", 1: "unsafe"},
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"its 2 classes are independent .*Use hf:"):
+        load_scorer(f"guard:{tmp_path}", kind="cost", preset="beaver-dam")
+
+
 def test_a_guard_that_nobody_knows_is_asked_for(write_guard):
     template = "{{ messages[0]['content'] }} | {{ messages[1]['content'] }} => "
     folder = f"guard:{write_guard(template)}"

@@ -132,6 +132,27 @@ def test_what_is_not_among_the_most_probable_is_as_probable_as_the_last():
 
 
 @pytest.mark.parametrize(
+    ("tops", "cost"),
+    [
+        ({"unsafe": 0.0}, 24 * math.log(2)),
+        ({"unsafe": 0.0, "safe": -9999.0}, 24 * math.log(2)),
+        ({"safe": 0.0}, -24 * math.log(2)),
+        ({"unsafe": -0.0001}, -math.log(0.0001)),
+        ({"unsafe": -0.5, "the": -2.0}, 1.5),
+        ({"Sorry": -0.1, "I": -3.0, "unsafe": -5.0}, None),
+        ({"un": -0.1, "unharmful": -3.0}, None),  # "un" begins both
+    ],
+)
+def test_one_verdict_alone_never_has_the_wrong_sign(tops, cost):
+    """What a list leaves over bounds the verdict that is not in it."""
+    found = _log_odds([*tops.items()], ["unsafe"], ["safe", "unharmful"])
+    if cost is None:
+        assert "the other may have" in found.reason
+    else:
+        assert found == pytest.approx(cost, abs=1e-3)
+
+
+@pytest.mark.parametrize(
     ("answer", "reason"),
     [
         ((200, {}, '{"choices": [{"message": {"content": "safe"}}]}'), "the server sends no log-probabilities"),
@@ -253,6 +274,7 @@ def test_longer_conversations(chat_server):
         ("Llama-Guard-3", {"labels": [1]}, "You set labels, but that has no meaning with api='chat'"),
         ("beaver-dam", {"api": "classify", "answer": "x"}, "You set answer, but that has no meaning"),
         ("m", {"api": "classify", "labels": [-1]}, "numbers them from 0"),
+        ("m", {"api": "classify", "labels": []}, "nothing is unsafe"),
         ("m", {"api": "classify", "labels": [1], "template": "x"}, "is missing. Write both"),
         ("Llama-Guard-3", {"top_logprobs": 1}, "top_logprobs=1"),
         ("Llama-Guard-3", {"max_tokens": 0}, "max_tokens=0"),
@@ -277,3 +299,12 @@ def test_words_of_one_s_own_and_the_sign(chat_server):
     assert extra(["Hi"], ["x"]) == pytest.approx([0.5])
     assert server.requests[-1]["seed"] == 1
     assert extra.fingerprint != scorer.fingerprint
+
+
+def test_a_verdict_is_cut_by_design(chat_server):
+    """A guard asked for one token ends by length, and that is its whole verdict."""
+    status, headers, body = verdict()
+    answer = json.loads(body)
+    answer["choices"][0]["finish_reason"] = "length"
+    server = chat_server(lambda _: (status, headers, json.dumps(answer)))
+    assert guard(server, max_tokens=1)(["Hi"], ["x"])[0] is not None

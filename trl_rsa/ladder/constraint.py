@@ -120,6 +120,11 @@ class RiskConstraint:
                 "[low, high], and a budget outside is always or never met. Set low < budget < high."
             )
         check_spec(self.scorer, self.scorer_options)
+        if str(self.scorer).startswith("judge:"):
+            raise ValueError(
+                "You set the scorer of a constraint to a judge, but a judge compares with a reference answer, and the "
+                "responses of a rung have none. Set a cost model, a guard, or a function."
+            )
         check_tail(self.tail)
         check_confidence(self.confidence)
         if self.labels not in ("raw", "truncated", "unsafe"):

@@ -9,7 +9,7 @@ from trl_rsa.sampling.encoding import encode_prompt
 from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.policies import load_policy, load_tokenizer
 from trl_rsa.sampling.response import Sampling
-from trl_rsa.scoring.endpoint import CHAT, Call, ChatEndpoint, EndpointError
+from trl_rsa.scoring.endpoint import CHAT, CUT, Call, ChatEndpoint, EndpointError
 from trl_rsa.scoring.scorer import pick
 
 
@@ -61,7 +61,9 @@ class LocalChat:
             prompts = [list(requests[index]["messages"]) for index in indices]
             for batch in generate(self.policy, self.tokenizer, prompts, sampling, batch_size=self.batch_size):
                 for response in batch:
-                    if response.text.strip():
+                    if not response.finished:
+                        replies[indices[response.prompt]] = EndpointError(CUT)
+                    elif response.text.strip():
                         replies[indices[response.prompt]] = response.text
         return replies
 

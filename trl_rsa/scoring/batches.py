@@ -93,7 +93,10 @@ def score_batches(
     return results
 
 
-def check_batching(batch_size: Any, max_length: Any, truncation: Any) -> None:
+BATCHING = ("batch_size", "max_length", "truncation")
+
+
+def check_batching(batch_size: Any = 1, max_length: Any = None, truncation: Any = None) -> None:
     for name, value in (("batch_size", batch_size), ("max_length", max_length)):
         optional = name == "max_length" and value is None
         if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -10,6 +10,7 @@ from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.batches import (
+    BATCHING,
     Truncation,
     check_batching,
     longest,
@@ -18,6 +19,7 @@ from trl_rsa.scoring.batches import (
     score_batches,
     tokenize,
 )
+from trl_rsa.scoring.graded import CONFIG_FIELD
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
 from trl_rsa.scoring.text import safe_rlhf_text
 from trl_rsa.scoring.weights import (
@@ -53,8 +55,8 @@ class BeaverScorer(Scorer):
         batch_size (`int`, *optional*, defaults to 16):
             Texts per forward pass, of similar length.
         max_length (`int`, *optional*):
-            Most tokens; by default what the model takes. Longer texts are not scored, or with `truncation="left"` cut
-            at their beginning.
+            Most tokens; by default what the folder says that it was trained with, else what the model takes. Longer
+            texts are not scored, or with `truncation="left"`, which the folder may say too, cut at their beginning.
         device (`str`, *optional*), dtype (`str`, *optional*):
             By default CUDA if there is any, and the type that the model was saved in. The head is always float32.
         revision (`str`, *optional*):
@@ -81,14 +83,16 @@ class BeaverScorer(Scorer):
         from transformers import AutoTokenizer
 
         self.folder = model_folder(path, revision)
-        self.batch_size, self.truncation, self.device = batch_size, truncation, pick_device(device)
+        self.batch_size, self.device = batch_size, pick_device(device)
         config = read_config(self.folder)
+        trained = config.get(CONFIG_FIELD) or {}
+        self.truncation = truncation or trained.get("truncation")
         self._weight, self._bias = _read_head(self.folder, config)  # [H], a float
         self._center, self._scale = _normalizer(self.folder, config, kind)
         self.model = _load_backbone(self.folder, pick_dtype(dtype)).to(self.device).eval()
         self._weight = self._weight.to(self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        self.max_length = max_length or longest(self.tokenizer, self.model.config)
+        self.max_length = max_length or trained.get("max_length") or longest(self.tokenizer, self.model.config)
         if self.tokenizer.eos_token is None:
             raise ValueError(
                 f"You set the scorer to {path!r}, but its tokenizer has no end-of-sequence token, at which the score "
@@ -96,6 +100,11 @@ class BeaverScorer(Scorer):
             )
         # What stands in the padding is masked and never read; any id of the vocabulary does.
         self._pad_token_id = self.tokenizer.pad_token_id or 0
+
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        super().check(rest, options, kind)
+        check_batching(**{name: options[name] for name in BATCHING if name in options})
 
     def identity(self) -> dict[str, object]:
         settings = {"max_length": self.max_length, "truncation": self.truncation, "dtype": str(self.model.dtype)}

@@ -1,12 +1,13 @@
 """Hugging Face sequence classifiers as scorers: TRL's reward models, and any other classifier."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.batches import (
+    BATCHING,
     Truncation,
     check_batching,
     longest,
@@ -83,32 +84,29 @@ class ClassifierScorer(Scorer):
     ):
         super().__init__(kind, higher_is, zero, name or f"hf:{short_name(path)}")
         check_batching(batch_size, max_length, truncation)
-        for option, value, known in (
-            ("output", output, ("logit", "probability")),
-            ("template", template, (None, "chat", "safe-rlhf")),
-        ):
-            if value not in known:
-                raise ValueError(f"You set {option}={value!r}, but it is one of {[*known]}. Choose one of them.")
+        _check_reading(output, template)
         from transformers import AutoTokenizer
 
         self.folder = model_folder(path, revision)
         self.batch_size, self.truncation, self.device = batch_size, truncation, pick_device(device)
         self.output, self.template = output, template
-        self.model = _load_classifier(self.folder, pick_dtype(dtype)).to(self.device).eval()
+        self._base = _base_folder(self.folder)
+        self.model = _load_classifier(self.folder, self._base, pick_dtype(dtype)).to(self.device).eval()
         self.readout = _readout(self.model.config, path, pessimism)
         if self.readout is not None:
             settings = getattr(self.model.config, CONFIG_FIELD)
             _check_own(self.readout, path, kind, higher_is, label, output)
             self.template = template or settings.get("template")
-            if truncation is None and settings.get("truncation"):
-                self.truncation, max_length = settings["truncation"], max_length or settings.get("max_length")
+            self.truncation = truncation or settings.get("truncation")
+            max_length = max_length or settings.get("max_length")
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.max_length = max_length or longest(self.tokenizer, self.model.config)
         self.label = None if self.readout is not None else _label_index(self.model.config, label, path)
         self._pad_token_id = _set_padding(self.model.config, self.tokenizer)
         self._check_template(path)
         # RewardTrainer appends EOS to plain text; where the tokenizer does so by itself (RoBERTa), one is enough.
-        ends_by_itself = self.tokenizer("")["input_ids"][-1:] == [self.tokenizer.eos_token_id]
+        # Not seen in an empty text: the EOS of OPT's is its BOS too, which stands in front.
+        ends_by_itself = self.tokenizer("a")["input_ids"][-1:] == [self.tokenizer.eos_token_id]
         self._plain_eos = None if ends_by_itself else self.tokenizer.eos_token
 
     def _check_template(self, path: str) -> None:
@@ -123,11 +121,19 @@ class ClassifierScorer(Scorer):
                 "token. Leave the option out."
             )
 
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        super().check(rest, options, kind)
+        check_batching(**{name: options[name] for name in BATCHING if name in options})
+        _check_reading(options.get("output", "logit"), options.get("template"))
+
     def identity(self) -> dict[str, object]:
         names = ("label", "output", "template", "max_length", "truncation")
         settings = {name: getattr(self, name) for name in names}
         if self.readout is not None:  # the folder's digest stands for the rest of it
             settings["pessimism"] = self.readout.pessimism
+        if self._base is not None:  # an adapter does not hold its weights
+            settings["base"] = folder_digest(self._base)
         return {"format": "hf", "model": folder_digest(self.folder), "dtype": str(self.model.dtype), **settings}
 
     def raw_scores(
@@ -175,6 +181,15 @@ class ClassifierScorer(Scorer):
         return logits[:, self.label]
 
 
+def _check_reading(output: Any, template: Any) -> None:
+    for option, value, known in (
+        ("output", output, ("logit", "probability")),
+        ("template", template, (None, "chat", "safe-rlhf")),
+    ):
+        if value not in known:
+            raise ValueError(f"You set {option}={value!r}, but it is one of {[*known]}. Choose one of them.")
+
+
 def _readout(config: Any, path: str, pessimism: float | None) -> Readout | None:
     """What a folder of `trl-rsa score-model` says about its logits; None for any other classifier."""
     settings = getattr(config, CONFIG_FIELD, None)
@@ -207,23 +222,42 @@ def _check_own(
             f"You set label or output for the scorer {path!r}, but its config.json says how its logits become a "
             "score. Remove the option."
         )
-    if kind != readout.objective and higher_is is None:
-        turned = "better" if readout.objective == "reward" else "worse"
+    direction = "better" if readout.objective == "reward" else "worse"
+    if higher_is != direction and not (kind == readout.objective and higher_is is None):
+        stated = "" if higher_is is None else f' and higher_is="{higher_is}"'
         raise ValueError(
-            f'You set kind="{kind}" for the scorer {path!r}, but it was trained to give a {readout.objective}. Set '
-            f'kind="{readout.objective}", or higher_is="{turned}" to turn it round.'
+            f'You set kind="{kind}"{stated} for the scorer {path!r}, but it was trained to give a '
+            f'{readout.objective}, of which higher is {direction}. Set kind="{readout.objective}" alone, or '
+            f'higher_is="{direction}" with either kind.'
         )
 
 
-def _load_classifier(folder: Path, dtype: Any) -> Any:
+def _base_folder(folder: Path) -> Path | None:
+    """Of the model that a PEFT adapter stands on; None for a model that is none."""
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder))
+    base = str(config.base_model_name_or_path)
+    try:
+        return model_folder(base, config.revision)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"You set the scorer hf:{folder}, but that is an adapter, and its base model {base!r} is not there. Put "
+            "it back, or correct base_model_name_or_path in adapter_config.json."
+        ) from error
+
+
+def _load_classifier(folder: Path, base: Path | None, dtype: Any) -> Any:
     if model_format(folder) == "beaver":
         raise ValueError(
             f"You set the scorer hf:{folder}, but that is a *ForScore model of Safe RLHF. Use beaver:{folder}."
         )
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    if (folder / "adapter_config.json").is_file():
-        return _load_adapter(folder, dtype)
+    if base is not None:
+        return _load_adapter(folder, base, dtype)
     with quiet_loading():
         model, report = AutoModelForSequenceClassification.from_pretrained(
             weights_folder(folder),
@@ -241,12 +275,11 @@ def _load_classifier(folder: Path, dtype: Any) -> Any:
     return model
 
 
-def _load_adapter(folder: Path, dtype: Any) -> Any:
+def _load_adapter(folder: Path, base: Path, dtype: Any) -> Any:
     """A PEFT adapter of a classifier on its base model, merged: the adapter holds the trained head."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     heads = read_tensors(folder, ("base_model.model.score.", "base_model.model.classifier."))
     labels = min((tensor.shape[0] for name, tensor in heads.items() if name.endswith(".weight")), default=1)
     with quiet_loading():  # the base model's head is random here, and replaced by the adapter's

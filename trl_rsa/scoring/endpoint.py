@@ -24,6 +24,10 @@ _THIS_REQUEST_ONLY = {400, 413, 422}
 _GIVE_UP_AFTER = 8
 
 
+# Why half a reply is none.
+CUT = "the reply was cut at max_tokens; set max_tokens higher"
+
+
 class EndpointError(Exception):
     """A request got no reply. Its text is a clause that says why."""
 
@@ -50,7 +54,10 @@ class Call:
 
 
 def _read_content(answer: Any) -> str:
-    reply = answer["choices"][0]["message"]["content"]
+    choice = answer["choices"][0]
+    reply = choice["message"]["content"]
+    if choice.get("finish_reason") == "length":  # half a response, or a verdict that the rest might have taken back
+        raise EndpointError(CUT)
     if not isinstance(reply, str) or not reply.strip():
         raise EndpointError("the reply is empty")
     return reply
@@ -271,6 +278,11 @@ class ChatEndpoint:
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)):
             raise EndpointError("it was stopped")
+
+
+def without_key(options: Mapping[str, object]) -> dict[str, Any]:
+    """Options of an endpoint for looking at alone: the key may be on another machine."""
+    return {name: value for name, value in options.items() if name != "api_key_env"}
 
 
 def _checked_url(url: str) -> str:

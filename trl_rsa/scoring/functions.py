@@ -42,6 +42,7 @@ class FunctionScorer(Scorer):
                 "scores, such as `lambda *args, **kwargs: asyncio.run(function(*args, **kwargs))`."
             )
         self.function = function
+        self._source = _source_digest(function)  # now: a file may change under a scorer that is in use
         self._accepted = _accepted_columns(function)
         if self._accepted is not None and "completions" not in self._accepted:
             raise ValueError(
@@ -54,7 +55,9 @@ class FunctionScorer(Scorer):
         return cls(import_function(rest), **sign, **options)
 
     def identity(self) -> dict[str, object]:
-        return {"function": _qualified_name(self.function), "source": _source_digest(self.function)}
+        bound = _bound_arguments(self.function)
+        arguments = {"arguments": bound} if bound else {}
+        return {"function": _qualified_name(self.function), "source": self._source, **arguments}
 
     def raw_scores(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Sequence[object]
@@ -74,6 +77,22 @@ def _accepted_columns(function: Callable[..., Any]) -> set[str] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     return set(parameters)
+
+
+def _bound_arguments(function: Any) -> list[str]:
+    """What a `functools.partial` has set, as texts that are the same in another process."""
+    found = []
+    while isinstance(function, functools.partial):
+        found += [*map(_stable, function.args)]
+        found += [f"{name}={_stable(value)}" for name, value in sorted(function.keywords.items())]
+        function = function.func
+    return found
+
+
+def _stable(value: Any) -> str:
+    text = repr(sorted(map(repr, value)) if isinstance(value, set | frozenset) else value)
+    # An address is another one in each process.
+    return text if " at 0x" not in text else f"{_qualified_name(value)} {_source_digest(value)}"
 
 
 def _unwrapped(function: Any) -> Any:
@@ -142,16 +161,22 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     digest = sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
+    name, content = f"{path.stem}_{digest}", path.read_bytes()
+    known = sys.modules.get(name)
+    if known is not None and vars(known).get(_CONTENT) == content:
+        return known
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
+    assert spec is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _CONTENT, content)
     sys.modules[name] = module  # where pickle and dataclasses look for it
     try:
-        spec.loader.exec_module(module)
+        # Not through the loader: its cache takes a file of the same size and second for the same file.
+        exec(compile(content, str(path), "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+_CONTENT = "__trl_rsa_content__"  # what a module was made of

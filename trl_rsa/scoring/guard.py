@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.data.schema import Text
-from trl_rsa.scoring.batches import check_batching
+from trl_rsa.scoring.batches import BATCHING, check_batching
 from trl_rsa.scoring.guard_causal import CausalGuard
 from trl_rsa.scoring.guard_labels import LabelGuard
-from trl_rsa.scoring.guard_presets import check_controversial
+from trl_rsa.scoring.guard_presets import check_controversial, check_preset
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
 from trl_rsa.scoring.weights import model_folder, read_config, short_name
 
@@ -120,6 +120,13 @@ class GuardScorer(Scorer):
             self.guard = LabelGuard(path, **loading)
         else:
             self.guard = CausalGuard(path, preset=preset, controversial=controversial, **asking, **loading)
+
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        super().check(rest, options, kind)
+        check_batching(**{name: options[name] for name in BATCHING if name in options})
+        check_preset(options.get("preset"))
+        check_controversial(options.get("controversial", "unsafe"))
 
     def identity(self) -> dict[str, object]:
         return {"format": "guard", **self.guard.identity()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from trl_rsa.data.schema import Text
-from trl_rsa.scoring.endpoint import Call, ChatEndpoint, EndpointError
+from trl_rsa.scoring.endpoint import Call, ChatEndpoint, EndpointError, without_key
 from trl_rsa.scoring.guard import Verdict, as_verdicts
 from trl_rsa.scoring.guard_presets import Preset, category_names, choose_preset, named_policies, preset_of_name, sides
 from trl_rsa.scoring.guard_template import fill, merged
@@ -51,8 +51,9 @@ class GuardEndpointScorer(Scorer):
 
     With `api="chat"` the server puts the conversation into the guard's template and answers with log-probabilities.
     The cost is read at the token of the verdict, from the `top_logprobs` most probable ones. Where only one verdict is
-    among them, the other is taken to be as probable as the last of them: the sign is right, and the true cost lies
-    further from 0. With `api="classify"` (vLLM, SGLang) the server has a classifier and gives probabilities.
+    among them, the other is taken to be as probable as it can be: as the last of them, or as all that the list leaves
+    over. The true cost lies further from 0. If the rest could outweigh the verdict that is listed, there is no cost.
+    With `api="classify"` (vLLM, SGLang) the server has a classifier and gives probabilities.
 
     Args:
         endpoint ([`~scoring.endpoint.ChatEndpoint`]):
@@ -146,6 +147,10 @@ class GuardEndpointScorer(Scorer):
         """From `URL#MODEL`."""
         url, _, model = rest.partition("#")
         return cls(ChatEndpoint(url, model, **pick(ChatEndpoint, options)), **sign, **pick(cls, options))
+
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        cls.from_spec(rest, {"kind": kind, "higher_is": None, "zero": 0.0, "name": None}, without_key(options))
 
     def identity(self) -> dict[str, object]:
         where = {"url": self.endpoint.url, "model": self.endpoint.model, "extra_body": self.extra_body}
@@ -245,17 +250,28 @@ def _log_odds(tops: Sequence[tuple[str, float]], unsafe: Sequence[str], safe: Se
     """Of the words, from the most probable tokens. A token counts for a word that it is the beginning of."""
     masses: dict[str, list[float]] = {"unsafe": [], "safe": []}
     listed = [(token.strip().lower(), logprob) for token, logprob in tops if logprob > _NONE]
+    rest = 1.0  # the probability of what is not listed, and of what could begin either word
     for token, logprob in listed:
         of = [side for side, words in (("unsafe", unsafe), ("safe", safe)) if _begins(token, words)]
         if len(of) == 1:
             masses[of[0]].append(logprob)
+        if len(of) < 2:
+            rest -= math.exp(logprob)
     if not masses["unsafe"] and not masses["safe"]:
         return NotScored(
             f"neither verdict is among the {len(tops)} most probable tokens; set unsafe_token and safe_token"
         )
-    least = min(logprob for _, logprob in listed)
-    first, second = (_log_sum(side) if side else least for side in masses.values())
-    return first - second
+    if masses["unsafe"] and masses["safe"]:
+        return _log_sum(masses["unsafe"]) - _log_sum(masses["safe"])
+    found = _log_sum(masses["unsafe"] or masses["safe"])
+    most = math.log(max(rest, _CLOSEST))
+    if found <= most:
+        return NotScored(
+            f"of the two verdicts only one is among the {len(tops)} most probable tokens, with probability "
+            f"{math.exp(found):.2g}, and the other may have {math.exp(most):.2g}; set top_logprobs higher"
+        )
+    distance = found - min(most, *(logprob for _, logprob in listed))
+    return distance if masses["unsafe"] else -distance
 
 
 def _begins(token: str, words: Sequence[str]) -> bool:
@@ -275,6 +291,8 @@ class _Classify:
     def __init__(self, labels: Sequence[int] | None, template: str | None, beaver: bool):
         if labels is not None and not all(isinstance(label, int) and label >= 0 for label in labels):
             raise ValueError(f"You set labels={labels!r}, but a server numbers them from 0 on. Set such numbers.")
+        if labels is not None and not labels:
+            raise ValueError("You set labels to none at all, but then nothing is unsafe. Set those that are.")
         if template is not None and not ("{prompt}" in template and "{response}" in template):
             raise ValueError(
                 f"You set template={template[:60]!r}, but {{prompt}} or {{response}} is missing. Write both."

@@ -7,6 +7,9 @@ from trl_rsa.scoring.classifier import ClassifierScorer
 from trl_rsa.scoring.scorer import NotScored
 
 
+_BEAVER_DAM = 14  # labels
+
+
 class LabelGuard:
     """
     A sequence classifier with independent labels, each a kind of harm, on Safe RLHF's template.
@@ -40,8 +43,16 @@ class LabelGuard:
             dtype=dtype,
             revision=revision,
         )
-        names = self.classifier.model.config.id2label
-        self.names = [str(names[i]) for i in range(self.classifier.model.config.num_labels)]
+        config = self.classifier.model.config
+        # beaver-dam itself may not say it: its 14 labels are known.
+        count, problem = config.num_labels, config.problem_type
+        if not (problem == "multi_label_classification" or (problem is None and count in (1, _BEAVER_DAM))):
+            raise ValueError(
+                f'You set preset="beaver-dam" for the scorer {path!r}, but its config.json does not say that its '
+                f"{count} classes are independent (multi_label_classification): 'safe' would be a kind of harm. "
+                f"Use hf:{path} with label."
+            )
+        self.names = [str(config.id2label[i]) for i in range(count)]
 
     def identity(self) -> dict[str, object]:
         identity = self.classifier.identity()

@@ -166,11 +166,7 @@ def choose_preset(
     Raises:
         ValueError: if there is none, or if an option cannot be used.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(
-            f"You set preset={preset!r}, but the guards that we know are {', '.join(PRESETS)}. Set one of them, or "
-            "unsafe_token and safe_token."
-        )
+    check_preset(preset)
     chosen = PRESETS[preset] if preset is not None else found
     if (unsafe_token is None) != (safe_token is None):
         raise ValueError(
@@ -187,6 +183,14 @@ def choose_preset(
             "with which its verdict begins."
         )
     return chosen if answer is None else replace(chosen, answer=answer)
+
+
+def check_preset(preset: object) -> None:
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(
+            f"You set preset={preset!r}, but the guards that we know are {', '.join(PRESETS)}. Set one of them, or "
+            "unsafe_token and safe_token."
+        )
 
 
 def _words(option: str, given: str | Iterable[str]) -> tuple[str, ...]:
@@ -239,7 +243,7 @@ def named_policies(preset: Preset, policies: str | Iterable[str] | Mapping[str, 
     return named
 
 
-def check_controversial(value: str) -> None:
+def check_controversial(value: object) -> None:
     if value not in ("unsafe", "safe"):
         raise ValueError(
             f'You set controversial={value!r}, but a verdict between safe and unsafe counts as "unsafe" or as "safe". '

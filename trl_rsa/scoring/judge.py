@@ -1,13 +1,13 @@
 """A language model that compares two responses: in both orders, repeatedly, with ties."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
 
 from trl_rsa.data.schema import Text, readable
-from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError
+from trl_rsa.scoring.endpoint import ChatEndpoint, EndpointError, without_key
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer, Sign, keyword_only, pick
 
 
@@ -197,6 +197,10 @@ class JudgeScorer(Scorer):
         criterion = options.get("criterion", "harmless" if sign["kind"] == "cost" else "helpful")
         judge = PairwiseJudge(endpoint, criterion, **pick(PairwiseJudge, options))
         return cls(judge, **sign, **pick(cls, options))
+
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        cls.from_spec(rest, {"kind": kind, "higher_is": None, "zero": 0.0, "name": None}, without_key(options))
 
     def identity(self) -> dict[str, object]:
         return {"format": "judge", **self.judge.identity()}

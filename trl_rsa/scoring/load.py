@@ -12,7 +12,7 @@ from trl_rsa.scoring.functions import FunctionScorer
 from trl_rsa.scoring.guard import GuardScorer
 from trl_rsa.scoring.guard_endpoint import GuardEndpointScorer
 from trl_rsa.scoring.judge import JudgeScorer
-from trl_rsa.scoring.scorer import Direction, Kind, RewardFunction, Scorer, Sign
+from trl_rsa.scoring.scorer import Direction, Kind, RewardFunction, Scorer, Sign, check_sign
 from trl_rsa.scoring.weights import model_folder, model_format
 from trl_rsa.storage.folders import file_digest, model_fingerprint
 from trl_rsa.storage.hub import is_path
@@ -113,6 +113,7 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
             f"You set kind={options['kind']!r} for the scorer of a {what}, but {why}. Remove it; "
             f"where a higher score of the model is {_OPPOSITE[kind]}, set higher_is: {_OPPOSITE[kind]}."
         )
+    check_sign(options.get("higher_is"), options.get("zero", 0.0))
     own = ("higher_is", "zero", "name", "kind")
     options = {name: value for name, value in options.items() if name not in own}
     if isinstance(spec, Scorer):
@@ -133,6 +134,8 @@ def check_spec(spec: Any, options: Mapping[str, Any], kind: Kind = "cost") -> No
     known = [SCORERS[prefix]] if prefix in SCORERS else list(_BY_FORMAT.values())
     names = list(dict.fromkeys(name for scorer in known for name in scorer.option_names()))
     _check_options(f"a {prefix}" if "://" in rest else spec, names, options)
+    if len(known) == 1:
+        known[0].check(rest, options, kind)
     path = rest if prefix in SCORERS else spec
     if "://" not in path and is_path(path) and not Path(path).expanduser().is_dir():
         raise FileNotFoundError(f"You set the scorer to {spec!r}, but there is no folder {path}. Correct the path.")
@@ -143,7 +146,7 @@ def spec_fingerprint(spec: Any) -> str | None:
     if not isinstance(spec, str):
         return None
     prefix, _, rest = spec.partition(":")
-    path = Path(rest if prefix in SCORERS and not Path(spec).is_dir() else spec)
+    path = Path(rest if prefix in SCORERS and not Path(spec).is_dir() else spec).expanduser()
     if path.is_dir():
         return model_fingerprint(path)
     if prefix.endswith(".py") and Path(prefix).is_file():

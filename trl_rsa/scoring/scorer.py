@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, TypedDict
@@ -79,13 +79,7 @@ class Scorer(ABC):
                 f"You set kind={kind!r}, but a scorer gives a reward or a cost, and which of them cannot be read off "
                 'a model. Set kind="reward" (higher is better) or kind="cost" (higher is worse, above 0 unsafe).'
             )
-        if higher_is not in ("better", "worse", None):
-            raise ValueError(
-                f'You set higher_is={higher_is!r}, but a raw score is either "better" or "worse" when it is higher. '
-                "Set one of the two."
-            )
-        if isinstance(zero, bool) or not isinstance(zero, (int, float)) or not math.isfinite(zero):
-            raise ValueError(f"You set zero={zero!r}, but it is subtracted from scores. Set a finite number.")
+        check_sign(higher_is, zero)
         self.kind: Kind = kind
         self.higher_is: Direction = higher_is or _OWN_DIRECTION[kind]
         self.zero = float(zero)
@@ -112,6 +106,12 @@ class Scorer(ABC):
                 Some of [`Scorer.option_names`].
         """
         return cls(rest, **sign, **options)  # type: ignore[arg-type,misc]
+
+    @classmethod
+    def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
+        """Refuses what [`Scorer.from_spec`] would, as far as it shows without loading or asking anything."""
+        if not rest.strip():
+            raise ValueError("You set a scorer to a prefix alone, but a path stands behind it. Write it, as hf:PATH.")
 
     @property
     def sign(self) -> int:
@@ -181,6 +181,16 @@ class Scorer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, kind={self.kind!r}, higher_is={self.higher_is!r})"
+
+
+def check_sign(higher_is: Any, zero: Any) -> None:
+    if higher_is not in ("better", "worse", None):
+        raise ValueError(
+            f'You set higher_is={higher_is!r}, but a raw score is either "better" or "worse" when it is higher. '
+            "Set one of the two."
+        )
+    if isinstance(zero, bool) or not isinstance(zero, (int, float)) or not math.isfinite(zero):
+        raise ValueError(f"You set zero={zero!r}, but it is subtracted from scores. Set a finite number.")
 
 
 def keyword_only(function: Callable[..., Any]) -> list[str]:

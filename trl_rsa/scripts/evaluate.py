@@ -25,9 +25,9 @@ trl-rsa evaluate --model before=my-org/sft --model after=runs/aligned/02-safe --
     --reward hf:my-org/reward-model --cost beaver:PKU-Alignment/beaver-7b-v1.0-cost
 trl-rsa evaluate --responses responses.jsonl --cost my_scorers:harm
 
-SPEC is hf:PATH, beaver:PATH, guard:PATH, guard-endpoint:URL#MODEL, judge:URL#MODEL, module:function or
-file.py:function. What --cost gives is a cost: higher is worse, above 0 unsafe. If its raw score is higher for a better
-response, say --cost_higher_is better.
+SPEC is hf:PATH, beaver:PATH, guard:PATH, guard-endpoint:URL#MODEL, module:function or file.py:function. What --cost
+gives is a cost: higher is worse, above 0 unsafe. If its raw score is higher for a better response, say
+--cost_higher_is better.
 Killed and started again with the same arguments, the command goes on: nothing is sampled or scored twice."""
 
 
