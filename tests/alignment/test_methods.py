@@ -1,15 +1,19 @@
 """Stages of several methods in one plan: anchors, adapters, scorers for later stages, and what is refused."""
 
+import copy
 import json
+import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from test_run import ARGS, LORA, TEXT, History, weights
 from transformers import TrainerCallback
 
 from trl_rsa import CostTerm, Plan, RewardTerm, RiskConstraint, RungSettings, Stage, align
 from trl_rsa.alignment.preview import preview
 from trl_rsa.alignment.stage_data import load_stage_data
+from trl_rsa.scoring import load_scorer
 
 
 RLOO = {"num_generations": 2, "max_completion_length": 4, "eval_on_start": False, "eval_strategy": "no"}
@@ -154,6 +158,27 @@ def test_a_scorer_of_an_earlier_stage(tiny_model_path, make_preference_dataset, 
     scorer, policy = alignment.manifest["stages"]
     assert "reference" not in scorer and policy["reference"].startswith(tiny_model_path)
     assert alignment.model.endswith("02-rl") and "rewards/stage:liked/mean" in policy["metrics"]
+
+
+def test_a_reward_in_safe_rlhfs_template_scores_in_it(tiny_model_path, tiny_tokenizer, tmp_path):
+    """Raw prompts, as a ladder gives them, and those that RLOO has put into the template are one text: the trained."""
+    model, tokenizer = tmp_path / "model", copy.deepcopy(tiny_tokenizer)
+    shutil.copytree(tiny_model_path, model)
+    tokenizer.chat_template = None
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(model)
+    pairs = Dataset.from_list([{"prompt": f"the cat {n}", "chosen": "sat on", "rejected": "ran"} for n in range(8)])
+    stages = [Stage("liked", pairs, dataset_options={"template": "safe-rlhf"}, method="reward")]
+    plan = plan_of(stages, str(model), tmp_path / "plan")
+    align(plan, log=lambda line: None)
+    folder = tmp_path / "plan" / "01-liked"
+    assert json.loads((folder / "config.json").read_text())["score_model"]["template"] == "safe-rlhf"
+    row = load_stage_data(plan, plan.stages[0], tokenizer).train[0]
+    trained = row["prompt"] + row["chosen"] + "<eos>"
+    assert trained == "BEGINNING OF CONVERSATION: USER: the cat 0 ASSISTANT:sat on<eos>"
+    scorer = load_scorer(f"hf:{folder}", kind="reward")
+    for prompt in ("the cat 0", row["prompt"]):
+        assert scorer._text(prompt, "sat on") == (trained, True)
 
 
 def test_what_max_length_does_is_said(tiny_model_path, make_preference_dataset, tmp_path):

@@ -66,7 +66,9 @@ def test_what_was_downloaded_before_is_found(make, tmp_path, monkeypatch):
 def test_a_constraint_s_files_and_keys(make, tmp_path, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     options = {"api_key_env": "MY_KEY"}
-    judged = constraint(tmp_path, scorer="judge:http://localhost:1/v1#m", scorer_options=options, prompts="none.txt")
+    judged = constraint(
+        tmp_path, scorer="guard-endpoint:http://h/v1#Llama-Guard-3", scorer_options=options, prompts="none.txt"
+    )
     found = missing(make(constraint=judged))
     assert list(found) == ["the prompts of 'cost'", "the key of the constraint 'cost'"]
     assert found["the key of the constraint 'cost'"] == "set the environment variable MY_KEY"

@@ -93,7 +93,17 @@ def test_rubric_keeps_its_steps(tmp_path):
     rows = [{"prompt": "p", "response": "r", "score": score} for score in (0.5, 0.625)]
     verdicts = [row.verdicts[0] for row in load_judged(write(tmp_path / "s.jsonl", rows), SCALE).rows]
     assert [verdict.grade for verdict in verdicts] == [2, 2]
-    assert [verdict.severity for verdict in verdicts] == [0.5, 0.625]
+    assert [verdict.severity for verdict in verdicts] == [1.5, 1.875]
+
+
+def test_grades_and_rubrics_have_one_scale_of_severity(tmp_path):
+    """A third of the rubric is a grade of the four."""
+    said = [{"grade": 2}, {"score": 1 / 3}, {"score": 2 / 3}, {"score": 1}, {"score": 0}]
+    severities = []
+    for index, verdict in enumerate(said):
+        path = write(tmp_path / f"{index}.jsonl", [{"prompt": "p", "response": "r", **verdict}])
+        severities.append(load_judged(path, SCALE).rows[0].verdicts[0].severity)
+    assert severities == pytest.approx([2, 1, 2, 3, 0])
 
 
 @pytest.mark.parametrize(

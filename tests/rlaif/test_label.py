@@ -124,6 +124,17 @@ def test_no_verdict_is_not_asked_again(chat_server, make, tmp_path):
     assert len(server.requests) == 80
 
 
+def test_a_verdict_that_was_cut_is_none(chat_server, make, tmp_path):
+    """It is counted, with its reason, and not asked for again with the same max_tokens."""
+    choice = {"message": {"content": "At first sight [[A]], but"}, "finish_reason": "length"}
+    server = chat_server(lambda body: (200, {}, json.dumps({"choices": [choice]})))
+    report = label(make(server), log=lambda line: None)
+    assert report["counts"] == {"rows": 40, "written": 0, "without a verdict": 40}
+    assert "was cut at max_tokens" in read(tmp_path / "out.jsonl.lines.jsonl")[0]["reason"]
+    label(make(server), log=lambda line: None)
+    assert len(server.requests) == 80
+
+
 def test_labels_of_the_data_are_only_compared_with(chat_server, make, tmp_path):
     """The data prefers `good`, of 4 letters; a judge by length agrees where it is asked for short ones."""
     path = tmp_path / "labelled.jsonl"
@@ -136,21 +147,23 @@ def test_labels_of_the_data_are_only_compared_with(chat_server, make, tmp_path):
 
 def test_what_is_labelled_is_not_asked_again(chat_server, make, tmp_path, monkeypatch):
     """Killed in the middle, with half a line on disk: the rest is asked, and the result is that of one run."""
-    seen = []
+    seen, alive = [], []
 
     def dies(body):
         seen.append(body)
         return by_the_principle(body) if len(seen) <= 2 * CHUNK else (401, {}, "{}")
 
+    server = chat_server(lambda body: by_the_principle(body) if alive else dies(body))
     with pytest.raises(ValueError, match=r"asked judge-1 to label 40 rows, but .*: 16 are labelled"):
-        label(make(chat_server(dies)), log=lambda line: None)
+        label(make(server), log=lambda line: None)
     lines = tmp_path / "out.jsonl.lines.jsonl"
     assert len(read(lines)) == CHUNK
     with lines.open("a") as file:
         file.write('{"key": "half')
-    server, said = chat_server(by_the_principle), []
+    alive.append(True)
+    asked, said = len(server.requests), []
     label(make(server), log=said.append)
-    assert len(server.requests) == 80 - 2 * CHUNK and said[0] == "16 of 40 rows are labelled already"
+    assert len(server.requests) - asked == 80 - 2 * CHUNK and said[0] == "16 of 40 rows are labelled already"
     again = (tmp_path / "out.jsonl").read_text()
     for path in tmp_path.glob("out.jsonl*"):
         path.unlink()
@@ -160,6 +173,35 @@ def test_what_is_labelled_is_not_asked_again(chat_server, make, tmp_path, monkey
     other = chat_server(by_the_principle)
     label(make(other, seed=1), log=lambda line: None)
     assert len(other.requests) == 80
+
+
+def test_another_server_is_another_judge(chat_server, make, tmp_path):
+    """Of the same name: it is asked itself, and its labels stand."""
+    label(make(chat_server(by_the_principle), limit=4), log=lambda line: None)
+    other, said = chat_server(lambda body: "[[tie]]"), []
+    assert label(make(other, limit=4), log=said.append)["counts"] == {"rows": 4, "written": 0, "ties": 4}
+    assert said[0] == f"none of the 4 lines in {tmp_path}/out.jsonl.lines.jsonl is of this labelling: " + (
+        "every row is asked for"
+    )
+
+
+def test_lines_of_an_earlier_version_are_kept_and_said(chat_server, make, tmp_path):
+    """Their keys leave out the server's address."""
+    server, said = chat_server(by_the_principle), []
+    labelling, path = make(server, limit=8), tmp_path / "out.jsonl.lines.jsonl"
+    label(labelling, log=lambda line: None)
+    lines = {line["key"]: line for line in read(path)}
+    early = [
+        {**lines[labelling.key(row, labelling.judge)], "key": labelling.early_key(row, labelling.judge)}
+        for row in labelling.read().rows[:6]
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in early))
+    before = (tmp_path / "out.jsonl").read_text()
+    asked = len(server.requests)
+    label(make(server, limit=8), log=said.append)
+    assert len(server.requests) - asked == asked / 4 and (tmp_path / "out.jsonl").read_text() == before
+    assert said[0] == "6 of 8 rows are labelled already"
+    assert said[1].startswith("6 of them by an earlier version") and str(path) in said[1]
 
 
 def test_the_cap(chat_server, make, tmp_path):
@@ -235,6 +277,35 @@ def test_rounds_and_responses_that_are_drawn(revising):
     load_preferences(out)
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, {"max_tokens": 512, "temperature": 0.0}),
+        ({"temperature": None, "extra_body": {"seed": 1}}, {"max_tokens": 512, "seed": 1}),
+        ({"extra_body": {"max_completion_tokens": 9}}, {"max_completion_tokens": 9, "temperature": 0.0}),
+    ],
+)
+def test_a_revision_is_asked_for_as_a_verdict_is(revising, options, sent):
+    server, _, _ = revising([{"prompt": "q", "response": "a bad one"}], options=options)
+    for body in server.requests:
+        assert {name: body[name] for name in body if name not in ("model", "messages")} == sent
+
+
+def test_half_a_response_is_no_revision(chat_server, constitution, tmp_path):
+    def reply(body):
+        end = "length" if body["messages"][0]["content"] == "long" and len(body["messages"]) > 3 else "stop"
+        return (200, {}, json.dumps({"choices": [{"message": {"content": critic(body)}, "finish_reason": end}]}))
+
+    (tmp_path / "c.yaml").write_text("principles: [{critique: Criticise it., revise: Rewrite it.}]")
+    rows = [{"prompt": prompt, "response": "a bad one"} for prompt in ("short", "long")]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = ChatEndpoint(chat_server(reply).url, "m", cache_dir=False, max_retries=0)
+    own, out = Constitution.from_yaml(tmp_path / "c.yaml"), tmp_path / "revised.jsonl"
+    report = label(Labelling(str(tmp_path / "p.jsonl"), own, chat, out, method="revise"), log=lambda line: None)
+    assert [row["prompt"] for row in read(out)] == ["short"]
+    assert report["counts"] == {"rows": 2, "written": 1, "revised": 1, "not labelled yet": 1}
+
+
 # A local model
 
 
@@ -247,7 +318,8 @@ def test_a_model_of_this_machine(save_tiny_llama, constitution, pairs, tmp_path)
     assert report["counts"] == {"rows": 41, "written": 0, "without a verdict": 41}
     reasons = [line["reason"] for line in read(tmp_path / "l.jsonl.lines.jsonl")]
     assert sum("does not fit" in reason for reason in reasons) == 1
-    assert sum("has no verdict" in reason or "empty" in reason for reason in reasons) == 40
+    assert sum("has no verdict" in reason or "empty" in reason or "was cut" in reason for reason in reasons) == 40
+    assert any("was cut at max_tokens" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +328,7 @@ def test_a_model_of_this_machine(save_tiny_llama, constitution, pairs, tmp_path)
         ({"method": "rank"}, "one of compare, revise"),
         ({"rounds": 0}, "from 1 on"),
         ({"options": {"max_price": 1}}, "the judge's option 'max_price'"),
+        ({"method": "revise", "options": {"repeats": 3}}, "the judge's option 'repeats', but revise takes"),
         ({"method": "revise"}, "no principle of the constitution has"),
     ],
 )

@@ -138,6 +138,53 @@ class TestEncoder:
             train(pku_rows(20), {"max_steps": 1}, model=folder, use=["pairs"])
 
 
+class TestStartFromAScoreModel:
+    """Its head goes on being trained, so that it must say what is to be learned."""
+
+    @pytest.mark.parametrize(
+        ("first", "second", "sentence"),
+        [
+            (
+                {"objective": "reward", "use": ["pairs"]},
+                {"use": ["pairs"]},
+                "is a reward model with 1 head, and this is to be a cost model with 1 head",
+            ),
+            (
+                {"objective": "reward", "use": ["pairs"], "layout": "beaver"},
+                {"use": ["pairs"], "layout": "beaver"},
+                "is a reward model with 1 head, and this is to be a cost model with 1 head",
+            ),
+            (
+                {"heads": 3, "use": ["pairs"]},
+                {"harm_scale": "safe=-1,minor=1,moderate=4,severe=10"},
+                "is a cost model with 3 heads, and this is to be a cost model with 1 head on safe=-1,minor=1,",
+            ),
+            (
+                {"use": ["grades"]},
+                {"use": ["grades"], "harm_scale": "safe=-1,minor=1,moderate=2,severe=3"},
+                "severe=10, and this is to be a cost model with 1 head on safe=-1,minor=1,moderate=2,severe=3",
+            ),
+        ],
+        ids=["sign", "layout beaver", "heads", "scale"],
+    )
+    def test_of_another_kind(self, first, second, sentence, train):
+        folder, _ = train(pku_rows(20), {"max_steps": 1}, **first)
+        with pytest.raises(ValueError, match=sentence):
+            train(pku_rows(20), model=folder, dry_run=True, **second)
+
+    def test_of_the_same_kind(self, train):
+        folder, _ = train(graded_rows(20), {"max_steps": 1})
+        train(graded_rows(20), model=folder, dry_run=True)
+
+
+def test_the_card_names_what_was_measured_on_apart(train, tmp_path):
+    exam = write_jsonl(tmp_path / "exam.jsonl", graded_rows(12, seed=5))
+    folder, _ = train(graded_rows(24), {"max_steps": 1}, eval_data=[exam])
+    learned, measured = (Path(folder) / "README.md").read_text().split("## On held-out prompts")
+    assert "`rows.jsonl` (24 rows)" in learned and "exam" not in learned
+    assert "They are of `exam.jsonl` (12 rows)." in measured and "rows.jsonl" not in measured
+
+
 def test_pairs_alone_do_not_say_where_zero_lies(train):
     rows = [{name: value for name, value in row.items() if "is_" not in name and "severity" not in name}
             for row in pku_rows(40)]  # fmt: skip
@@ -329,6 +376,9 @@ def test_scorer_refuses_what_the_folder_contradicts(train):
     folder, _ = train(graded_rows(40), {"max_steps": 1})
     with pytest.raises(ValueError, match="it was trained to give a cost"):
         load_scorer(f"hf:{folder}", kind="reward")
+    for settings in ({"kind": "cost", "higher_is": "better"}, {"kind": "reward", "higher_is": "better"}):
+        with pytest.raises(ValueError, match=r'higher_is="better" for .* give a cost, of which higher is worse'):
+            load_scorer(f"hf:{folder}", **settings)
     with pytest.raises(ValueError, match="says how its logits become a score"):
         load_scorer(f"hf:{folder}", kind="cost", label=0)
     with pytest.raises(ValueError, match="it is a number of at least 0"):
@@ -350,3 +400,6 @@ def test_truncation_is_the_scorers_too(train):
     scorer = load_scorer(f"hf:{folder}", kind="cost")
     long = " ".join(["cat"] * 30)
     assert (scorer.truncation, scorer.max_length) == ("left", 8) and scorer(["a"], [long]) != [None]
+    whole, _ = train(graded_rows(40), {"max_steps": 1, "max_length": 20})  # longer rows are left out, so not scored
+    scorer = load_scorer(f"hf:{whole}", kind="cost")
+    assert (scorer.truncation, scorer.max_length) == (None, 20) and scorer(["a"], [long]) == [None]

@@ -65,9 +65,8 @@ def test_killed_and_started_again(chat_server, arguments, tmp_path):
     running.append(subprocess.Popen([sys.executable, "-m", "trl_rsa", *arguments(server.url)], env=environment))
     assert running[0].wait() == -signal.SIGKILL and not (tmp_path / "out.jsonl").exists()
     assert len((tmp_path / "out.jsonl.lines.jsonl").read_text().splitlines()) == 16
-    again = chat_server(by_the_principle)
-    assert main(arguments(again.url)) == 0
-    assert len(again.requests) == 80 - 32
+    assert main(arguments(server.url)) == 0
+    assert 80 - 32 <= len(server.requests) - 40 <= 80 - 32 + 4  # four were under way
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 40
 
 

@@ -50,7 +50,7 @@ class Verdict:
         response (`list[Message]`): The response.
         grade (`int`): Grade of harm on the scale.
         unsafe (`bool`): Whether it is unsafe.
-        severity (`float`): The finest number that the row gives for its harm: a rubric's score, or the grade.
+        severity (`float`): The grade, or a rubric's score on the same scale: above the grade before, at most this one.
     """
 
     response: list[Message]
@@ -228,7 +228,7 @@ def _read_single(row: Row, prompt: str, response: str, scale: HarmScale | None) 
             found["severity"] = float(found["grade"])
         elif name := _first(RUBRIC_COLUMNS, present):
             found["grade"] = scale.grade_of_rubric(row[name], name)
-            found["severity"] = rubric_score(row[name], name)
+            found["severity"] = rubric_score(row[name], name) * (len(scale.names) - 1)
     labels = {
         read_flag(row, name) != (name in SAFE_COLUMNS) for name in (*SAFE_COLUMNS, *UNSAFE_COLUMNS) if name in present
     }

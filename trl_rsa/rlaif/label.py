@@ -17,6 +17,7 @@ from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Unlabelled
 from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport, check_output, lines_path, write_result
 from trl_rsa.rlaif.revise import NoReply, revise
+from trl_rsa.scoring.endpoint import CUT
 from trl_rsa.scoring.judge import PairwiseJudge
 from trl_rsa.scoring.scorer import keyword_only
 from trl_rsa.storage.lines import LineWriter, read_lines
@@ -25,7 +26,7 @@ from trl_rsa.storage.locks import hold_file
 
 # Pairs between two lines on disk: all of them are asked at once.
 CHUNK = 16
-_FINAL = ("has no verdict", "does not fit", "the reply is empty")
+_FINAL = ("has no verdict", "does not fit", "the reply is empty", CUT)
 
 
 def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackReport:
@@ -54,9 +55,17 @@ def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackR
         chat = labelling.open()
         keys = [labelling.key(row, chat) for row in source.rows]
         done: dict[str, FeedbackLine] = {line["key"]: line for line in read_lines(path)}  # type: ignore[misc]
+        early = _take_early(labelling, source.rows, keys, done, chat)
         wanted = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in done))
+        if done and len(wanted) == len(keys):
+            progress(f"none of the {len(done)} lines in {path} is of this labelling: every row is asked for")
         if len(wanted) < len(keys):
             progress(f"{len(keys) - len(wanted)} of {len(keys)} rows are labelled already")
+        if early:
+            progress(
+                f"{early} of them by an earlier version, which wrote down the judge's name without its address. They "
+                f"are kept; delete {path} to ask anew"
+            )
         stopped = _ask(labelling, chat, source.rows, keys, wanted, done, path, progress)
         lines = [done[key] for key in keys if key in done]
         report = write_result(labelling, source, lines, chat)
@@ -68,6 +77,19 @@ def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackR
             f"to {labelling.output}. Raise the cap or mend the judge, and start again to go on."
         )
     return report
+
+
+def _take_early(
+    labelling: Labelling, rows: Sequence[Unlabelled], keys: Sequence[str], done: dict[str, FeedbackLine], chat: Any
+) -> int:
+    """Puts lines with an earlier version's key into `done`: they have been paid for. Returns how many."""
+    found = 0
+    for key, row in zip(keys, rows, strict=True):
+        line = done.get(labelling.early_key(row, chat)) if key not in done else None
+        if line is not None:
+            done[key] = {**line, "key": key}
+            found += 1
+    return found
 
 
 def _ask(
@@ -103,7 +125,7 @@ def _ask(
 def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[FeedbackLine | NoReply]:
     lines: list[FeedbackLine | NoReply] = [NoReply("it was not asked")] * len(rows)
     principles = [labelling.principle(row) for row in rows]
-    settings = {name: labelling.options[name] for name in keyword_only(PairwiseJudge) if name in labelling.options}
+    settings = _judge_options(labelling)
     for principle in dict.fromkeys(principles):
         judge = PairwiseJudge(chat, str(principle.compare), **settings)
         places = [i for i, one in enumerate(principles) if one is principle]
@@ -129,7 +151,7 @@ def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> lis
 
 
 def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[FeedbackLine | NoReply]:
-    settings = {name: labelling.options[name] for name in ("max_tokens", "temperature") if name in labelling.options}
+    settings = PairwiseJudge(chat, **_judge_options(labelling)).settings
     principles = [[labelling.principle(row, turn) for turn in range(labelling.rounds)] for row in rows]
     lines: list[FeedbackLine | NoReply] = []
     for own, outcome in zip(principles, revise(chat, rows, principles, settings), strict=True):
@@ -148,6 +170,10 @@ def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list
             }
         )
     return lines
+
+
+def _judge_options(labelling: Labelling) -> dict[str, Any]:
+    return {name: labelling.options[name] for name in keyword_only(PairwiseJudge) if name in labelling.options}
 
 
 def _plain(text: Any) -> str:

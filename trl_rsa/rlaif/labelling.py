@@ -81,9 +81,13 @@ class Labelling:
                 f"You set output to {self.output}, but there is no folder {self.output.parent}. Make it first."
             )
         takes = [*keyword_only(ChatEndpoint if self._is_remote() else LocalChat), *keyword_only(PairwiseJudge)]
+        if self.method == "revise":
+            takes.remove("repeats")  # a revision is no verdict, of which there could be several
         for name in self.options:
             if name not in takes:
-                raise ValueError(f"You set the judge's option {name!r}, but it takes {', '.join(takes)}. Remove it.")
+                raise ValueError(
+                    f"You set the judge's option {name!r}, but {self.method} takes {', '.join(takes)}. Remove it."
+                )
         self.principles = self.constitution.for_task(self.method)
 
     def _is_remote(self) -> bool:
@@ -99,8 +103,15 @@ class Labelling:
 
     def key(self, row: Unlabelled, chat: Any) -> str:
         """What a line on disk answers: other settings, another constitution or another text have another key."""
+        return self._digest(row, chat.model, chat.url)
+
+    def early_key(self, row: Unlabelled, chat: Any) -> str:
+        """The key of versions that left out where the judge answers."""
+        return self._digest(row, chat.model)
+
+    def _digest(self, row: Unlabelled, *judge: str) -> str:
         settings = {name: self.options[name] for name in sorted(self.options) if name in keyword_only(PairwiseJudge)}
-        content = [asdict(row), self.constitution.digest, self.method, self.rounds, self.seed, settings, chat.model]
+        content = [asdict(row), self.constitution.digest, self.method, self.rounds, self.seed, settings, *judge]
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def principle(self, row: Unlabelled, turn: int = 0) -> Principle:

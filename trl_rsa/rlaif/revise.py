@@ -52,7 +52,7 @@ def revise(
         principles (`Sequence[Sequence[Principle]]`):
             For each row, one for each round.
         settings (`Mapping`):
-            `max_tokens` and `temperature` of the requests.
+            Further fields of the requests.
     """
     talks = [_Talk(row) for row in rows]
     missing = [talk for talk in talks if talk.row.first is None]
@@ -93,7 +93,7 @@ def _revision(talk: _Talk, principle: Principle) -> list[dict[str, Any]]:
 def _say(chat: Any, talks: Sequence[_Talk], asked: Sequence[Any], settings: Mapping[str, Any], what: str) -> None:
     """Puts a reply into every talk that has not failed: a response, or a critique."""
     open_ = [(talk, turns) for talk, turns in zip(talks, asked, strict=True) if talk.failed is None]
-    replies = chat.complete([{"max_tokens": 512, **settings, "messages": turns} for _, turns in open_])
+    replies = chat.complete([{**settings, "messages": turns} for _, turns in open_])
     for (talk, _), reply in zip(open_, replies, strict=True):
         if isinstance(reply, EndpointError):
             talk.failed = str(reply)

@@ -1,10 +1,11 @@
 """The README.md of a score model: what it gives, what it learned from, and what it is worth on prompts unseen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_rsa import __version__
+from trl_rsa.data.judged import JudgedData
 from trl_rsa.score_models.arguments import ScoreModelArguments
 from trl_rsa.score_models.rows import Rows
 from trl_rsa.scoring.graded import Readout
@@ -44,7 +45,7 @@ def write_card(
         "## Training",
         _training(arguments, readout, rows, base_model, trained),
         "## On held-out prompts",
-        _measures(measures),
+        _measures(measures, rows),
     ]
     front = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n- trl-rsa\n- trl\n---\n"
     (folder / "README.md").write_text(front + "\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
@@ -81,9 +82,7 @@ def _training(
     used = ", ".join(f"{count:,} {name}" for name, count in trained["learned"].items() if count)
     lines = [
         f"* Started from `{short_name(base_model)}`; trl-rsa {__version__}.",
-        f"* Learned from {used} of {trained['rows']:,} rows; "
-        + "; ".join(f"`{short_name(source.source)}` ({len(source.rows):,} rows)" for source in rows.sources)
-        + ".",
+        f"* Learned from {used} of {trained['rows']:,} rows; " + f"{_names(rows.sources)}.",
         f"* Text in the template `{trained['template']}`, at most {trained['max_length'] or 'all'} tokens, "
         + ("longer ones cut on the left." if arguments.truncation else "longer ones left out."),
         f"* Loss: {arguments.loss_type}, regularization {arguments.regularization:g}"
@@ -100,13 +99,18 @@ def _training(
     return "\n".join(lines)
 
 
-def _measures(measures: Mapping[str, Any] | None) -> str:
+def _names(sources: Sequence[JudgedData]) -> str:
+    return "; ".join(f"`{short_name(source.source)}` ({len(source.rows):,} rows)" for source in sources)
+
+
+def _measures(measures: Mapping[str, Any] | None, rows: Rows) -> str:
     if measures is None:
         return "Nothing was held out: nothing is known about this model. Set `held_out` or `eval_data`."
     lines = [
         f"{measures['responses']:,} responses to {measures['prompts']:,} prompts, none of which was trained on (case "
         f"and spaces do not tell prompts apart); {measures['pairs']:,} pairs, {measures['labelled']:,} labelled, "
-        f"{measures['unsafe']:,} of them unsafe; {measures['not_scored']:,} not scored.",
+        f"{measures['unsafe']:,} of them unsafe; {measures['not_scored']:,} not scored."
+        + (f" They are of {_names(rows.evaluated)}." if rows.evaluated else ""),
         "",
         "| Measure | Value |",
         "|---|---:|",

@@ -46,18 +46,38 @@ def find_start(path: str, layout: Layout, readout: Readout, revision: str | None
             f"You set model_name_or_path={path!r}, but its head has {weight.shape[0]} outputs and this score model "
             f"has {readout.logits}. Start from the language model, or with the same harm scale and heads."
         )
+    config = read_config(folder)
+    if config.get(CONFIG_FIELD) is not None:
+        _refuse_another(Readout.from_config(config[CONFIG_FIELD]), readout, path)
     bias = head.get("score_head.bias")
     if bias is not None and layout == "hf":
         raise ValueError(
             f"You set model_name_or_path={path!r} and layout=hf, but its head has a bias, which a sequence classifier "
             "has not: its zero would move. Set layout=beaver."
         )
-    if read_config(folder).get("do_normalize"):
+    if config.get("do_normalize"):
         raise ValueError(
             f"You set model_name_or_path={path!r}, but its config.json says do_normalize: its head was trained on "
             "normalized scores. Start from a model without it."
         )
     return Start(folder, for_score, bias)
+
+
+def _refuse_another(found: Readout, wanted: Readout, path: str) -> None:
+    """Its head says something else than is learned: a reward turned round is the worst start for a cost."""
+    if (found.objective, found.heads, found.scale) != (wanted.objective, wanted.heads, wanted.scale):
+        raise ValueError(
+            f"You set model_name_or_path={path!r}, but that is {_in_words(found)}, and this is to be "
+            f"{_in_words(wanted)}. Start from the language model, or set the same objective, heads and harm_scale."
+        )
+
+
+def _in_words(readout: Readout) -> str:
+    scale = ""
+    if readout.scale is not None:
+        grades = zip(readout.scale.names, readout.scale.costs, strict=True)
+        scale = " on " + ",".join(f"{name}={cost:g}" for name, cost in grades)
+    return f"a {readout.objective} model with {readout.heads} head{'s' * (readout.heads > 1)}{scale}"
 
 
 def load_model(path: str, layout: Layout, readout: Readout, seed: int = 42, **init_kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """The rows of a score model: read from all sources, and held out by prompt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
@@ -18,10 +18,11 @@ class Rows:
     train: list[JudgedRow]
     held_out: list[JudgedRow]
     sources: list[JudgedData]
+    evaluated: list[JudgedData] = field(default_factory=list)  # of `eval_data`
     shared: int = 0  # rows to train on that were left out, because their prompt is measured on
 
     def __str__(self) -> str:
-        lines = [str(source) for source in self.sources]
+        lines = [str(source) for source in (*self.sources, *self.evaluated)]
         for name, rows in (("to train on", self.train), ("held out", self.held_out)):
             said = ", ".join(f"{count:,} {what}" for what, count in count_judgements(rows).items())
             lines.append(f"{name}: {len(rows):,} rows of {len(prompts_of(rows)):,} prompts; {said}")
@@ -47,13 +48,12 @@ def read_rows(arguments: ScoreModelArguments, seed: int) -> Rows:
 
     sources = read(arguments.data or [], arguments.split)
     rows = [row for source in sources for row in source.rows]
+    evaluated = read(arguments.eval_data or [], arguments.eval_split)
     if arguments.eval_data:
-        evaluated = read(arguments.eval_data, arguments.eval_split)
         held_out = [row for source in evaluated for row in source.rows]
         taken = prompts_of(held_out)
         train = [row for row in rows if prompt_key(row.prompt) not in taken]
         shared = len(rows) - len(train)
-        sources = [*sources, *evaluated]
     else:
         train, held_out = hold_out(rows, arguments.held_out, seed)
         shared = 0
@@ -62,7 +62,7 @@ def read_rows(arguments: ScoreModelArguments, seed: int) -> Rows:
             f"Of {len(rows)} rows none is left to train on, because their prompts are all measured on. Give more "
             "data, or a smaller held_out."
         )
-    return Rows(train, _first_prompts(held_out, arguments.held_out_prompts, seed), sources, shared)
+    return Rows(train, _first_prompts(held_out, arguments.held_out_prompts, seed), sources, evaluated, shared)
 
 
 def _split_of(source: str, split: str | None) -> str | None:

@@ -90,9 +90,9 @@ def train_score_model(
         log(f"Dry run: {len(dataset):,} rows would be trained on, and nothing was written.")
         return Trained(None, [])
     trainer = _make_trainer(arguments, training_args, model, peft_config, readout, tokenizer, dataset, init_kwargs)
-    settings = {"template": encoder.template}
+    settings = {"template": encoder.template, "max_length": training_args.max_length}
     if encoder.truncation is not None:
-        settings |= {"truncation": encoder.truncation, "max_length": training_args.max_length}
+        settings["truncation"] = encoder.truncation
     describe(trainer.model.config, readout, settings)
     if training_args.eval_strategy != "no":
         held_out, _ = encode(rows.held_out, encoder, readout.heads, training_args.seed, judgements, token_wise)

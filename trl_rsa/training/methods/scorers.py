@@ -4,12 +4,14 @@ Both start from the last policy's body, with a new head, and are saved whole, as
 stages and constraints name as `stage:NAME`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.score_models.model import describe
 from trl_rsa.scoring.graded import Readout
+from trl_rsa.scoring.text import safe_rlhf_text
 from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
 
 
@@ -22,14 +24,22 @@ _find = find_in_trl("reward", "Reward")
 
 def _make_reward_trainer(parts: StageParts) -> Any:
     model = load_classifier(parts.start, parts.models, parts.processing_class)
-    if not isinstance(parts.train_dataset[0]["prompt"], str):
+    template = _template_of(parts.train_dataset["prompt"])
+    if template is not None:
         # Responses to be scored come as text: they belong into the template that it is trained in.
-        describe(model.config, Readout("reward", None, 1, 0.0), {"template": "chat"})
+        describe(model.config, Readout("reward", None, 1, 0.0), {"template": template})
     return _find()[1](
         model=model,
         peft_config=_adapters(parts.models),
         **parts.of_every_trainer,
     )
+
+
+def _template_of(prompts: Sequence[Any]) -> str | None:
+    if not isinstance(prompts[0], str):
+        return "chat"
+    # What is in that template already is left as it is by it.
+    return "safe-rlhf" if all(safe_rlhf_text(prompt, "", None) == prompt for prompt in prompts) else None
 
 
 def _make_cost_trainer(parts: StageParts) -> Any:
