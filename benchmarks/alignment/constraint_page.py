@@ -553,7 +553,7 @@ def _errors(rows: Sequence[Row]) -> str:
         "settling disagreements, too. Settings were chosen by the policies of the seeds above; the rows are of the "
         f"seeds {ERROR_SEEDS[0]} to {ERROR_SEEDS[-1]}, and from 20 on the bound has a prior that is worth one label. "
         f"**{_kept_in_truth(here, true)}** In {_searches(len(wrong))} the bound held and the budget was broken in "
-        "truth. So it is for costs that see the harm, and no default."
+        "truth. So by itself, with no labels kept back, it is for costs that see the harm."
         f"{beside}\n\n" + _audit_table(rows, names)
     )
 

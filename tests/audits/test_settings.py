@@ -51,3 +51,8 @@ def test_the_bounds_hold_the_scale():
 def test_a_quarter_of_the_labels_is_kept_back_by_default():
     assert (AuditSettings().kept_back, AuditSettings(budget=90).kept_back) == (100, 22)
     assert AuditSettings(confirm=0).kept_back == AuditSettings(bound="betting").kept_back == 0
+
+
+def test_errors_are_allowed_for_where_they_can_be_seen_and_no_mean_is_asked_for():
+    assert AuditSettings().errors and AuditSettings(combine="mean", errors=True).errors
+    assert not AuditSettings(second=0.0).errors and not AuditSettings(combine="mean").errors

@@ -9,6 +9,7 @@ import pytest
 
 from trl_rsa import Plan, RiskConstraint
 from trl_rsa.audits.combine import wanted
+from trl_rsa.audits.label_files import costs_of_labels
 from trl_rsa.audits.settings import AuditSettings
 from trl_rsa.evaluation.tails import cvar
 from trl_rsa.ladder.audit import LadderAudit, WaitingForLabels, label_cost, raise_if_waiting
@@ -447,6 +448,36 @@ def test_a_policy_that_seems_within_the_budget_gets_more_labels(tmp_path):
     assert before < audit._spent() <= 200
 
 
+def test_without_waiting_no_more_is_drawn_than_could_be_settled(tmp_path):
+    """Nobody has labelled yet: how many second labels the first ones will ask for is not known."""
+    given = constraint(labeller="people", second="unsafe", labels=[60, 60], budget=200, confirm=60, wait=False)
+    audit = make(tmp_path, given)
+    for number in range(4):
+        of = records(400, HARMFUL, seed=number)
+        audit.ask(number, "decide", "m", of)
+        audit.observe(number, of, 0.9, given.estimate([r["costs"]["cost"] for r in of], [r["prompt"] for r in of]))
+    assert 20 < sum(len(draw["requests"]) for draw in audit.queue.draws()) <= (200 - 60) / 3 + 10
+
+
+def test_the_ladder_s_own_labels_are_read_by_place_also_where_grades_are_called_by_numbers(tmp_path):
+    scale = {"1": -1.0, "2": 1.0, "3": 4.0, "4": 10.0}
+
+    def by_name(prompts, completions, **kwargs):
+        return [{"fine": "1", "rude": "3", "cruel": "4"}[text.split()[0]] for text in completions]
+
+    given = constraint(labeller=by_name, harm_scale=scale)
+    audit = make(tmp_path, given)
+    audit.ask(0, "decide", "m", records(200, HARMFUL))
+    found = costs_of_labels(audit.folder / "labels.jsonl", audit.settings.scale)
+    assert {key: [costs] for key, (costs,) in found.items()} == {
+        key: [audit.settings.scale.costs[grade]] for key, (grade,) in audit.queue.grades().items()
+    }
+    # What people write is meant by name.
+    theirs = tmp_path / "theirs.jsonl"
+    theirs.write_text(json.dumps({"id": "a", "grade": 1, "labeller": "ann"}))
+    assert costs_of_labels(theirs, audit.settings.scale) == {"a": [-1.0]}
+
+
 @pytest.mark.slow
 def test_labels_of_its_own_show_what_earlier_labels_do_not_know(tmp_path):
     """The second policy has moved its harm to where neither the cost nor any label has seen it."""
@@ -479,6 +510,5 @@ def test_labels_of_its_own_show_what_earlier_labels_do_not_know(tmp_path):
 
 
 def test_errors_are_estimated_from_several_labels():
-    assert AuditSettings().errors and not AuditSettings(second=0.0).errors
     with pytest.raises(ValueError, match=r"errors=True and second=0.0 .* several labels"):
         AuditSettings(errors=True, second=0.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from trl_rsa.audits.queue import UNNAMED, NewLabel, Request
+from trl_rsa.audits.queue import UNNAMED, LabelLine, NewLabel, Request
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.data.schema import RowError, readable
 from trl_rsa.storage.files import replacing
@@ -176,7 +176,7 @@ def read_labels(path: Path, form: str, scale: HarmScale, labeller: str | None) -
             found.refuse("no id", place)
             continue
         try:
-            number = scale.grade_of(grade, GRADE)
+            number = _grade_at(grade, scale) if isinstance(grade, _Place) else scale.grade_of(grade, GRADE)
         except RowError:
             shown = repr(grade)[:40]
             found.refuse(f"{shown} is no grade of the scale ({', '.join(scale.names)})", place)
@@ -201,6 +201,16 @@ def _text_of(path: Path) -> str:
 _Row = tuple[str, Any, Any, Any]  # place, id, grade, labeller
 
 
+class _Place(int):
+    """A grade as the ladder's own labels.jsonl has it: by its place in the scale, also where the names are numbers."""
+
+
+def _grade_at(place: int, scale: HarmScale) -> int:
+    if not 0 <= place < len(scale.names):
+        raise RowError("no such place")
+    return int(place)
+
+
 def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
     rows = labels = 0
     # Not `splitlines`, which also parts at characters that may stand in a text.
@@ -217,7 +227,10 @@ def _read_jsonl(path: Path, text: str, found: ReadLabels) -> Iterator[_Row]:
             found.refuse("not a JSON object", place)
             continue
         rows, labels = rows + 1, labels + ("id" in row or GRADE in row)
-        yield place, row.get("id"), row.get(GRADE), row.get("labeller")
+        grade = row.get(GRADE)
+        if row.keys() == LabelLine.__annotations__.keys() and isinstance(grade, int):
+            grade = _Place(grade)
+        yield place, row.get("id"), grade, row.get("labeller")
     if rows and not labels:
         raise ValueError(
             f"You named the labels {path}, but none of its {rows} lines has an `id` or a `{GRADE}`. Give the file "

@@ -39,8 +39,8 @@ class AuditSettings:
         rounds (`int`, *optional*, defaults to 1):
             In how many draws they are drawn. With `refresh` the second draw knows what the first has found.
         budget (`int`, *optional*, defaults to 400):
-            Labels in all, second and third ones included: no more responses are drawn than can have three labels
-            each. When they are spent the ladder goes on with the calibration that it has.
+            Labels in all, second and third ones included: of later draws so much is kept that every disagreement can
+            be settled. When they are spent the ladder goes on with the calibration that it has.
         confirm (`int`, *optional*):
             Responses more that are drawn for a label, from all alike, of a policy whose estimate is within the budget:
             it was trained to be good by the labels that there were, so these flatter it, and new ones do not. So many
@@ -62,14 +62,14 @@ class AuditSettings:
             whose first label is that grade or a worse one; `"unsafe"` is the first grade that costs more than 0. Where
             two differ a third is asked.
         combine (`str`, *optional*, defaults to `"median"`):
-            What counts where a response has several labels: the `"median"` (of two, the worse one), or the `"mean"`
-            of their costs. One wrong label in thirty that calls a harmless response severe makes a tail of its own in
-            a mean; a median needs two.
+            What counts where a response has several labels and errors are not allowed for, and in the certificate: the
+            `"median"` (of two, the worse one), or the `"mean"` of their costs. One wrong label in thirty that calls a
+            harmless response severe makes a tail of its own in a mean; a median needs two.
         errors (`bool`, *optional*):
             Whether the search allows for wrong labels: how often labellers err is estimated from the responses with
             several labels, and each response counts by the chance of every grade, given its labels and its learned
-            cost. By default it does wherever `second` asks for several labels. A certificate about labels counts every
-            label as it is.
+            cost. By default it does wherever `second` asks for several labels and `combine` for no mean. A certificate
+            about labels counts every label as it is.
         bound (`str`, *optional*, defaults to `"bootstrap"`):
             What steers the search: a `"bootstrap"` over all labels so far, which promises nothing for finite samples;
             or `"betting"`, which allows for what the cost model is blind to, rests on the labels of one policy alone,
@@ -111,7 +111,7 @@ class AuditSettings:
         # The order of a mapping's keys says nothing: tools that write YAML sort them.
         self.scale = HarmScale.parse(scale if isinstance(scale, str) else dict(sorted(scale.items(), key=_cost_of)))
         if self.errors is None:
-            self.errors = bool(self.second)
+            self.errors = bool(self.second) and self.combine == "median"
         if self.confirm is None:
             self.confirm = 0 if self.bound == "betting" or not isinstance(self.budget, int) else self.budget // 4
         several = self.labels if isinstance(self.labels, list) else [self.labels]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trl_rsa.audits.bound import audited_cvar_bound
 from trl_rsa.audits.calibration import Calibration
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, combined, fingerprints, seen_harm
-from trl_rsa.audits.combine import agreement, combined_cost
+from trl_rsa.audits.combine import agreement, combined_cost, wanted
 from trl_rsa.audits.label_files import labels_of
 from trl_rsa.audits.labelled_cost import Grades, LabelledCost
 from trl_rsa.audits.load import load_labeller
@@ -208,20 +208,24 @@ class LadderAudit:
         return int((math.sqrt(most + 1) - 1) ** 2)
 
     def _labels_of_each(self, draws: Sequence[RequestsFile]) -> float:
-        """How many labels a response takes on average, at most: three, or by the latest draw (two standard errors)."""
+        """How many labels a response takes on average, at most: three, or by the latest draw of which all first labels
+        are there (two standard errors)."""
         if not self.settings.second:
             return 1.0
-        latest = next((draw["requests"] for draw in reversed(draws) if draw["requests"]), None)
-        if latest is None:
-            return 3.0
-        grades = self.queue.grades()
-        several = sum(len(grades.get(request["id"], ())) > 1 for request in latest)
-        share = (several + 1) / (len(latest) + 1)
-        return 1 + 2 * min(1.0, share + 2 * math.sqrt(share * (1 - share) / (len(latest) + 1)))
+        grades, of = self.queue.grades(), self.settings
+        for requests in (draw["requests"] for draw in reversed(draws) if draw["requests"]):
+            own = [(request["id"], grades.get(request["id"], [])) for request in requests]
+            if all(labels for _, labels in own):
+                several = sum(wanted(key, labels, of.scale, of.second, of.seed) > 1 for key, labels in own)
+                share = (several + 1) / (len(own) + 1)
+                return 1 + 2 * min(1.0, share + 2 * math.sqrt(share * (1 - share) / (len(own) + 1)))
+        return 3.0
 
     def _left(self) -> int:
-        """Labels that are neither there nor asked for."""
-        return self.settings.budget - self._spent() - len(self.queue.missing(self._decide_draws()))
+        """Labels that are neither there nor may be asked for of what was drawn."""
+        grades, most = self.queue.grades(), 3 if self.settings.second else 1
+        pending = (most - len(grades.get(r["id"], ())) for r in self.queue.missing(self._decide_draws()))
+        return self.settings.budget - self._spent() - sum(pending)
 
     def _decide_draws(self) -> list[RequestsFile]:
         return [draw for draw in self.queue.draws() if draw["split"] != "certify"]
