@@ -1,10 +1,12 @@
 """`trl-rsa train`: TRL's dpo arguments, files as datasets, and what the user can mend in one sentence."""
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from cpu_args import CPU_ARGS
 torch = pytest.importorskip("torch")
 
 from datasets import DatasetDict  # noqa: E402
+from peft import LoraConfig  # noqa: E402
 from trl import DatasetMixtureConfig, DPOConfig  # noqa: E402
 
 from trl_rsa import RSAConfig, RSATrainer  # noqa: E402
@@ -28,6 +31,8 @@ from trl_rsa.score_models.rows import read_rows  # noqa: E402
 from trl_rsa.scripts import _datasets, score_model, train  # noqa: E402
 from trl_rsa.scripts._command import explain, parse_arguments, run_command  # noqa: E402
 from trl_rsa.scripts._launch import launch_names, make_launcher, split_arguments  # noqa: E402
+from trl_rsa.training.anchor import described  # noqa: E402
+from trl_rsa.training.checkpoints import refuse_pieces  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +140,63 @@ def test_a_run_that_has_ended_is_not_trained_on(arguments, tmp_path):
     # More steps are another matter.
     assert main(["train", *config, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0
     assert (out / "checkpoint-3").is_dir() and (out / "model.safetensors").read_bytes() != before
+
+
+def test_the_best_model_is_not_written_over_when_a_run_that_has_ended_is_started_again(arguments, tmp_path):
+    arguments |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    arguments |= {"test_split_size": 0.25, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    # The rate is so high that the second step makes it worse.
+    config, out = as_yaml(arguments, tmp_path / "dpo.yaml"), Path(arguments["output_dir"])
+    assert main(["train", *config]) == 0
+    state = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"].endswith("checkpoint-1")
+    before = (out / "model.safetensors").read_bytes()
+    assert before != (out / "checkpoint-2" / "model.safetensors").read_bytes()
+    assert main(["train", *config, "--resume_from_checkpoint", "true"]) == 0
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_the_checkpoint_of_another_number_of_processes_is_not_resumed(arguments, tmp_path, capsys):
+    arguments |= {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    config = as_yaml(arguments, tmp_path / "dpo.yaml")
+    assert main(["train", *config]) == 0
+    path = Path(arguments["output_dir"]) / "checkpoint-1" / "complete.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"engine": "DDP", "processes": 2}))
+    assert main(["train", *config, "--max_steps", "2", "--resume_from_checkpoint", "true"]) == 2
+    said = "You resume with PyTorch in 1 process, but .*checkpoint-1 was written by DDP in 2 processes"
+    assert re.search(said, " ".join(capsys.readouterr().err.split()))
+
+
+def test_the_order_of_an_adapter_s_modules_tells_no_runs_apart():
+    """A configuration keeps them as a set, whose order is another one in every process."""
+    several = [LoraConfig(target_modules=names) for names in (["v_proj", "q_proj"], ["q_proj", "v_proj"])]
+    assert described(several[0]) == described(several[1])
+    assert '"target_modules": ["q_proj", "v_proj"]' in described(several[0])
+    assert described(several[0]) != described(LoraConfig(target_modules=["q_proj"]))
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "zero", "said"),
+    [
+        ("SHARDED_STATE_DICT", None, "fsdp_state_dict_type to SHARDED_STATE_DICT"),
+        ("FULL_STATE_DICT", None, None),
+        (None, {"stage": 3}, "stage3_gather_16bit_weights_on_model_save"),
+        (None, {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}, None),
+        (None, {"stage": 2}, None),
+    ],
+)
+def test_an_engine_that_would_write_pieces_is_refused(fsdp, zero, said):
+    plugins = {
+        "fsdp_plugin": SimpleNamespace(state_dict_type=f"StateDictType.{fsdp}"),
+        "deepspeed_plugin": SimpleNamespace(deepspeed_config={"zero_optimization": zero}),
+    }
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(state=SimpleNamespace(**plugins)),
+        is_fsdp_enabled=fsdp is not None,
+        is_deepspeed_enabled=zero is not None,
+    )
+    with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+        refuse_pieces(trainer)
 
 
 def test_a_column_that_is_not_trained_on_may_hold_anything(arguments, tmp_path, make_preference_dataset):

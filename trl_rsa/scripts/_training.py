@@ -49,6 +49,7 @@ def identity_of(training_args: Any, dataset: Any, start: str | None, adapter: An
             The configuration of a new adapter.
     """
     from trl_rsa.data import fingerprint
+    from trl_rsa.training.anchor import described
     from trl_rsa.training.checkpoints import run_identity
 
     data: dict[str, Any] = {}
@@ -56,24 +57,27 @@ def identity_of(training_args: Any, dataset: Any, start: str | None, adapter: An
         rows = sorted({*range(min(_ENDS, len(dataset))), *range(max(0, len(dataset) - _ENDS), len(dataset))})
         read = [name for name in _COLUMNS if name in dataset.column_names]
         data = {"rows": len(dataset), "fingerprint": fingerprint(dataset.select(rows).select_columns(read))}
-    return run_identity(training_args.to_dict() | {"adapter": repr(adapter)}, data, str(start), also_free=_FREE)
+    return run_identity(training_args.to_dict() | {"adapter": described(adapter)}, data, str(start), also_free=_FREE)
 
 
-def check_resumed(resume: str | bool | None, output_dir: str, run: str) -> Path | None:
+def check_resumed(resume: str | bool | None, training_args: Any, run: str) -> Path | None:
     """The checkpoint that a run goes on from, if it is known.
 
     Raises:
-        ValueError: if it belongs to another run. Checkpoints of other trainers say nothing of theirs.
+        ValueError: if it belongs to another run, engine or number of processes. Checkpoints of other trainers say
+            nothing of theirs.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
-    from trl_rsa.training.checkpoints import MARKER, check_run
+    from trl_rsa.training.checkpoints import MARKER, check_engine, check_run
 
+    output_dir = training_args.output_dir
     latest = get_last_checkpoint(output_dir) if resume is True and Path(output_dir).is_dir() else None
     found = latest if resume is True else resume
     checkpoint = Path(found) if isinstance(found, str) else None
     if checkpoint is not None and (checkpoint / MARKER).is_file():
         check_run(checkpoint, run)
+        check_engine(checkpoint, training_args)
     return checkpoint
 
 

@@ -27,7 +27,7 @@ from trl_rsa.scripts._training import check_resumed, checkpoint_to_resume, ident
 from trl_rsa.storage.hub import why_not_loaded
 from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.anchor import model_identity
-from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last
+from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last, refuse_pieces
 from trl_rsa.training.configuration import check_config
 from trl_rsa.training.launcher import Launcher
 
@@ -108,7 +108,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
     )
     peft_config = get_peft_config(model_args)
     run = identity_of(training_args, train_dataset, model_identity(model, model_args.model_revision), peft_config)
-    checkpoint = check_resumed(resume, training_args.output_dir, run)
+    checkpoint = check_resumed(resume, training_args, run)
     trainer = RSATrainer(
         model=model,
         args=training_args,
@@ -118,6 +118,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
         peft_config=peft_config,
         callbacks=[CheckpointMarker(None, run)],
     )
+    refuse_pieces(trainer)
     if script_args.ignore_bias_buffers:  # TRL's workaround for DDP, which cannot broadcast boolean buffers in place
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool

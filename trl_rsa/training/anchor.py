@@ -33,6 +33,17 @@ class StartFile(TypedDict):
     saved: bool
 
 
+def described(settings: Any) -> str:
+    """Settings and configurations of adapters as JSON, alike in every process: the order of a set is not."""
+    return json.dumps(settings, sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PeftConfig):
+        return value.to_dict()
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
+
+
 @dataclass
 class Anchor:
     """What a stage needs from the one before: the keyword arguments of [`RSATrainer`] that hold models."""
@@ -107,8 +118,7 @@ class ModelSettings:
 
     def fingerprint(self, name: str) -> str:
         """Of a policy (a folder or Hub id), of the model that it is an adapter of, and of how both are loaded."""
-        peft = self.peft_config.to_dict() if isinstance(self.peft_config, PeftConfig) else self.peft_config
-        settings = json.dumps([self.init_kwargs, peft], sort_keys=True, default=str)
+        settings = described([self.init_kwargs, self.peft_config])
         identity = model_identity(name, self.init_kwargs.get("revision"))
         return f"{identity}, loaded as {sha256(settings.encode()).hexdigest()[:32]}"
 

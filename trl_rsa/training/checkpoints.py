@@ -195,8 +195,29 @@ def check_engine(checkpoint: Path, args: TrainingArguments) -> None:
     if now_used != {name: marker.get(name) for name in now_used}:
         raise ValueError(
             f"You resume with {_in_words(now_used)}, but {checkpoint} was written by {_in_words(marker)}. Launch as "
-            "before, or delete the folder's checkpoints to train the stage anew."
+            "before, or delete the folder's checkpoints to train anew."
         )
+
+
+def refuse_pieces(trainer: Trainer) -> None:
+    """
+    Raises:
+        ValueError: if the engine is set to keep the trained weights in pieces: at the end there would be no model.
+    """
+    state = trainer.accelerator.state
+    if trainer.is_fsdp_enabled and "FULL" not in str(state.fsdp_plugin.state_dict_type):
+        raise ValueError(
+            "You set fsdp_state_dict_type to SHARDED_STATE_DICT in accelerate's configuration, but then the trained "
+            "model is not written as one folder that can be loaded. Set it to FULL_STATE_DICT."
+        )
+    if trainer.is_deepspeed_enabled:
+        zero = state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+        if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ValueError(
+                "You train with ZeRO-3 without stage3_gather_16bit_weights_on_model_save (zero3_save_16bit_model in "
+                "accelerate's configuration), but then the trained model is not written as one folder that can be "
+                "loaded. Set it to true."
+            )
 
 
 def _in_words(launch: Mapping[str, Any]) -> str:
@@ -235,6 +256,9 @@ def load_last(trainer: Trainer, checkpoint: Path) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint))
     trainer.remove_callback(stop)
     trainer.is_in_train = False
+    # What an uninterrupted run ends with.
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+        trainer._load_best_model()
 
 
 class _Loaded(Exception):

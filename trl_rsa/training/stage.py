@@ -25,6 +25,7 @@ from trl_rsa.training.checkpoints import (
     keep_dtypes,
     load_last,
     newest_complete_checkpoint,
+    refuse_pieces,
     run_identity,
 )
 from trl_rsa.training.configuration import make_config
@@ -139,6 +140,7 @@ def train_stage(
         )
     )
     keep_dtypes(trainer)
+    refuse_pieces(trainer)
     if ready.metrics:
         trainer.add_callback(LogAtStart(trainer, ready.metrics))
     if checkpoint is not None and is_last(checkpoint):
