@@ -82,16 +82,25 @@ def test_what_is_labelled_bad_is_not_imitated(field, column, good, bad, reason):
         turns = [USER, {"role": "assistant", "content": text}]
         return {"messages": turns, **label} if field == "messages" else {"prompt": "p", field: text, **label}
 
-    rows = [row("a", **{column: good}), row("b", **{column: bad}), row("c"), row("d", **{column: "?"})]
+    rows = [row("a", **{column: good}), row("b", **{column: bad}), row("c")]
+    rows += [] if column == "label" else [row("d", **{column: "?"})]
     loaded = load_demonstrations(rows)
     completion = loaded.dataset[0]["completion"]
     assert len(loaded.dataset) == 1 and (completion if field != "messages" else completion[0]["content"]) == "a"
-    assert loaded.counts.skipped == {
-        reason: 1,
-        f"missing field `{column}`": 1,
-        f"field `{column}` is not true or false": 1,
-    }
+    unclear = {} if column == "label" else {f"field `{column}` is not true or false": 1}
+    assert loaded.counts.skipped == {reason: 1, f"missing field `{column}`": 1, **unclear}
     assert loaded.counts.preferred_by == column
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], ["science", "art"], [True, "?"]])
+def test_a_label_that_is_no_verdict_is_refused(labels):
+    """Of topics from 0 to 4, 0 calls nothing bad."""
+    rows = [{"prompt": "p", "completion": f"c{i}", "label": label} for i, label in enumerate(labels)]
+    with pytest.raises(ValueError, match=r"its column `label` is not true or false .*Rename the column"):
+        load_demonstrations(rows)
+    renamed = [{"topic" if name == "label" else name: value for name, value in row.items()} for row in rows]
+    renamed = [{**row, "topic": str(row["topic"])} for row in renamed]
+    assert len(load_demonstrations(renamed).dataset) == len(labels)
 
 
 @pytest.mark.parametrize(("column", "value"), [("severity", 0), ("grade", "severe"), ("score", 0.9)])

@@ -4,6 +4,7 @@ import gzip
 
 import pytest
 
+from trl_rsa.evaluation import tables
 from trl_rsa.evaluation.tables import read_responses
 from trl_rsa.storage.records import FIELDS, ReadReport, RecordWriter, read_records
 
@@ -116,6 +117,24 @@ def test_files_that_are_not_there_or_damaged(tmp_path):
         list(read_responses(write(tmp_path / "c.parquet", "nonsense")))
     with pytest.raises(ValueError, match="has a column prompt"):
         list(read_responses(write(tmp_path / "c.csv", "prompt,cost\np,1\n"), rows_are_prompts=True))
+
+
+def test_the_columns_of_parquet_are_named_once_for_the_file(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    path, named = tmp_path / "r.parquet", []
+    datasets.Dataset.from_dict({"prompt": list("abc"), "Cost": [1.0, 2.0, 3.0]}).to_parquet(str(path))
+    monkeypatch.setattr(tables, "refuse_same_names", lambda names, _: named.append(names))
+    assert [record["cost"] for record in read_responses(path, None, ("cost",))] == [1.0, 2.0, 3.0]
+    assert named == [["prompt", "cost"]]
+
+
+def test_a_parquet_file_is_not_gzipped(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": ["a"]}).to_parquet(str(tmp_path / "r.parquet"))
+    path = tmp_path / "r.parquet.gz"
+    path.write_bytes(gzip.compress((tmp_path / "r.parquet").read_bytes()))
+    with pytest.raises(ValueError, match=r"a Parquet file is not gzipped.*Unpack it with gunzip"):
+        list(read_responses(path))
 
 
 def test_a_first_row_with_too_many_fields_hides_no_column(tmp_path):

@@ -314,6 +314,18 @@ def test_human_pairs_on_unseen_prompts_are_left_out_in_whatever_template(human_d
     assert found.counts["left_out_as_decide_or_certify_prompts"] == 10
 
 
+def test_human_pairs_that_come_in_the_template_are_known_by_the_tokenizer_s_end(human_data):
+    """The end of an earlier turn is in their text, and `human_options` need not name it."""
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    unseen = {untemplated_key([{"role": role, "content": content} for role, content in turns], "</s>")}
+    text = "BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:"
+    rows = [*human_data, {"prompt": text, "chosen": "fine", "rejected": "awful"}]
+    constraint = make(human_pairs=Dataset.from_list(rows))
+    found = load_human_pairs(constraint, ["p"], unseen, 0, "</s>")
+    assert found.counts["left_out_as_decide_or_certify_prompts"] == 1
+    assert text not in {row["prompt"] for row in found.rows}
+
+
 def test_human_pairs_that_cannot_be_used_are_refused(human_data):
     constraint = make(human_pairs=human_data)
     with pytest.raises(ValueError, match="all on prompts to decide on or to certify with"):

@@ -303,7 +303,31 @@ def test_half_a_response_is_no_revision(chat_server, constitution, tmp_path):
     own, out = Constitution.from_yaml(tmp_path / "c.yaml"), tmp_path / "revised.jsonl"
     report = label(Labelling(str(tmp_path / "p.jsonl"), own, chat, out, method="revise"), log=lambda line: None)
     assert [row["prompt"] for row in read(out)] == ["short"]
-    assert report["counts"] == {"rows": 2, "written": 1, "revised": 1, "not labelled yet": 1}
+    assert report["counts"] == {"rows": 2, "written": 1, "revised": 1, "with a reply that was cut": 1}
+
+
+def test_a_revision_that_was_cut_is_none(chat_server, tmp_path):
+    """More such rows than are asked at once do not end the labelling, nor are they asked again."""
+
+    def reply(body):
+        end = "length" if "long" in body["messages"][0]["content"] else "stop"
+        return (200, {}, json.dumps({"choices": [{"message": {"content": "a better one"}, "finish_reason": end}]}))
+
+    (tmp_path / "c.yaml").write_text("principles: [{critique: Criticise it., revise: Rewrite it.}]")
+    rows = [{"prompt": f"long {i}", "response": "a bad one"} for i in range(20)]
+    rows.append({"prompt": "short", "response": "a bad one"})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = chat_server(reply)
+    own, out, said = Constitution.from_yaml(tmp_path / "c.yaml"), tmp_path / "revised.jsonl", []
+    for _ in range(2):
+        chat = ChatEndpoint(server.url, "m", cache_dir=False, max_retries=0)
+        report = label(Labelling(str(tmp_path / "p.jsonl"), own, chat, out, method="revise"), log=said.append)
+        assert [row["prompt"] for row in read(out)] == ["short"]
+        assert report["counts"] == {"rows": 21, "written": 1, "with a reply that was cut": 20, "revised": 1}
+        assert said[-1] == "replies were cut at max_tokens: raise the judge's max_tokens"
+    assert len(server.requests) == 22
+    reasons = [line["reason"] for line in read(tmp_path / "revised.jsonl.lines.jsonl")]
+    assert sum("was cut at max_tokens" in (reason or "") for reason in reasons) == 20
 
 
 # A local model

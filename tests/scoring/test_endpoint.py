@@ -14,7 +14,7 @@ import pytest
 
 from trl_rsa.scoring import ChatEndpoint
 from trl_rsa.scoring.budget import Budget, BudgetSpent
-from trl_rsa.scoring.endpoint import Call, EndpointError
+from trl_rsa.scoring.endpoint import CUT, Call, EndpointError
 from trl_rsa.scoring.replies import ReplyCache
 from trl_rsa.scoring.secret import Secret
 
@@ -369,16 +369,22 @@ def test_bad_settings(url, options, message):
     assert "pw" not in str(caught.value)
 
 
-def test_half_a_reply_is_not_kept(chat_server, tmp_path):
-    """Neither on disk nor as an answer: asked for more tokens, the server is asked again."""
+def test_half_a_reply_is_no_answer_and_is_paid_for_once(chat_server, tmp_path, monkeypatch):
+    """It is kept as half a reply. Asked for more tokens, the server is asked again."""
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret")
 
     def reply(body):
         end = "stop" if body["max_tokens"] > 5 else "length"
-        return (200, {}, json.dumps({"choices": [{"message": {"content": "half"}, "finish_reason": end}]}))
+        return (200, {}, json.dumps({"choices": [{"message": {"content": "half sk-secret"}, "finish_reason": end}]}))
 
     server = chat_server(reply)
-    endpoint = make(server, cache_dir=tmp_path)
-    (first,) = endpoint.complete([ask("a", max_tokens=5)])
-    assert isinstance(first, EndpointError)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert endpoint.complete([ask("a", max_tokens=6)]) == ["half"]
+    for _ in range(2):  # a restart
+        endpoint = make(server, cache_dir=tmp_path, api_key_env="JUDGE_KEY")
+        (first,) = endpoint.complete([ask("a", max_tokens=5)])
+        assert isinstance(first, EndpointError) and str(first) == CUT
+    assert len(server.requests) == 1
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert "half" in path.read_text() and "sk-secret" not in path.read_text()
+    assert ReplyCache(tmp_path).get(path.name.removesuffix("-cut.json")) is None  # as an earlier version looks
+    (whole,) = endpoint.complete([ask("a", max_tokens=6)])
+    assert isinstance(whole, str) and whole.startswith("half")

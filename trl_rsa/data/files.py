@@ -130,5 +130,10 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
                 yield f"row {index}", row
                 index += 1
     except Exception as error:  # pyarrow's own, and what a damaged page makes Python's decoders raise
+        if path.name.lower().endswith(".gz") and not isinstance(error, OSError):
+            raise ValueError(
+                f"You gave the file {path}, but a Parquet file is not gzipped: it is compressed within. Unpack it "
+                "with gunzip."
+            ) from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as parquet ({message}). Write it again.") from None

@@ -20,6 +20,7 @@ from trl_rsa.data.schema import Pair, Row, RowError, check_pair, filled, read_fl
 from trl_rsa.data.settings import check_count
 from trl_rsa.data.sources import Rows
 from trl_rsa.data.templates import TEMPLATES, render
+from trl_rsa.storage.tables import truth_of
 
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def load_demonstrations(source: Any, **options: Any) -> PreferenceData:
             As in [`load_unpaired`].
 
     Raises:
-        `ValueError`: as [`load_unpaired`], and for rows with a `grade` or a `score`, but no label.
+        `ValueError`: as [`load_unpaired`], for rows with a `grade` or a `score`, but no label, and for a `label` that
+            is not true or false.
         `FileNotFoundError`: for a source that does not exist.
     """
     rows, shape, columns = _open(source, options, _DEMONSTRATION)
@@ -176,6 +178,12 @@ def _check_wanted(row: Row, label: str | None, source: str) -> None:
     """Raises `RowError` for a response that is not to be imitated, or without the `label` that other rows have."""
     present = filled(row)
     labels = [name for name in _LABELS if name in present]
+    if "label" in labels and truth_of(row["label"]) is None:  # a topic, say, of which 0 is no verdict either
+        raise ValueError(
+            f"You gave {source} to imitate, but its column `label` is not true or false in every row ({_shown(row)}), "
+            "so that it does not show which responses are bad. Rename the column if it says something else, or "
+            "correct it."
+        )
     for name in labels:
         if read_flag(row, name) == (name in UNSAFE_COLUMNS):
             raise RowError("labelled undesirable" if name == "label" else "labelled unsafe")
@@ -187,6 +195,11 @@ def _check_wanted(row: Row, label: str | None, source: str) -> None:
             f"You gave {source} to imitate, but its column `{grade}` may call some responses harmful, and what it "
             "calls so does not show here. Keep the rows to imitate and remove the column, or add a column `is_safe`."
         )
+
+
+def _shown(row: Row) -> str:
+    text = repr(row["label"])
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _read_prompted(row: Row, field: str) -> dict[str, Any]:

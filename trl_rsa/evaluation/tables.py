@@ -155,9 +155,11 @@ def _column(name: Any) -> str:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
+    header: list[str] | None = None
     for number, (_, row) in enumerate(read_file(path), start=1):
         if not isinstance(row, RowError):
-            row = dict(zip(_header(path, list(row)), row.values(), strict=True))
+            header = _header(path, list(row)) if header is None else header  # all rows have the columns of the file
+            row = dict(zip(header, row.values(), strict=True))
         yield number, row
 
 

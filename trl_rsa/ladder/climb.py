@@ -400,7 +400,7 @@ class Ladder:
         }
         own = self.groups["train"][0].prompts
         return {
-            name: load_human_pairs(constraint, own, unseen, self.seed)
+            name: load_human_pairs(constraint, own, unseen, self.seed, self.processing_class.eos_token)
             for name, constraint in self.by_name.items()
             if constraint.human_pairs is not None
         }

@@ -24,7 +24,13 @@ class HumanPairs:
     counts: HumanCounts
 
 
-def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Collection[str], seed: int) -> HumanPairs:
+def load_human_pairs(
+    constraint: RiskConstraint,
+    own: Sequence[Any],
+    unseen: Collection[str],
+    seed: int,
+    eos_token: str | None = None,
+) -> HumanPairs:
     """
     Args:
         constraint ([`RiskConstraint`]):
@@ -36,13 +42,16 @@ def load_human_pairs(constraint: RiskConstraint, own: Sequence[Any], unseen: Col
             are left out, in whatever template.
         seed (`int`):
             The plan's.
+        eos_token (`str`, *optional*):
+            The tokenizer's, which `unseen` were made with: it ends the earlier turns of pairs that are in Safe RLHF's
+            template already. One in `human_options` comes first.
 
     Raises:
         ValueError: if they cannot be read, are not of the form of the prompts, or none is left.
     """
     options = {"preferred_by": "safer", "seed": seed, **constraint.human_options}
     loaded = load_preferences(constraint.human_pairs, **options)
-    eos_token = options.get("eos_token")
+    eos_token = options.get("eos_token") or eos_token
     kept = [row for row in loaded.dataset if untemplated_key(row["prompt"], eos_token) not in unseen]
     if not kept:
         raise ValueError(

@@ -155,14 +155,17 @@ def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list
     principles = [[labelling.principle(row, turn) for turn in range(labelling.rounds)] for row in rows]
     lines: list[FeedbackLine | NoReply] = []
     for own, outcome in zip(principles, revise(chat, rows, principles, settings), strict=True):
+        named = ", ".join(principle.name for principle in own)
         if isinstance(outcome, NoReply):
-            lines.append(outcome)
+            # Asked again with the same max_tokens, it would be cut again; the key of a line holds them.
+            cut = CUT in outcome.reason
+            lines.append({"key": "", "principle": named, "reason": outcome.reason} if cut else outcome)
             continue
         same = outcome.revised.strip() == _plain(outcome.original)
         lines.append(
             {
                 "key": "",
-                "principle": ", ".join(principle.name for principle in own),
+                "principle": named,
                 "reason": "the revision is the original" if same else None,
                 "original": outcome.original,
                 "revised": outcome.revised,
@@ -186,6 +189,8 @@ def describe(report: FeedbackReport) -> list[str]:
     lines = [f"{counts['written']} pairs written of {counts['rows']} rows: " + _shares(counts)]
     if 2 * counts.get("without a verdict", 0) > counts["rows"]:
         lines.append("most replies hold no verdict: raise the judge's max_tokens, or take a more capable judge")
+    if counts.get("with a reply that was cut"):
+        lines.append("replies were cut at max_tokens: raise the judge's max_tokens")
     agreement, first_place, with_data = (report.get(name) for name in ("agreement", "first_place", "with_data"))
     if isinstance(agreement, float):
         lines.append(f"both orders give the same verdict in {agreement:.0%} of the pairs")

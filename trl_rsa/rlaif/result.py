@@ -127,7 +127,7 @@ def _revised(row: Unlabelled, line: FeedbackLine | None, keep_ties: bool) -> tup
     if line is None:
         return None, "not labelled yet"
     if line["reason"] is not None:
-        return None, "not changed"
+        return None, "not changed" if "revised" in line else "with a reply that was cut"
     original: Any = line["original"]
     revised: Any = line["revised"]
     if isinstance(original, str) and not isinstance(row.prompt, str):  # it was drawn: pairs are of one kind

@@ -32,6 +32,14 @@ class EndpointError(Exception):
     """A request got no reply. Its text is a clause that says why."""
 
 
+class _CutReply(EndpointError):
+    """Half a reply: it is paid for, and what comes of the same request is half a reply again."""
+
+    def __init__(self, half: str):
+        super().__init__(CUT)
+        self.half = half
+
+
 @dataclass(frozen=True)
 class Call:
     """
@@ -57,7 +65,7 @@ def _read_content(answer: Any) -> str:
     choice = answer["choices"][0]
     reply = choice["message"]["content"]
     if choice.get("finish_reason") == "length":  # half a response, or a verdict that the rest might have taken back
-        raise EndpointError(CUT)
+        raise _CutReply(reply if isinstance(reply, str) else "")
     if not isinstance(reply, str) or not reply.strip():
         raise EndpointError("the reply is empty")
     return reply
@@ -169,9 +177,17 @@ class ChatEndpoint:
         cached = self.cache.get(key) if self.cache else None
         if cached is not None:
             return cached
+        # Beside the whole replies, so that no earlier version takes half a reply for one.
+        cut_key = f"{key}-cut"
+        if self.cache and self.cache.get(cut_key) is not None:
+            return EndpointError(CUT)
         body = {"model": self.model, **{name: value for name, value in request.items() if name != "repeat"}}
         try:
             reply = self._send(call, body)
+        except _CutReply as error:
+            if self.cache:
+                self.cache.put(cut_key, self._hide(error.half))
+            return EndpointError(CUT)
         except (EndpointError, BudgetSpent) as error:
             return EndpointError(str(error))
         hidden = self._hide(reply)

@@ -15,10 +15,11 @@ TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0":
 def refuse_same_names(names: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
     """Raises `ValueError` where two columns of a file have one name: which of them counts does not show. Columns
     without a name are none."""
-    given = [name for name in names or () if name and name.strip()]
-    for i, name in enumerate(given):
-        if name in given[:i]:
+    seen = set[str]()
+    for name in (name for name in names or () if name and name.strip()):
+        if name in seen:
             raise ValueError(f"You gave the file {str(path)!r}, but it has two columns {name}. Rename or remove one.")
+        seen.add(name)
 
 
 def truth_of(value: Any) -> bool | None:
