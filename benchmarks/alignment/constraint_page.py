@@ -482,15 +482,7 @@ def _audits(rows: Sequence[Row]) -> str:
     kept = {world: _share_kept(pick(audited, world=world), pick(true, world=world)) for world in BUDGETS}
     known = [share for share in kept.values() if share is not None]
     every = _share_kept(audited, true)
-    searches = len(AUDIT_SEEDS) * sum(map(len, BUDGETS.values()))
-    reached = met >= 27 and every is not None and every >= 0.9
-    said_of = (
-        f"not decided: {n} of {searches} searches are done"
-        if n < searches
-        else "reached"
-        if reached
-        else "not reached"
-    )
+    said_of = _verdict(audited, every, AUDIT_SEEDS)
     shown = " and ".join(f"{share:.2f} in `{world}`" for world, share in kept.items() if share is not None)
     said = f"; of the reward that the ladder on the true cost keeps it keeps {every:.2f} ({shown})" if known else ""
     counts = ", ".join(
@@ -564,10 +556,7 @@ def _confirmed(rows: Sequence[Row]) -> str:
     true, here, plain = (pick(rows, method=method.name) for method in (TRUE_COST, CONFIRMED, CONFIRMED_PLAIN))
     if not here:
         return ""
-    (met, n), share = _count(here), _share_kept(here, true)
-    searches = len(CONFIRM_SEEDS) * sum(map(len, BUDGETS.values()))
-    reached = met >= 27 and share is not None and share >= 0.9
-    said_of = f"not decided: {n} of {searches} are done" if n < searches else "reached" if reached else "not reached"
+    said_of = _verdict(here, _share_kept(here, true), CONFIRM_SEEDS)
     beside = f" Every label as it is: {_kept_in_truth(plain, true)}" if plain else ""
     names = [CONFIRMED.name, CONFIRMED_PLAIN.name, TRUE_COST.name]
     first, later = CONFIRM_AUDIT["labels"]
@@ -581,6 +570,14 @@ def _confirmed(rows: Sequence[Row]) -> str:
         f"labels allowed for: **{_kept_in_truth(here, true)}**{beside} The ladder on the true cost truly meets "
         f"{_count(true)[0]} of {_count(true)[1]}.\n\n" + _audit_table(rows, names)
     )
+
+
+def _verdict(rows: Sequence[Row], share: float | None, seeds: Sequence[int]) -> str:
+    """Whether the rows of an audit reach what was set before: 27 of 30 truly met, and 0.9 of the reward."""
+    (met, n), searches = _count(rows), len(seeds) * sum(map(len, BUDGETS.values()))
+    if n < searches:
+        return f"not decided: {n} of {searches} searches are done"
+    return "reached" if met >= 27 and share is not None and share >= 0.9 else "not reached"
 
 
 def _kept_in_truth(rows: Sequence[Row], true: Sequence[Row]) -> str:

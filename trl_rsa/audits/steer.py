@@ -65,10 +65,10 @@ def foretell(
     values = np.asarray(scores, dtype=np.float64)
     codes, share = _by_prompt(prompts)
     estimate, eta = _cvar(calibration, values, share, tail)
-    rng, found = np.random.default_rng(seed), []
+    rng, found, n_prompts = np.random.default_rng(seed), [], int(codes.max()) + 1
     for _ in range(RESAMPLES):
         resampled = _resampled(calibration, grades, rng)
-        found.append(_cvar(resampled, values, share * rng.exponential(size=codes.max() + 1)[codes], tail)[0])
+        found.append(_cvar(resampled, values, share * rng.exponential(size=n_prompts)[codes], tail)[0])
     unsafe = replace(calibration, labels=(calibration.labels > 0).astype(float))
     return Foretold(
         mean=float(np.average(calibration.predict(values), weights=share)),

@@ -204,7 +204,7 @@ class LadderAudit:
         confirming = round_number > self.settings.rounds
         confirmed = any(draw["round"] > self.settings.rounds and draw["requests"] for draw in draws)
         kept = 0 if confirming or confirmed else self.settings.kept_back
-        most = max(0, self._left() - kept) / self._labels_of_each(draws)
+        most = max(0, self._left(draws) - kept) / self._labels_of_each(draws)
         return int((math.sqrt(most + 1) - 1) ** 2)
 
     def _labels_of_each(self, draws: Sequence[RequestsFile]) -> float:
@@ -221,10 +221,10 @@ class LadderAudit:
                 return 1 + 2 * min(1.0, share + 2 * math.sqrt(share * (1 - share) / (len(own) + 1)))
         return 3.0
 
-    def _left(self) -> int:
+    def _left(self, draws: Sequence[RequestsFile]) -> int:
         """Labels that are neither there nor may be asked for of what was drawn."""
         grades, most = self.queue.grades(), 3 if self.settings.second else 1
-        pending = (most - len(grades.get(r["id"], ())) for r in self.queue.missing(self._decide_draws()))
+        pending = (most - len(grades.get(r["id"], ())) for r in self.queue.missing(draws))
         return self.settings.budget - self._spent() - sum(pending)
 
     def _decide_draws(self) -> list[RequestsFile]:

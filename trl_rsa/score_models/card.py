@@ -82,7 +82,7 @@ def _training(
     used = ", ".join(f"{count:,} {name}" for name, count in trained["learned"].items() if count)
     lines = [
         f"* Started from `{short_name(base_model)}`; trl-rsa {__version__}.",
-        f"* Learned from {used} of {trained['rows']:,} rows; " + f"{_names(rows.sources)}.",
+        f"* Learned from {used} of {trained['rows']:,} rows; {_names(rows.sources)}.",
         f"* Text in the template `{trained['template']}`, at most {trained['max_length'] or 'all'} tokens, "
         + ("longer ones cut on the left." if arguments.truncation else "longer ones left out."),
         f"* Loss: {arguments.loss_type}, regularization {arguments.regularization:g}"

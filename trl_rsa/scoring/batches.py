@@ -1,7 +1,7 @@
 """Texts of different lengths through a model: tokens, batches of similar length, padding on the right."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from trl_rsa.scoring.scorer import NotScored
@@ -93,10 +93,12 @@ def score_batches(
     return results
 
 
-BATCHING = ("batch_size", "max_length", "truncation")
+def check_batching_of(options: Mapping[str, Any]) -> None:
+    """As [`check_batching`], of those that are set."""
+    check_batching(options.get("batch_size", 1), options.get("max_length"), options.get("truncation"))
 
 
-def check_batching(batch_size: Any = 1, max_length: Any = None, truncation: Any = None) -> None:
+def check_batching(batch_size: Any, max_length: Any, truncation: Any) -> None:
     for name, value in (("batch_size", batch_size), ("max_length", max_length)):
         optional = name == "max_length" and value is None
         if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

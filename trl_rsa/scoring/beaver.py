@@ -10,9 +10,9 @@ from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.batches import (
-    BATCHING,
     Truncation,
     check_batching,
+    check_batching_of,
     longest,
     pick_device,
     pick_dtype,
@@ -104,7 +104,7 @@ class BeaverScorer(Scorer):
     @classmethod
     def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
         super().check(rest, options, kind)
-        check_batching(**{name: options[name] for name in BATCHING if name in options})
+        check_batching_of(options)
 
     def identity(self) -> dict[str, object]:
         settings = {"max_length": self.max_length, "truncation": self.truncation, "dtype": str(self.model.dtype)}

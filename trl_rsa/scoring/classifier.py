@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from trl_rsa.data.schema import Text
 from trl_rsa.scoring.batches import (
-    BATCHING,
     Truncation,
     check_batching,
+    check_batching_of,
     longest,
     pick_device,
     pick_dtype,
@@ -124,7 +124,7 @@ class ClassifierScorer(Scorer):
     @classmethod
     def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
         super().check(rest, options, kind)
-        check_batching(**{name: options[name] for name in BATCHING if name in options})
+        check_batching_of(options)
         _check_reading(options.get("output", "logit"), options.get("template"))
 
     def identity(self) -> dict[str, object]:

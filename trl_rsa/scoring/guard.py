@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.data.schema import Text
-from trl_rsa.scoring.batches import BATCHING, check_batching
+from trl_rsa.scoring.batches import check_batching, check_batching_of
 from trl_rsa.scoring.guard_causal import CausalGuard
 from trl_rsa.scoring.guard_labels import LabelGuard
 from trl_rsa.scoring.guard_presets import check_controversial, check_preset
@@ -124,7 +124,7 @@ class GuardScorer(Scorer):
     @classmethod
     def check(cls, rest: str, options: Mapping[str, object], kind: Kind) -> None:
         super().check(rest, options, kind)
-        check_batching(**{name: options[name] for name in BATCHING if name in options})
+        check_batching_of(options)
         check_preset(options.get("preset"))
         check_controversial(options.get("controversial", "unsafe"))
 
