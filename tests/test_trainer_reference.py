@@ -85,3 +85,29 @@ def test_a_model_that_is_divided_is_not_copied(tiny_model_path, caplog):
     assert _copy_as_reference(model) is not None
     next(model.parameters()).ds_id = 0
     assert _copy_as_reference(model) is None
+
+
+@pytest.mark.parametrize("given", [{}, {"peft_config": LoraConfig(r=2, task_type="CAUSAL_LM")}], ids=["copy", "lora"])
+def test_the_reference_is_without_noise_while_the_policy_has_it(tiny_model_path, tiny_args, preference_dataset, given):
+    """Attention's dropout is no module, which TRL could switch off; NEFTune's noise is in embeddings that are shared."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, attention_dropout=0.5).train()
+    args = RSAConfig(**tiny_args(disable_dropout=False, neftune_noise_alpha=5.0))
+    trainer = RSATrainer(
+        model=model,
+        args=args,
+        train_dataset=preference_dataset,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model_path),
+        **given,
+    )
+    seen = []
+    find = trainer._reference
+
+    def compare(policy, inputs, labels):
+        one, other = (find(policy, inputs, labels).hidden for _ in range(2))
+        seen.append(torch.equal(one, other) and policy.training)
+        return find(policy, inputs, labels)
+
+    trainer._reference = compare
+    trainer.train()
+    assert seen and all(seen)
+    assert trainer.state.log_history[0]["kl/chosen"] > 1e-6, "the policy has its noise"

@@ -2,8 +2,8 @@
 
 import copy
 import textwrap
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
@@ -291,7 +291,9 @@ optimizers, quantization_config, peft_config:
         outputs: Any = model(**inputs, labels=labels, risk_head=RiskHeadRequest(measure, reference))
         # Prompt-learning adapters put virtual tokens before the real ones: keep the real ones' positions.
         seq_len = completion_mask.shape[1] - 1
-        outputs = RiskHeadOutput(**{k: v[:, -seq_len:] if v.dim() == 2 else v for k, v in outputs.items()})
+        # With `device_map`, the head may lie on another device than the batch.
+        here = {k: v.to(completion_mask.device) for k, v in outputs.items()}
+        outputs = RiskHeadOutput(**{k: v[:, -seq_len:] if v.dim() == 2 else v for k, v in here.items()})
 
         pairs = pair_statistics(outputs.log_probs, outputs.ref_log_probs, outputs.risk, outputs.kl)
         mask = completion_mask[:, 1:]
@@ -339,6 +341,7 @@ optimizers, quantization_config, peft_config:
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
             adapter,
+            _without_noise(unwrapped),
             # The reference was prepared before the head was added: its own autocast wrapper is not around our branch.
             self.accelerator.autocast(),
         ):
@@ -427,6 +430,19 @@ def _copy_as_reference(model: PreTrainedModel) -> PreTrainedModel | None:
         )
         return None
     return copy.deepcopy(model)
+
+
+@contextmanager
+def _without_noise(reference: torch.nn.Module) -> Iterator[None]:
+    """Dropout and NEFTune's noise are for what is trained: the reference is one law, whichever modules it shares."""
+    training = [module for module in reference.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _check_stream(dataset: AnyDataset, max_length: int, name: str) -> None:
