@@ -17,11 +17,16 @@ def check_finite(model: torch.nn.Module, title: str) -> None:
     Raises:
         ValueError: if a trained weight is not finite.
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
-    for name, parameter in trained:
-        here = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        if not bool(torch.isfinite(here.detach()).all()):
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(_here(parameter)).all()):
             raise ValueError(
                 f"You ran {title}, but it left weights that are not numbers (in {name}): nothing was saved. Lower "
                 "learning_rate, or look at the model that it started from."
             )
+
+
+def _here(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process has of a parameter: FSDP2's shard, ZeRO-3's, or all of it."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)

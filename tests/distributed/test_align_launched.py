@@ -110,6 +110,32 @@ def test_sharded_stages_end_like_those_of_one_process(
 
 @pytest.mark.slow
 @pytest.mark.engines
+@pytest.mark.parametrize(
+    "launcher", [Launcher("zero3", TWO), FsdpOnCpu("multi_gpu", TWO)], ids=["zero3", "fsdp2"]
+)
+def test_a_scorer_with_an_adapter_is_put_together_from_its_pieces(
+    launcher, tiny_model_path, make_preference_dataset, tmp_path
+):
+    """No process has weights to merge the adapter into."""
+    dataset = make_preference_dataset(8)
+    found = []
+    for processes, launch in ((1, None), (2, launcher)):
+        args = {**CPU_ARGS, "per_device_train_batch_size": 4 // processes, "max_steps": 2, "learning_rate": 1e-2}
+        options = {"dataset_options": {"template": "none"}, "method": "reward"}
+        folder = tmp_path / str(processes)
+        stages = [Stage("liked", dataset, **options)]
+        align(Plan(stages, tiny_model_path, str(folder), args=args, peft_config=LORA), launcher=launch)
+        found.append(load_file(folder / "01-liked/model.safetensors"))
+    assert found[0].keys() == found[1].keys()
+    start = load_file(f"{tiny_model_path}/model.safetensors")
+    name = next(name for name in found[0] if "q_proj" in name)
+    assert (found[0][name] - start[name]).abs().max() > 10 * WEIGHTS_TOLERANCE
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=0, atol=WEIGHTS_TOLERANCE, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.engines
 def test_a_killed_process_is_an_error_and_the_stage_resumes(tiny_model_path, make_preference_dataset, tmp_path):
     dataset = make_preference_dataset(24)
     align(make_plan(tiny_model_path, tmp_path / "one", dataset, 1, LORA))
@@ -271,9 +297,11 @@ def test_a_launcher_around_align_is_refused(plan, monkeypatch):
         align(plan)
 
 
-def test_fsdp_on_a_cpu_is_refused(plan):
-    with pytest.raises(ValueError, match="falls back to DDP"):
-        align(plan, launcher=Launcher("fsdp2", TWO))
+@pytest.mark.parametrize(("use_cpu", "said"), [(True, "FSDP and use_cpu, but"), (False, "machine has no accelerator")])
+def test_fsdp_on_a_cpu_is_refused(use_cpu, said, monkeypatch):
+    monkeypatch.setattr("trl_rsa._device.has_accelerator", lambda: use_cpu)
+    with pytest.raises(ValueError, match=f"{said}.*falls back to DDP"):
+        Launcher("fsdp2", TWO).check(use_cpu)
 
 
 def test_callbacks_are_refused(plan):

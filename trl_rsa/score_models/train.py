@@ -20,6 +20,7 @@ from trl_rsa.score_models.model import as_reward_model, describe, find_start, lo
 from trl_rsa.score_models.normalizer import ScoreNormalizer
 from trl_rsa.score_models.rows import Rows, read_rows
 from trl_rsa.score_models.trainer import ScoreModelTrainer
+from trl_rsa.score_models.whole import save_whole
 from trl_rsa.scoring.batches import longest
 from trl_rsa.scoring.graded import Readout
 from trl_rsa.scoring.load import load_scorer
@@ -238,15 +239,7 @@ def _make_trainer(
 
 def _save(trainer: ScoreModelTrainer, arguments: ScoreModelArguments, folder: Path) -> None:
     """The whole model, with adapters merged, in the layout that was asked for."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    merged = hasattr(model, "merge_and_unload")
-    if merged:
-        model = model.merge_and_unload()
-        if trainer.accelerator.is_main_process:
-            model.save_pretrained(folder)
-            trainer.processing_class.save_pretrained(folder)
-    else:
-        trainer.save_model(str(folder))
+    save_whole(trainer, folder)
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return

@@ -49,11 +49,14 @@ class Launcher:
         Raises:
             ValueError: if the processes would not be what was asked for.
         """
+        from trl_rsa._device import has_accelerator
+
         is_fsdp = self._parse("script").use_fsdp or self._content().get("distributed_type") == "FSDP"
-        if is_fsdp and use_cpu:
+        if is_fsdp and (use_cpu or not has_accelerator()):
             raise ValueError(
-                "You set FSDP and use_cpu, but accelerate shards on accelerators only: on a CPU it falls back to DDP "
-                "without a word. Set accelerate_config to multi_gpu (which is DDP) or zero3, or remove use_cpu."
+                f"You set FSDP{' and use_cpu' if use_cpu else ', and this machine has no accelerator'}, but accelerate "
+                "shards on accelerators only: on a CPU it falls back to DDP without a word. Set accelerate_config to "
+                "multi_gpu (which is DDP) or zero3."
             )
 
     def command(self, module: str, arguments: Sequence[str]) -> list[str]:

@@ -6,10 +6,10 @@ stages and constraints name as `stage:NAME`.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.score_models.model import describe
+from trl_rsa.score_models.whole import save_whole
 from trl_rsa.scoring.graded import Readout
 from trl_rsa.scoring.text import safe_rlhf_text
 from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
@@ -93,17 +93,6 @@ def _adapters(models: "ModelSettings") -> Any:
     return replace(config, task_type="SEQ_CLS", modules_to_save=[*(config.modules_to_save or []), "score"])
 
 
-def _save(trainer: Any, folder: Path) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not hasattr(model, "merge_and_unload"):
-        trainer.save_model(str(folder))
-        return
-    merged = model.merge_and_unload()
-    if trainer.accelerator.is_main_process:
-        merged.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
-
-
 REWARD = Method(
     "reward",
     "preference pairs: a scorer for later stages, higher is better",
@@ -114,7 +103,7 @@ REWARD = Method(
     makes="reward",
     has_reference=False,
     overlong="are dropped",
-    save=_save,
+    save=save_whole,
 )
 COST = Method(
     "cost",
@@ -126,5 +115,5 @@ COST = Method(
     makes="cost",
     has_reference=False,
     overlong="are dropped",
-    save=_save,
+    save=save_whole,
 )
