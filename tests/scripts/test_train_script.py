@@ -167,6 +167,20 @@ def test_the_checkpoint_of_another_number_of_processes_is_not_resumed(arguments,
     assert re.search(said, " ".join(capsys.readouterr().err.split()))
 
 
+def test_a_checkpoint_cut_short_by_a_kill_is_left_out(arguments, tmp_path, capsys):
+    """The trainer alone would take the highest number, and die over the file that is not there."""
+    arguments |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    config = as_yaml(arguments, tmp_path / "dpo.yaml")
+    assert main(["train", *config]) == 0
+    newest = Path(arguments["output_dir"]) / "checkpoint-2"
+    for name in ("complete.json", "trainer_state.json", "optimizer.pt"):
+        (newest / name).unlink()
+    weights = (newest / "model.safetensors").read_bytes()
+    assert main(["train", *config, "--resume_from_checkpoint", "true"]) == 0
+    assert "going on from checkpoint-1" in capsys.readouterr().err
+    assert (newest / "complete.json").is_file() and (newest / "model.safetensors").read_bytes() == weights
+
+
 def test_the_order_of_an_adapter_s_modules_tells_no_runs_apart():
     """A configuration keeps them as a set, whose order is another one in every process."""
     several = [LoraConfig(target_modules=names) for names in (["v_proj", "q_proj"], ["q_proj", "v_proj"])]

@@ -1,5 +1,6 @@
 """What the commands that train share: processes that train together, and the checkpoint to go on from."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,34 @@ def check_resumed(resume: str | bool | None, training_args: Any, run: str) -> Pa
         ValueError: if it belongs to another run, engine or number of processes. Checkpoints of other trainers say
             nothing of theirs.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     from trl_rsa.training.checkpoints import MARKER, check_engine, check_run
 
-    output_dir = training_args.output_dir
-    latest = get_last_checkpoint(output_dir) if resume is True and Path(output_dir).is_dir() else None
-    found = latest if resume is True else resume
-    checkpoint = Path(found) if isinstance(found, str) else None
+    found = _newest(Path(training_args.output_dir), training_args.process_index) if resume is True else resume
+    checkpoint = None if found in (None, False) else Path(found)
     if checkpoint is not None and (checkpoint / MARKER).is_file():
         check_run(checkpoint, run)
         check_engine(checkpoint, training_args)
     return checkpoint
+
+
+def _newest(output_dir: Path, process: int) -> str | None:
+    """The newest checkpoint, or of those that this package has written the newest that was written to its end."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from trl_rsa.training.checkpoints import MARKER, complete_checkpoints
+
+    newest = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+    complete = complete_checkpoints(output_dir)
+    if newest is None or not complete or Path(newest) == complete[-1]:
+        return newest
+    if process == 0:
+        print(
+            f"{newest} has no {MARKER}, as after a kill while it was saved: going on from {complete[-1].name}. To go "
+            "on from it all the same, name it in resume_from_checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return str(complete[-1])
 
 
 def checkpoint_to_resume(resume: str | bool | None) -> str | bool | None:

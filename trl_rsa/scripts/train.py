@@ -127,7 +127,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
         trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
         load_last(trainer, checkpoint)
     else:
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=resume if checkpoint is None else str(checkpoint))
     check_finite(trainer.model, "this training")
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
