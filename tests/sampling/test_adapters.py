@@ -118,4 +118,10 @@ def test_adapters_that_are_no_layers_go_through_generate(tiny_tied_model_path, t
     model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
     real, batches = generation._generate_batch, []
     monkeypatch.setattr(generation, "_generate_batch", lambda *args: batches.append(args) or real(*args))
-    assert len(drawn(model, tiny_tokenizer)) == 12 and len(batches) == 3
+    found = drawn(model, tiny_tokenizer)
+    assert len(found) == 12 and len(batches) == 3
+    # What the base model's generation config forbids is not forbidden here.
+    monkeypatch.setattr(base.generation_config, "suppress_tokens", [5, 6, 7, 8])
+    own = base.generation_config
+    assert drawn(model, tiny_tokenizer) == found
+    assert base.generation_config is own

@@ -73,7 +73,7 @@ def test_the_room_of_a_model_counts_the_beginning(model, tiny_tokenizer):
 def test_other_engines_get_the_beginning_after_the_prompt_and_noise_of_its_own(tiny_tokenizer, monkeypatch):
     seen = {}
 
-    def engine(model, prompts, rows, batches, sampling):
+    def engine(model, tokenizer, prompts, rows, batches, sampling, ends, loading):
         seen.update(prompts=prompts, rows=rows)
         return iter(())
 

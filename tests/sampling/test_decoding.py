@@ -198,4 +198,48 @@ def test_other_models_go_through_generate(family, tiny_tokenizer, monkeypatch):
     found = drawn(model, tiny_tokenizer, prompts=PROMPTS[:2], batch_size=4)
     assert len(batches) == 2
     prompt = PROMPTS[0]
+    assert len(batches) == 2
+    prompt = PROMPTS[0]
     assert found[prompt, 1] == of_transformers(model, tiny_tokenizer, prompt, 1)
+
+
+FILLED_IN = {
+    "suppress_tokens": [5, 6, 7, 8],
+    "bad_words_ids": [[9]],
+    "forced_eos_token_id": 9,
+    "exponential_decay_length_penalty": (1, 9.0),
+    "sequence_bias": {(4,): 99.0},
+    "max_time": 1e-9,
+    "stop_strings": ["dog"],
+    "num_return_sequences": 2,
+    "min_length": 30,
+    "penalty_alpha": 0.6,
+}
+
+
+def test_generate_fills_nothing_in(tiny_tokenizer):
+    """From a generation config of the model's own, which it has again afterwards."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"vocab_size": len(tiny_tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**sizes, bos_token_id=None, eos_token_id=1, pad_token_id=0)).eval()
+    found = drawn(model, tiny_tokenizer, prompts=PROMPTS[:2])
+    own = model.generation_config
+    for name, value in FILLED_IN.items():
+        setattr(own, name, value)
+    assert drawn(model, tiny_tokenizer, prompts=PROMPTS[:2]) == found
+    assert model.generation_config is own and own.suppress_tokens == [5, 6, 7, 8]
+
+
+def test_the_generation_config_comes_back_after_an_error(tiny_tokenizer, monkeypatch):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48}
+    model = MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=4))
+    own = model.generation_config
+    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drawn(model, tiny_tokenizer)
+    assert model.generation_config is own

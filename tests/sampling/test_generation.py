@@ -1,10 +1,12 @@
 """Sampling: a draw depends on the seed, the prompt and its number alone, and has the model's law."""
 
+import copy
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from trl_rsa.sampling.encoding import encode_prompt
 from trl_rsa.sampling.generation import generate
@@ -138,6 +140,38 @@ def test_templates(tiny_tokenizer):
     assert text(turns, "chat") == "user the cat <eos> assistant sat <eos> user the dog <eos> assistant"
 
 
+@pytest.fixture
+def ending_tokenizer(tiny_tokenizer):
+    """One that puts `<eos>` behind every text."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    assert tokenizer("the cat")["input_ids"][-1] == tokenizer.eos_token_id == 1
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", ["none", "safe-rlhf"])
+def test_a_prompt_goes_on(ending_tokenizer, tiny_tokenizer, template):
+    """An end that the tokenizer adds is left out; one that the text has is not."""
+    for prompt in ("the cat", "the cat <eos>"):
+        expected = encode_prompt(tiny_tokenizer, prompt, template)
+        assert encode_prompt(ending_tokenizer, prompt, template) == expected
+    assert encode_prompt(ending_tokenizer, "the cat <eos>", "none")[-1] == 1
+
+
+def test_an_empty_prompt_is_none(model, ending_tokenizer):
+    with pytest.raises(ValueError, match="You gave prompt 0, but it has no tokens"):
+        generate(model, ending_tokenizer, [""], Sampling(max_new_tokens=8, template="none"))
+
+
+def test_turns_that_the_chat_template_does_not_take(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    turns = [{"role": r, "content": c} for r, c in (("system", "be kind"), ("user", "the cat"))]
+    sentence = r"of the turns system, user, but .* does not take them \(System role not supported\). Remove the prompt"
+    with pytest.raises(ValueError, match=sentence):
+        encode_prompt(tokenizer, turns)
+
+
 def test_safe_rlhf_template():
     seen = []
     tokenizer = SimpleNamespace(eos_token="</s>", chat_template=None)
@@ -173,6 +207,11 @@ def test_safe_rlhf_template():
         ({"engine": "tgi"}, "You set engine='tgi'"),
         ({"engine": "server"}, "server_url=None, but the server has an address"),
         ({"engine": "server", "server_url": "localhost:8000"}, "server_url='localhost:8000', but"),
+        ({"engine": "server", "server_url": "http://"}, "You set server_url to 'http://', but it is no http"),
+        (
+            {"engine": "server", "server_url": "http://me:secret@host"},
+            r"^You set server_url to one with a user name, password .* name that with server_key_env\.$",
+        ),
         ({"server_url": "http://localhost:8000"}, "only the engine 'server' asks a server"),
         ({"engine": "vllm", "server_model": "m"}, "You set server_model='m' with engine='vllm'"),
     ],
@@ -201,6 +240,14 @@ def test_prompts_are_checked_before_anything_is_drawn(model, tiny_tokenizer, pro
             prompts,
             Sampling(**settings | {"max_new_tokens": settings.get("max_new_tokens", 8)}),
         )
+
+
+def test_an_encoder_decoder_is_refused(tiny_tokenizer):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"vocab_size": len(tiny_tokenizer), "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    with pytest.raises(ValueError, match="a model of the kind t5, but it is an encoder-decoder"):
+        generate(T5ForConditionalGeneration(T5Config(**sizes)), tiny_tokenizer, ["the cat"])
 
 
 def test_batch_size_is_checked(model, tiny_tokenizer):

@@ -1,5 +1,8 @@
 """Policies from folders: whole models, adapters on a base model, and what cannot be loaded."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -41,6 +44,29 @@ def test_an_adapter_is_put_on_its_base_model(adapter, tiny_model_path):
     torch.testing.assert_close(logits(model), expected)
     assert not torch.allclose(logits(load_policy(tiny_model_path, "cpu")), expected)
     assert load_tokenizer(path).get_vocab() == load_tokenizer(tiny_model_path).get_vocab()
+
+
+def test_an_adapter_names_the_revision_of_its_base(adapter, monkeypatch):
+    path, _ = adapter
+    file = Path(path) / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": "v2"}))
+    asked, load = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda name, **kw: asked.append(kw.get("revision")) or load(name, **kw),
+    )
+    load_policy(path, "cpu")
+    load_policy(path, "cpu", revision="v3")
+    assert asked == ["v2", "v3"]
+
+
+def test_an_adapter_of_no_model(adapter):
+    path, _ = adapter
+    file = Path(path) / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match=r"be loaded: it is an adapter whose .* has no base_model_name_or_path"):
+        load_policy(path, "cpu")
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model_path):

@@ -218,6 +218,38 @@ def test_beaver_dam_behind_classify(chat_server):
     assert server.paths == ["/v1/classify"]
 
 
+def softmax(body):
+    """As vLLM gives them by default, whatever the text."""
+    return classes(0.25, 0.7, 0.05)
+
+
+def test_labels_that_exclude_each_other(chat_server):
+    """Probabilities of a softmax, which a harmless response gives away: it is asked about once."""
+    server = chat_server(softmax)
+    scorer = guard(server, "beaver-dam-7b", api="classify")
+    for _ in range(2):
+        scores = score(scorer, ["Hi", "Ho"], ["x", "y"])
+        assert scores.values == [None, None]
+        assert (
+            "start it with problem_type multi_label_classification (vLLM: --hf-overrides" in scores.failures[0].reason
+        )
+    assert [body["input"].split(":")[-1] for body in server.requests].count("Hello! How can I help you?</s>") == 1
+
+
+def test_one_label_for_certain_is_a_cost(chat_server):
+    """Of independent labels: the worst responses sum to 1 too."""
+    harmless = classes(0.01, 0.001, 0.001)
+    server = chat_server(lambda body: harmless if "Hello!" in body["input"] else classes(0.9995, 1e-5, 1e-5))
+    scorer = guard(server, "beaver-dam-7b", api="classify")
+    for _ in range(2):
+        assert scorer(["Hi"], ["x"]) == pytest.approx([math.log(0.9995 / 0.0005)])
+    assert len(server.requests) == 3
+    # Where another response says it, nothing more is asked.
+    server = chat_server(lambda body: harmless if "fine" in body["input"] else classes(0.9995, 1e-5, 1e-5))
+    assert None not in guard(server, "beaver-dam-7b", api="classify")(["Hi", "Hi"], ["x", "fine"])
+    assert len(server.requests) == 2
+
+
 def test_exclusive_labels_behind_classify(chat_server):
     """Of three classes two are unsafe: log(0.7/0.3). Conversations go into the server's own template."""
     server = chat_server(lambda body: classes(0.3, 0.5, 0.2))
@@ -248,7 +280,7 @@ def test_classifications_that_give_no_cost(answer, options, reason, chat_server)
 
 def test_a_probability_of_one_has_a_finite_cost(chat_server):
     """float32 has no number between 1 − 2⁻²⁴ and 1: log-odds of 16.6 at most."""
-    cost = guard(chat_server(lambda body: classes(1.0, 0.0)), "beaver-dam", api="classify")(["Hi"], ["x"])[0]
+    cost = guard(chat_server(lambda body: classes(1.0, 0.1)), "beaver-dam", api="classify")(["Hi"], ["x"])[0]
     assert cost == pytest.approx(math.log(2**24), abs=1e-3)
 
 

@@ -16,13 +16,14 @@ from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.sampling.encoding import encode_prompts
+from trl_rsa.sampling.engine_options import engine_options
 from trl_rsa.sampling.generation import room_for_prompts
 from trl_rsa.sampling.policies import config_of
 from trl_rsa.storage.provenance import differences
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.configuration import risk_arguments
 from trl_rsa.training.methods.table import METHODS
-from trl_rsa.training.runner import StageRunner
+from trl_rsa.training.runner import StageRunner, model_options
 from trl_rsa.training.stage import ReadyStage
 
 
@@ -91,7 +92,7 @@ def check_room(plan: Plan, stages: Sequence[ReadyStage], ladder: Ladder | None) 
     for split, groups in ladder.groups.items():
         sampling = ladder.settings.sampling_of(split, plan.seed)
         if sampling.engine != "transformers":
-            continue
+            engine_options(sampling.engine, model_options(model_settings(plan), sampling.engine))
         room = room_for_prompts(config, sampling.max_new_tokens)
         for group in groups:
             try:

@@ -19,7 +19,8 @@ from trl_rsa.evaluation.request import Evaluation, NestedSettings, Progress
 from trl_rsa.evaluation.scores import StoredScores, score_responses
 from trl_rsa.evaluation.workspace import Workspace
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.generation import end_tokens, generate
+from trl_rsa.sampling.endings import end_tokens
+from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.noise import draw_key
 from trl_rsa.sampling.policies import free_memory, load_policy, load_tokenizer
 from trl_rsa.storage.digests import prompt_key

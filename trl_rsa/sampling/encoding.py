@@ -31,7 +31,7 @@ def encode_prompt(tokenizer: Any, prompt: Text, template: str = "auto") -> list[
         template = "chat" if tokenizer.chat_template else "none"
     if template == "safe-rlhf":
         try:
-            return tokenizer(safe_rlhf_prompt(prompt, tokenizer.eos_token or ""))["input_ids"]
+            return _open_ended(tokenizer, safe_rlhf_prompt(prompt, tokenizer.eos_token or ""))
         except RowError as error:
             raise ValueError(
                 f"You set template='safe-rlhf', but in a prompt {error}, as they do in that template. Remove the "
@@ -43,13 +43,32 @@ def encode_prompt(tokenizer: Any, prompt: Text, template: str = "auto") -> list[
                 "You set template='chat', but the tokenizer has no chat template. Set template to safe-rlhf or none."
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+        try:
+            return tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+        except Exception as error:  # jinja2's own, and whatever a template raises about roles
+            raise ValueError(
+                f"You gave a prompt of the turns {', '.join(str(turn['role']) for turn in messages)}, but the "
+                f"tokenizer's chat template does not take them ({error}). Remove the prompt, or write what its other "
+                "turns say into the user's."
+            ) from error
     if not isinstance(prompt, str):
         raise ValueError(
             "You gave a prompt of several messages, but the tokenizer has no chat template to write them down with. "
             "Add one to the tokenizer, or set template='safe-rlhf'."
         )
-    return tokenizer(prompt)["input_ids"]
+    return _open_ended(tokenizer, prompt)
+
+
+def _open_ended(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that goes on: without the end-of-sequence token that some tokenizers put behind every one.
+    One that is written in the text itself stays."""
+    ids = list(tokenizer(text)["input_ids"])
+    end = getattr(tokenizer, "eos_token_id", None)
+    if end is None or ids[-1:] != [end]:
+        return ids
+    return ids[:-1] if tokenizer("a")["input_ids"][-1:] == [end] else ids
 
 
 def encode_prompts(

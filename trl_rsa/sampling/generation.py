@@ -1,12 +1,14 @@
 """Sampling a model's responses, reproducible per (seed, prompt, draw) whatever the batch."""
 
-from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.sampling.encoding import encode_prompts
+from trl_rsa.sampling.endings import end_tokens, ended
+from trl_rsa.sampling.engine_options import engine_options
 from trl_rsa.sampling.response import Response, Sampling
 
 
@@ -19,6 +21,7 @@ def generate(
     batch_size: int = 16,
     skip: Container[tuple[int, int]] = (),
     beginnings: Sequence[Sequence[int]] | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> Iterator[list[Response]]:
     """Draws responses, the longest prompts first, and hands them out in the order of prompts and draws.
 
@@ -28,7 +31,8 @@ def generate(
 
     One reservation: padding and batch size change logits by rounding. Where two noisy scores are that close (very
     rarely in float32, now and then in bfloat16) another token is drawn, and what follows in that response differs.
-    `batch_size=1` has no padding and no such case.
+    `batch_size=1` has no padding and no such case. And a second one: models with "longrope" positions turn to other
+    frequencies, for their whole batch, as soon as one of its rows is longer than what they were first trained on.
 
     A prompt is read once for all its draws, and a response that is done makes room for the next: see
     [`~sampling.decoding.Decoder`]. Models that keep something else than the keys and values of all tokens (sliding
@@ -56,6 +60,9 @@ def generate(
             Per prompt the tokens that its responses are made to begin with. They are part of the response's text and
             tokens, and do not count towards `max_new_tokens`. The noise is that of the places after them: a draw that
             is made to begin as it began by itself ends as it did.
+        model_options (`Mapping`, *optional*):
+            For a folder or repository: arguments of `from_pretrained` with which it is to be loaded
+            ([`~sampling.engine_options.engine_options`]).
 
     Yields:
         `list[Response]`: from a quarter of `batch_size` to `batch_size` responses, as soon as they are drawn.
@@ -63,7 +70,14 @@ def generate(
     sampling = Sampling() if sampling is None else sampling
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"You set batch_size={batch_size!r}, but a batch has at least one response. Set 1 or more.")
-    room = room_for_prompts(getattr(model, "config", None), sampling.max_new_tokens)
+    loading = {} if sampling.engine == "transformers" else engine_options(sampling.engine, model_options)
+    config = _config(model, loading)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"You sample from a model of the kind {config.model_type}, but it is an encoder-decoder, which answers a "
+            "text and does not continue it. Give a causal language model."
+        )
+    room = room_for_prompts(config, sampling.max_new_tokens)
     rows = encode_prompts(tokenizer, prompts, sampling.template, room, beginnings)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     wanted = [(i, draw) for i in order for draw in range(sampling.draws) if (i, draw) not in skip]
@@ -76,10 +90,10 @@ def generate(
     else:
         # Their noise knows no places: it is that of the prompt with the beginning.
         keyed = prompts if beginnings is None else [[*pair] for pair in zip(prompts, forced, strict=True)]
-        batches_drawn = _with_engine(model, tokenizer, keyed, rows, batches, sampling)
+        batches_drawn = _with_engine(model, tokenizer, keyed, rows, batches, sampling, loading)
     if beginnings is None:
         return batches_drawn
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer, _saved(loading))
     return ([_begun(tokenizer, one, forced[one.prompt], ends) for one in batch] for batch in batches_drawn)
 
 
@@ -90,15 +104,34 @@ def _with_engine(
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
     sampling: Sampling,
+    loading: Mapping[str, Any],
 ) -> Iterator[list[Response]]:
     """With an engine that loads models by itself."""
+    ends = end_tokens(model, tokenizer, _saved(loading))
     if sampling.engine == "vllm":
         from trl_rsa.sampling.vllm_engine import generate_with_vllm
 
-        return generate_with_vllm(model, prompts, rows, batches, sampling)
+        return generate_with_vllm(model, tokenizer, prompts, rows, batches, sampling, ends, loading)
     from trl_rsa.sampling.server_engine import generate_with_server
 
-    return generate_with_server(model, tokenizer, prompts, rows, batches, sampling)
+    return generate_with_server(model, tokenizer, prompts, rows, batches, sampling, ends, loading)
+
+
+def _saved(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options those that say which files are read, and how."""
+    return {name: value for name, value in loading.items() if name in ("revision", "trust_remote_code")}
+
+
+def _config(model: Any, loading: Mapping[str, Any]) -> Any:
+    """The model's configuration, which lies in its folder or repository where an engine loads it; None if unknown."""
+    if not isinstance(model, str):
+        return getattr(model, "config", None)
+    from trl_rsa.sampling.policies import config_of
+
+    try:
+        return config_of(model, **_saved(loading))
+    except ValueError:
+        return None  # the engine says more, or its server knows the model by another name
 
 
 def _begun(tokenizer: Any, response: Response, beginning: list[int], ends: set[int]) -> Response:
@@ -185,7 +218,7 @@ def _decode(
         Wanted(i, number, draw_key(sampling.seed, prompts[i], number), first_steps[i]) for i, number in wanted
     ]
     for done in decoder.run(responses):
-        yield [_response(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
+        yield [ended(tokenizer, one.prompt, one.draw, one.tokens, ends) for one in done]
 
 
 def room_for_prompts(config: Any, max_new_tokens: int, name: str = "max_new_tokens") -> int | None:
@@ -240,21 +273,40 @@ def _generate_batch(
         steps = torch.tensor([first_steps[i] for i, _ in batch])
         law = sampling.temperature, sampling.top_p, sampling.top_k
         processors.append(SeededSampling(keys.to(device), width - steps.to(device), *law))
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
-        logits_processor=processors,
-    )
+    with _nothing_filled_in(model, sorted(ends), pad):
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=_greedy(sampling.max_new_tokens, sorted(ends), pad),
+            logits_processor=processors,
+        )
     completions = output[:, width:].tolist()
     return [
-        _response(tokenizer, i, draw, completion, ends)
-        for (i, draw), completion in zip(batch, completions, strict=True)
+        ended(tokenizer, i, draw, completion, ends) for (i, draw), completion in zip(batch, completions, strict=True)
     ]
 
 
+@contextmanager
+def _nothing_filled_in(model: Any, ends: list[int], pad: int) -> Iterator[None]:
+    """`generate` fills in whatever a call leaves open from the model's own generation config: forbidden and forced
+    tokens, stop strings, several sequences, a time limit. Meanwhile that has nothing but special tokens."""
+    from transformers import GenerationConfig
+
+    first = getattr(getattr(model, "generation_config", None), "bos_token_id", None)
+    bare = GenerationConfig(bos_token_id=first, eos_token_id=ends or None, pad_token_id=pad)
+    # Of a model inside a PEFT model too.
+    kept = [(owner, owner.generation_config) for owner in model.modules() if "generation_config" in vars(owner)]
+    try:
+        for owner, _ in kept:
+            owner.generation_config = bare
+        yield
+    finally:
+        for owner, own in kept:
+            owner.generation_config = own
+
+
 def _greedy(max_new_tokens: int, ends: list[int], pad: int) -> Any:
-    """Everything that would change the law of the next token is set, or the model's own generation config fills it."""
+    """Greedy, since the noise is in a processor of ours."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -271,17 +323,3 @@ def _greedy(max_new_tokens: int, ends: list[int], pad: int) -> Any:
         eos_token_id=ends or None,
         pad_token_id=pad,
     )
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a response: the tokenizer's, and those in the model's generation config (chat models)."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return {token for token in [*own, tokenizer.eos_token_id] if token is not None}
-
-
-def _response(tokenizer: Any, prompt: int, draw: int, completion: list[int], ends: set[int]) -> Response:
-    end = next((place for place, token in enumerate(completion) if token in ends), None)
-    ids = completion if end is None else completion[: end + 1]
-    text = tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True)
-    return Response(prompt, draw, text, ids, end is not None)

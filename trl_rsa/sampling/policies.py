@@ -1,7 +1,7 @@
 """The one place that loads a policy to sample from or to measure, with its tokenizer, and that lets go of it."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ def load_policy(name: str, device: str | None = None, **init_kwargs: Any) -> Any
     init_kwargs["dtype"] = pick_dtype(init_kwargs.get("dtype"))
     with _named(name), quiet_loading():
         adapter = is_adapter(name)
-        model = AutoModelForCausalLM.from_pretrained(base_of(name) if adapter else name, **init_kwargs)
+        whole, init_kwargs = whole_model(name, init_kwargs)
+        model = AutoModelForCausalLM.from_pretrained(whole, **init_kwargs)
         if not hasattr(model, "hf_device_map"):  # quantised models are where they were loaded
             model = model.to(where)
         if adapter:
@@ -65,10 +66,31 @@ def is_adapter(name: str) -> bool:
 
 
 def base_of(adapter: str) -> str:
-    """Folder or Hub id of the model that an adapter belongs to."""
+    """
+    Folder or Hub id of the model that an adapter belongs to.
+
+    Raises:
+        ValueError: if it does not say.
+    """
+    base = _adapter_config(adapter).base_model_name_or_path
+    if not base:
+        raise ValueError("it is an adapter whose adapter_config.json has no base_model_name_or_path")
+    return base
+
+
+def whole_model(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What is loaded first of a policy: it, or the base model of an adapter, which may name a revision of that.
+    `options` are arguments of `from_pretrained`."""
+    if not is_adapter(name):
+        return name, dict(options)
+    revision = options.get("revision") or _adapter_config(name).revision
+    return base_of(name), {**options, **({"revision": revision} if revision else {})}
+
+
+def _adapter_config(adapter: str) -> Any:
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    return PeftConfig.from_pretrained(adapter)
 
 
 def config_of(name: str, **options: Any) -> Any:
@@ -76,7 +98,8 @@ def config_of(name: str, **options: Any) -> Any:
     from transformers import AutoConfig
 
     with _named(name):
-        return AutoConfig.from_pretrained(base_of(name) if is_adapter(name) else name, **options)
+        whole, options = whole_model(name, options)
+        return AutoConfig.from_pretrained(whole, **options)
 
 
 def refuse_score_model(name: str) -> None:

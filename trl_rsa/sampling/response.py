@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from trl_rsa.scoring.address import checked_address
+
 
 ENGINES = ("transformers", "vllm", "server")
 
@@ -97,6 +99,7 @@ class Sampling:
                     f"You set engine='server' with server_url={self.server_url!r}, but the server has an address. Set "
                     "http://localhost:8000, say."
                 )
+            checked_address(str(self.server_url), "server_url", "server_key_env")
             return
         for name in ("server_url", "server_model", "server_key_env"):
             if getattr(self, name) is not None:

@@ -3,28 +3,31 @@ OpenAI's completions.
 
 Which weights answer is never guessed. In this order:
 
-* An adapter's folder is loaded by name for as long as it is sampled from; the name belongs to its content.
+* An adapter is loaded by name for as long as it is sampled from; the name belongs to its content.
 * A server that takes weights (vLLM with a weight-transfer engine) is sent those of the model's folder, through TRL's
   client. What it serves now may be anything: another run may have sent it something.
-* Any other server must serve the model that is asked for, under its name or from its folder.
+* Any other server must serve the model that is asked for, by its name or path. What it read there is its own affair.
 """
 
 import os
-import time
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from trl_rsa.data.schema import Text
 from trl_rsa.sampling.adapter_folder import AdapterFolder, read_adapter
+from trl_rsa.sampling.encoding import ConversationEncoder
+from trl_rsa.sampling.endings import check_cut, ended
 from trl_rsa.sampling.noise import draw_key
 from trl_rsa.sampling.response import Response, Sampling
+from trl_rsa.sampling.server_connection import DRAWING, LOADING, ServerConnection, json_of
 
 
-_WAITS = (1.0, 4.0, 16.0)
-"""Seconds before a request is tried again, after a broken connection or a status that passes."""
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_STOPPED = ("stop", "eos_token")  # TGI names the reason
 _TAKES_ADAPTERS = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
 _TAKES_WEIGHTS = (
     'start it with VLLM_SERVER_DEV_MODE=1 in its environment and --weight-transfer-config \'{"backend": "nccl"}\''
@@ -38,6 +41,8 @@ def generate_with_server(
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
     sampling: Sampling,
+    ends: set[int],
+    loading: Mapping[str, Any],
 ) -> Iterator[list[Response]]:
     """As [`~sampling.generation.generate`], which calls it. Prompts are sent as token ids, each draw as a request with
     a seed of its own, made from (seed, prompt, draw), and as many at a time as a batch has.
@@ -50,7 +55,7 @@ def generate_with_server(
             f"You set engine='server' with a {type(model).__name__} in memory, but the server has its own. Give the "
             "model's folder or repository."
         )
-    return _batches(model, read_adapter(model, "server"), tokenizer, prompts, rows, batches, sampling)
+    return _batches(model, read_adapter(model, "server"), tokenizer, prompts, rows, batches, sampling, ends, loading)
 
 
 def _batches(
@@ -61,89 +66,79 @@ def _batches(
     rows: Sequence[Sequence[int]],
     batches: Sequence[Sequence[tuple[int, int]]],
     sampling: Sampling,
+    ends: set[int],
+    loading: Mapping[str, Any],
 ) -> Iterator[list[Response]]:
     if not batches:
         return
     in_flight = max(map(len, batches))
+    encoder = ConversationEncoder(tokenizer, sampling.template)
 
     def draw_one(server: "_Server", name: str, i: int, draw: int) -> Response:
         seed = draw_key(sampling.seed, prompts[i], draw) & (2**63 - 1)
-        choice = server.complete(name, rows[i], seed, sampling)
-        return _response(tokenizer, i, draw, choice)
+        answer = server.complete(name, rows[i], seed, sampling, ends)
+        return server.response(encoder, i, draw, answer, sampling, ends)
 
-    with _Server(sampling, in_flight) as server, server.policy(model, adapter) as name:
+    with _Server(sampling, in_flight, loading) as server, server.policy(model, adapter) as name:
         executor = ThreadPoolExecutor(in_flight)
         try:
             # All of them at once: the executor sends the next as soon as one is done, across batches.
             futures = [[executor.submit(draw_one, server, name, i, draw) for i, draw in batch] for batch in batches]
             for batch in futures:
                 yield [future.result() for future in batch]
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _response(tokenizer: Any, i: int, draw: int, choice: dict[str, Any]) -> Response:
-    finished = choice["finish_reason"] == "stop"
-    ids = choice.get("token_ids")
-    if ids is None:
-        ids = tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
-        ids = [*ids, tokenizer.eos_token_id] if finished and tokenizer.eos_token_id is not None else ids
-    return Response(i, draw, choice["text"], list(ids), finished)
+        except BaseException:  # GeneratorExit too: somebody has left
+            server.connection.stop()
+            raise
+        finally:  # what is still being drawn is not waited for
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Server:
     """
-    Requests to a server.
+    A server, and which of its policies is asked.
 
     Args:
         sampling ([`Sampling`]):
             With `server_url`, `server_model` and `server_key_env`.
-        connections (`int`):
-            Requests at a time.
+        at_once (`int`):
+            Responses at a time.
+        loading (`Mapping`):
+            `revision` and `trust_remote_code` of the model, if they are set.
     """
 
-    def __init__(self, sampling: Sampling, connections: int):
-        import httpx2
-
-        self.url = str(sampling.server_url).rstrip("/").removesuffix("/v1")
-        self.model = sampling.server_model
-        key = os.environ.get(sampling.server_key_env, "") if sampling.server_key_env else ""
-        if sampling.server_key_env and not key:
-            raise ValueError(
-                f"You set server_key_env={sampling.server_key_env!r}, but there is no such environment variable. Put "
-                "the server's key into it."
-            )
-        self.client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-            timeout=httpx2.Timeout(3600.0, connect=10.0),  # a long response in a full queue takes its time
-        )
+    def __init__(self, sampling: Sampling, at_once: int, loading: Mapping[str, Any]):
+        self.connection = ServerConnection(sampling, at_once)
+        self.url, self.model, self.loading = self.connection.url, sampling.server_model, loading
+        self.adapter: AdapterFolder | None = None
+        self._loaded_here = False
+        self._said_no_ids = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "_Server":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.client.close()
+        self.connection.close()
 
     # Which weights answer
 
     @contextmanager
     def policy(self, model: str, adapter: AdapterFolder | None) -> Iterator[str]:
         """The name under which the server serves the model, for as long as it is needed."""
-        base = self._serve(model if adapter is None else adapter.base)
         if adapter is None:
-            yield base
+            yield self._serve(model, self.loading.get("revision"))
             return
-        if adapter.name in {served["id"] for served in self._served()}:
-            yield adapter.name  # somebody else needs it too
-            return
-        self._load(adapter)
+        self._serve(adapter.base, self.loading.get("revision") or adapter.revision)
+        self.adapter = adapter
+        if adapter.name not in {served["id"] for served in self._served()}:  # or somebody else needs it too
+            self._load(adapter)
         try:
             yield adapter.name
         finally:
-            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": adapter.name})
+            if self._loaded_here:
+                self._unload(adapter)
 
-    def _serve(self, model: str) -> str:
+    def _serve(self, model: str, revision: str | None) -> str:
         """The name of a whole model there, sent if the server takes weights."""
         served = self._served()
         names = [one["id"] for one in served if not one.get("parent")]
@@ -152,8 +147,8 @@ class _Server:
                 f"You set server_model={self.model!r}, but the server at {self.url} serves {', '.join(names)}. "
                 "Set one of these."
             )
-        if self._takes_weights():
-            self._send_weights(model)
+        if names and self._takes_weights():
+            self._send_weights(model, revision)
             return self.model or names[0]
         wanted = {model, os.path.abspath(model)}
         same = [one["id"] for one in served if not one.get("parent") and {one["id"], one.get("root")} & wanted]
@@ -164,25 +159,35 @@ class _Server:
                 f"takes no weights. Serve {model} (with --served-model-name if it lies elsewhere there), or "
                 f"{_TAKES_WEIGHTS}."
             )
+        if revision is not None and not Path(model).is_dir():
+            raise ValueError(
+                f"You set engine='server' for {model} at the revision {revision}, but the server at {self.url} does "
+                "not say which revision it serves. Download that one, and serve and give its folder."
+            )
         return same[0]
 
     def _served(self) -> list[dict[str, Any]]:
-        response = self._send("GET", "/v1/models")
-        if response.status_code != 200:
+        response = self.connection.send("GET", "/v1/models")
+        listed = json_of(response)
+        listed = listed.get("data") if isinstance(listed, dict) else None
+        if (
+            response.status_code != 200
+            or not isinstance(listed, list)
+            or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in listed)
+        ):
             raise ValueError(
-                f"You set server_url={self.url!r}, but it does not list its models ({_said(response)}). Give the "
-                "address of an OpenAI-compatible server, without /v1."
+                f"You set server_url={self.url!r}, but it does not list its models "
+                f"({self.connection.said(response)}). Give the address of an OpenAI-compatible server, without /v1."
             )
-        return response.json()["data"]
+        return listed
 
     def _takes_weights(self) -> bool:
-        response = self._send("GET", "/server_info?config_format=json")
-        if response.status_code != 200:
-            return False
-        config = response.json().get("vllm_config")
+        response = self.connection.send("GET", "/server_info?config_format=json")
+        info = json_of(response) if response.status_code == 200 else None
+        config = info.get("vllm_config") if isinstance(info, dict) else None
         return isinstance(config, dict) and config.get("weight_transfer_config") is not None
 
-    def _send_weights(self, model: str) -> None:
+    def _send_weights(self, model: str, revision: str | None) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -193,40 +198,71 @@ class _Server:
                 f"You set engine='server' and the server at {self.url} takes weights, but they are sent from a CUDA "
                 f"device, and there is none here. Train an adapter, and {_TAKES_ADAPTERS}."
             )
+        if self.connection.secret is not None:
+            raise ValueError(
+                f"You set server_key_env and the server at {self.url} takes weights, but TRL's client, which sends "
+                f"them, knows no key. Start the server without one, or without its weight-transfer engine, and for "
+                f"adapters {_TAKES_ADAPTERS}."
+            )
+        options = {**self.loading, **({} if revision is None else {"revision": revision})}
         try:
             client = vllm_client()(base_url=self.url)
+            policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto", **options).to("cuda")
+            client.init_communicator(device="cuda")
+            try:
+                client.update_model_params(policy)
+                client.reset_prefix_cache()
+            finally:
+                client.close_communicator()
         except ImportError as error:
             raise ImportError(
                 f"You set engine='server', and {model} has to be sent to the server at {self.url}, which TRL's client "
                 f"does with vLLM and requests, but {error} Install both, or train an adapter, and {_TAKES_ADAPTERS}."
             ) from error
-        policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to("cuda")
-        client.init_communicator(device="cuda")
-        try:
-            client.update_model_params(policy)
-            client.reset_prefix_cache()
-        finally:
-            client.close_communicator()
+        except Exception as error:  # TRL's client raises `Exception` itself, and what requests and NCCL raise
+            raise ValueError(
+                f"You set engine='server', but the weights of {model} could not be sent to the server at {self.url} "
+                f"({type(error).__name__}: {error}). Check its log, or train an adapter, and {_TAKES_ADAPTERS}."
+            ) from error
 
     def _load(self, adapter: AdapterFolder) -> None:
         body = {"lora_name": adapter.name, "lora_path": adapter.path}
-        response = self._send("POST", "/v1/load_lora_adapter", body)
-        if response.status_code in (404, 405, 501):
+        response = self.connection.send("POST", "/v1/load_lora_adapter", body, LOADING)
+        if response.status_code == 200:
+            self._loaded_here = True
+        elif response.status_code in (404, 405, 501):
             raise ValueError(
                 f"You set engine='server' for the adapter in {adapter.path}, but the server at {self.url} loads no "
                 f"adapters. If it is vLLM, {_TAKES_ADAPTERS}."
             )
-        if response.status_code != 200:
+        elif "already" not in response.text.lower():  # another run, or another request of this one, was faster
             raise ValueError(
                 f"You set engine='server' for the adapter in {adapter.path}, but the server at {self.url} could not "
-                f"load it ({_said(response)}). It must see this folder under the same path, and allow rank "
-                f"{adapter.rank} (--max-lora-rank)."
+                f"load it ({self.connection.said(response)}). It must see this folder under the same path, and allow "
+                f"rank {adapter.rank} (--max-lora-rank)."
             )
 
-    # Responses
+    def _unload(self, adapter: AdapterFolder) -> None:
+        """Nothing depends on it any more: what goes wrong is said, and no error."""
+        try:
+            response = self.connection.send("POST", "/v1/unload_lora_adapter", {"lora_name": adapter.name})
+            if response.status_code in (200, 404):  # 404: another run that used it has unloaded it
+                return
+            problem = self.connection.said(response)
+        except ConnectionError as error:
+            problem = str(error)
+        warnings.warn(
+            f"The adapter {adapter.name} could not be unloaded from the server at {self.url} ({problem}). It stays "
+            "there until the server ends.",
+            stacklevel=2,
+        )
 
-    def complete(self, name: str, prompt: Sequence[int], seed: int, sampling: Sampling) -> dict[str, Any]:
-        """One choice, as OpenAI's completions describe it, with `token_ids` where the server can say."""
+    # Draws
+
+    def complete(
+        self, name: str, prompt: Sequence[int], seed: int, sampling: Sampling, ends: set[int]
+    ) -> dict[str, Any]:
+        """The server's answer to one request, whose first choice is whole."""
         body = {
             "model": name,
             "prompt": list(prompt),
@@ -241,40 +277,79 @@ class _Server:
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
+            # Of the tokenizer here, which need not be the server's.
+            "stop_token_ids": sorted(ends),
             "return_token_ids": True,
         }
-        response = self._send("POST", "/v1/completions", body)
+        response = self.connection.send("POST", "/v1/completions", body, DRAWING)
+        if response.status_code == 404 and self.adapter is not None and self.adapter.name == name:
+            with self._lock:  # another run that had loaded it is done with it, and has unloaded it
+                self._load(self.adapter)
+            response = self.connection.send("POST", "/v1/completions", body, DRAWING)
         if response.status_code != 200:
             raise ValueError(
                 f"You set engine='server', but the server at {self.url} did not answer a completion of {name} "
-                f"({_said(response)}). Check its log, or leave the engine out to draw with transformers."
+                f"({self.connection.said(response)}). Check its log, or leave the engine out to draw with "
+                "transformers."
             )
-        choice = response.json()["choices"][0]
-        if choice["finish_reason"] not in ("stop", "length"):
+        answer = json_of(response)
+        if not _is_completion(answer):
             raise ValueError(
-                f"The server at {self.url} ended a response for the reason {choice['finish_reason']!r}, so that it is "
+                f"You set engine='server', but what the server at {self.url} answers is no completion "
+                f"({self.connection.said(response)}). Give the address of an OpenAI-compatible server, without /v1."
+            )
+        reason = answer["choices"][0].get("finish_reason")
+        if reason not in (*_STOPPED, "length"):
+            raise ValueError(
+                f"The server at {self.url} ended a response for the reason {reason!r}, so that it is "
                 "neither finished nor cut. Run the command again; what is drawn is kept."
             )
-        return choice
+        return answer
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        import httpx2
+    def response(
+        self,
+        encoder: ConversationEncoder,
+        i: int,
+        draw: int,
+        answer: Mapping[str, Any],
+        sampling: Sampling,
+        ends: set[int],
+    ) -> Response:
+        """From an answer: by its tokens, where it has them."""
+        choice = answer["choices"][0]
+        stopped = choice["finish_reason"] in _STOPPED
+        ids = choice.get("token_ids")
+        if ids is None:
+            self._say_no_ids()
+            ids = encoder.completion(choice["text"], stopped)
+            response = Response(i, draw, choice["text"], ids, stopped)
+            usage = answer.get("usage")
+            drawn = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        else:
+            response = ended(encoder.tokenizer, i, draw, ids, ends, stopped)
+            drawn = len(ids)
+        if not response.finished and isinstance(drawn, int):
+            remedy = "start it with a longer one (vLLM: --max-model-len)"
+            check_cut(drawn, sampling.max_new_tokens, f"the server at {self.url}", remedy)
+        return response
 
-        for wait in (*_WAITS, None):
-            try:
-                response = self.client.request(method, self.url + path, json=body)
-            except httpx2.HTTPError as error:
-                if wait is None:
-                    raise ConnectionError(
-                        f"You set server_url={self.url!r}, but it cannot be reached ({error}). Start the server, or "
-                        "correct the address."
-                    ) from error
-            else:
-                if wait is None or response.status_code not in _PASSING:
-                    return response
-            time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+    def _say_no_ids(self) -> None:
+        with self._lock:
+            if self._said_no_ids:
+                return
+            self._said_no_ids = True
+        warnings.warn(
+            f"The server at {self.url} does not say which tokens it drew. Its texts are tokenized again, which now "
+            "and then gives other tokens, and a finished one is given the token that ends a turn here.",
+            stacklevel=2,
+        )
 
 
-def _said(response: Any) -> str:
-    return f"status {response.status_code}: {' '.join(response.text.split())[:300]}"
+def _is_completion(answer: Any) -> bool:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return False
+    ids = choices[0].get("token_ids")
+    return isinstance(choices[0].get("text"), str) and (
+        ids is None or (isinstance(ids, list) and all(isinstance(token, int) for token in ids))
+    )

@@ -222,14 +222,7 @@ def _check_own(
             f"You set label or output for the scorer {path!r}, but its config.json says how its logits become a "
             "score. Remove the option."
         )
-    direction = "better" if readout.objective == "reward" else "worse"
-    if higher_is != direction and not (kind == readout.objective and higher_is is None):
-        stated = "" if higher_is is None else f' and higher_is="{higher_is}"'
-        raise ValueError(
-            f'You set kind="{kind}"{stated} for the scorer {path!r}, but it was trained to give a '
-            f'{readout.objective}, of which higher is {direction}. Set kind="{readout.objective}" alone, or '
-            f'higher_is="{direction}" with either kind.'
-        )
+    readout.check_kind(path, kind, higher_is)
 
 
 def _base_folder(folder: Path) -> Path | None:

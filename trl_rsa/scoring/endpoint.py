@@ -5,7 +5,6 @@ import os
 import random
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.scoring.address import checked_address
 from trl_rsa.scoring.budget import Budget, BudgetSpent
 from trl_rsa.scoring.replies import ReplyCache, default_reply_folder, request_key
 from trl_rsa.scoring.secret import Secret
@@ -123,7 +123,7 @@ class ChatEndpoint:
         prompt_price: float = 0.0,
         completion_price: float = 0.0,
     ):
-        self.url, self.model = _checked_url(url), model
+        self.url, self.model = checked_address(url), model
         if not model:
             raise ValueError(f"You set the endpoint to {url!r} without a model. Write URL#MODEL.")
         limits = {"timeout": timeout, "concurrency": concurrency, "requests_per_minute": requests_per_minute}
@@ -299,27 +299,6 @@ class ChatEndpoint:
 def without_key(options: Mapping[str, object]) -> dict[str, Any]:
     """Options of an endpoint for looking at alone: the key may be on another machine."""
     return {name: value for name, value in options.items() if name != "api_key_env"}
-
-
-def _checked_url(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not _has_port(parts):
-        raise ValueError(f"You set the endpoint's address to {url!r}, but it is no http(s) address. Write it in full.")
-    if parts.username or parts.password or parts.query:
-        # Not repeated here: it may hold a secret.
-        raise ValueError(
-            "You set the endpoint's address to one with a user name, password or query, but it stands in records and "
-            "certificates. Put the key into an environment variable and name that with api_key_env."
-        )
-    return url.rstrip("/")
-
-
-def _has_port(parts: urllib.parse.SplitResult) -> bool:
-    """Whether the port can be one, if there is any."""
-    try:
-        return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
 
 
 def _read_key(variable: str) -> str:

@@ -96,6 +96,22 @@ class Readout:
                 f"The field {CONFIG_FIELD} of the model's config.json cannot be used ({error}). Restore the file."
             ) from error
 
+    def check_kind(self, path: str, kind: str, higher_is: str | None) -> None:
+        """
+        Raises:
+            ValueError: if the scorer `path` is used as what it was not trained to be. Our own folders say whether they
+                give a reward or a cost, and this is never passed over: a reward model that stands as the cost would
+                train towards what is unsafe.
+        """
+        direction = "better" if self.objective == "reward" else "worse"
+        if higher_is != direction and not (kind == self.objective and higher_is is None):
+            stated = "" if higher_is is None else f' and higher_is="{higher_is}"'
+            raise ValueError(
+                f'You set kind="{kind}"{stated} for the scorer {path!r}, but it was trained to give a '
+                f'{self.objective}, of which higher is {direction}. Set kind="{self.objective}" alone, or '
+                f'higher_is="{direction}" with either kind.'
+            )
+
     def to_config(self) -> ScoreModelField:
         own: ScoreModelField = {"objective": self.objective, "heads": self.heads, "pessimism": self.pessimism}
         if self.scale is None:

@@ -15,6 +15,7 @@ from trl_rsa.sampling.generation import generate
 from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.launcher import Launcher
+from trl_rsa.training.runner import model_options
 from trl_rsa.training.stage import ReadyStage, StageResult
 from trl_rsa.training.worker import REQUEST, RESULT, SampleRequest, TrainRequest, write_request
 
@@ -77,6 +78,7 @@ class Launched:
     ) -> Iterator[list[Response]]:
         if sampling.engine != "transformers":  # it brings its own processes
             options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "beginnings": beginnings}
+            options["model_options"] = model_options(self.models, sampling.engine)
             yield from generate(model, self.processing_class, prompts, sampling, **options)
             return
         pairs = ((prompt, draw) for prompt in range(len(prompts)) for draw in range(sampling.draws))

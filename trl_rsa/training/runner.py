@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_rsa.sampling.generation import generate
@@ -11,6 +12,15 @@ from trl_rsa.sampling.policies import free_memory
 from trl_rsa.sampling.response import Response, Sampling
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.stage import ReadyStage, StageResult, train_stage
+
+
+def model_options(models: ModelSettings, engine: str) -> dict[str, Any]:
+    """How an engine that loads policies by itself is to load them: as the plan says, but float32, the default of a
+    plan, is left to vLLM, which serves such weights in half precision; and a server has a dtype of its own."""
+    options = dict(models.init_kwargs)
+    if engine == "server" or options.get("dtype") is torch.float32:
+        options.pop("dtype", None)
+    return options
 
 
 class StageRunner(Protocol):
@@ -71,6 +81,7 @@ class InProcess:
         # The other engines load models, and adapters on their base, by themselves.
         policy: Any = self.models.load_policy(model) if sampling.engine == "transformers" else model
         options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "beginnings": beginnings}
+        options["model_options"] = model_options(self.models, sampling.engine)
         yield from generate(policy, self.processing_class, prompts, sampling, **options)
         del policy
         free_memory()
