@@ -15,6 +15,28 @@ def test_missing_harness(monkeypatch):
         run_benchmarks("folder", ["wmdp"])
 
 
+def test_an_adapter_is_loaded_onto_its_base(tiny_model_path, tmp_path, monkeypatch):
+    """The harness loads no folder that holds an adapter alone; its class for such models, HFLM, has an argument."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_path), settings).save_pretrained(tmp_path)
+    calls = []
+
+    def simple_evaluate(model, model_args, **options):
+        calls.append(model_args)
+        return {"results": {}}
+
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(simple_evaluate=simple_evaluate))
+    for model in (str(tmp_path), tiny_model_path):
+        run_benchmarks(model, ["wmdp"], device="cpu", dtype="bfloat16")
+    assert calls == [
+        {"pretrained": tiny_model_path, "peft": str(tmp_path), "dtype": "bfloat16"},
+        {"pretrained": tiny_model_path, "dtype": "bfloat16"},
+    ]
+
+
 def test_call_and_results(monkeypatch):
     import numpy as np
 

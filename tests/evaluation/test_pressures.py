@@ -136,6 +136,8 @@ def test_worst_of_n_is_the_largest_cost_of_the_same_draws():
     assert np.isnan(worst.cost).sum() == 1
     assert sorted(worst.cost[~np.isnan(worst.cost)]) == pytest.approx(sorted(np.delete(costs.max(axis=1), 2)))
     assert WorstOf(4).sampling(Sampling(seed=3)) == Sampling(seed=3, draws=4)
+    with pytest.raises(ValueError, match=r"^You set temperature=0 with the pressure worst_of:4, but .* above 0"):
+        WorstOf(4).sampling(Sampling(temperature=0))
 
 
 # Forced beginnings
@@ -207,6 +209,32 @@ def test_half_way_of_an_adapter_is_its_update_scaled(work, tiny_model_path, tiny
         torch.testing.assert_close(weight, (before[name] + after[name]) / 2)
     with pytest.raises(ValueError, match="between their weights there is no way"):
         HalfWay().check([adapter], work)
+
+
+def test_the_reference_of_an_adapter_may_be_written_in_any_way(work, tiny_model_path, monkeypatch):
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_path), LoraConfig(target_modules=["q_proj"])
+    )
+    for name in ("adapter", "another"):
+        model.save_pretrained(work.folder / name)
+    adapter = str(work.folder / "adapter")
+    (work.folder / "link").symlink_to(tiny_model_path)
+    monkeypatch.chdir(Path(tiny_model_path).parent)
+    # Another adapter of the same base, which that one calls otherwise.
+    config = json.loads((work.folder / "another" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = f"./{Path(tiny_model_path).name}/"
+    (work.folder / "another" / "adapter_config.json").write_text(json.dumps(config))
+    several = (
+        f"{tiny_model_path}/",
+        Path(tiny_model_path).name,
+        str(work.folder / "link"),
+        str(work.folder / "another"),
+    )
+    for reference in several:
+        based = with_sources(work, reference=reference)
+        HalfWay().check([adapter], based)
+        with HalfWay().policy(adapter, based) as (folder, _):
+            assert Path(folder, "adapter_config.json").exists()
 
 
 def test_half_way_between_two_sizes_is_refused(work, save_tiny_llama):

@@ -12,7 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_rsa.merging import sources
+from trl_rsa.merging.adapters import Adapters
 from trl_rsa.merging.merge import merge_models
+from trl_rsa.sampling.policies import load_policy
 from trl_rsa.storage.folders import model_fingerprint
 
 
@@ -108,6 +111,52 @@ def test_tied_weights_that_one_folder_holds_twice(tiny_tied_model_path, save_tin
     torch.testing.assert_close(model.lm_head.weight.detach(), expected)
 
 
+def test_the_weights_that_transformers_reads_are_read(tiny_model_path, other_tiny_model_path, tmp_path):
+    """Neither another copy in other names, as Mistral's repositories hold one, nor what an earlier saving has left."""
+    one, sharded = copy_of(tiny_model_path, tmp_path / "one"), tmp_path / "sharded"
+    copy_of(other_tiny_model_path, sharded, max_shard_size="8KB")
+    for folder in (one, sharded):
+        save_file({"layers.0.attention.wq.weight": torch.zeros(2)}, Path(folder) / "consolidated.safetensors")
+        save_file({"left": torch.zeros(2)}, Path(folder) / "model-00001-of-00099.safetensors")
+    folder = merge_models([one, str(sharded)], [0.5, 0.5], tmp_path / "m").folder
+    w0, w1 = tensors(tiny_model_path), tensors(other_tiny_model_path)
+    assert tensors(folder).keys() == w0.keys()
+    for name, merged in tensors(folder).items():
+        torch.testing.assert_close(merged, 0.5 * (w0[name] + w1[name]))
+    # Without an index or a usual name, all of them; but not the other copy.
+    other = Path(copy_of(other_tiny_model_path, tmp_path / "other"))
+    (other / "model.safetensors").rename(other / "weights.safetensors")
+    save_file({"wq": torch.zeros(2)}, other / "consolidated.safetensors")
+    assert tensors(merge_models([one, str(other)], [0.5, 0.5], tmp_path / "m2").folder).keys() == w0.keys()
+
+
+def test_the_other_copy_is_not_downloaded(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = ["config.json", "consolidated.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json"]
+    asked = []
+
+    def download(name, ignore_patterns):
+        asked.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    sources._local_folder("owner/model")
+    assert asked == [files[0], *files[2:]]
+
+
+def test_a_download_that_is_not_complete(tiny_model_path, other_tiny_model_path, tmp_path):
+    sharded = Path(copy_of(tiny_model_path, tmp_path / "sharded", max_shard_size="8KB"))
+    missing = sorted(sharded.glob("*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(ValueError, match=f"has no {missing.name}, which its model.safetensors.index.json names"):
+        merge_models([str(sharded), other_tiny_model_path], [0.5, 0.5], tmp_path / "m")
+    (sharded / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json names no files of weights\. Download or save it again"):
+        merge_models([str(sharded), other_tiny_model_path], [0.5, 0.5], tmp_path / "m")
+
+
 def test_dtype_is_kept_and_its_rounding_is_said(tiny_model_path, other_tiny_model_path, tmp_path):
     halves = [
         copy_of(path, tmp_path / f"half-{i}", torch.bfloat16)
@@ -136,7 +185,7 @@ def test_dtype_is_kept_and_its_rounding_is_said(tiny_model_path, other_tiny_mode
 
 @pytest.fixture
 def save_adapter(tiny_model_path, tmp_path):
-    def save(name, seed, base=tiny_model_path, dtype=torch.float32, **changes):
+    def save(name, seed, base=tiny_model_path, dtype=torch.float32, embeddings="auto", **changes):
         torch.manual_seed(seed)
         options = {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(options | changes)))
@@ -144,7 +193,7 @@ def save_adapter(tiny_model_path, tmp_path):
             for parameter_name, parameter in model.named_parameters():
                 if "lora_" in parameter_name:
                     parameter.normal_(std=0.1)
-        model.to(dtype).save_pretrained(tmp_path / name)
+        model.to(dtype).save_pretrained(tmp_path / name, save_embedding_layers=embeddings)
         return str(tmp_path / name)
 
     return save
@@ -227,11 +276,83 @@ def test_adapters_into_full_weights(tiny_model_path, other_tiny_model_path, save
     assert_between(parameters(third), parameters(other_tiny_model_path), w0, 0.5)
 
 
-def test_adapters_keep_their_dtype(save_adapter, tmp_path):
-    first, second = (save_adapter(f"half-{seed}", seed, dtype=torch.bfloat16) for seed in (1, 2))
-    merge = merge_models([first, second], [0.5, 0.5], tmp_path / "m")
-    assert {t.dtype for t in tensors(merge.folder).values()} == {torch.bfloat16}
-    assert merge.content["dtype"] == "bfloat16" and 0 < merge.content["error"] < 1e-2
+def test_adapters_of_16_bits_are_summed_in_32(tiny_model_path, save_adapter, tmp_path):
+    """Whatever moves little from the first model would be lost to rounding; an adapter beside its base too."""
+    halves = [save_adapter(f"half-{seed}", seed, dtype=torch.bfloat16) for seed in (1, 2)]
+    for name, models in (("two", halves), ("base", [halves[0], tiny_model_path])):
+        merge = merge_models(models, [0.95, 0.05], tmp_path / name)
+        assert {t.dtype for t in tensors(merge.folder).values()} == {torch.float32}
+        assert merge.content["dtype"] == "float32" and merge.content["error"] < 1e-5
+    with pytest.raises(ValueError, match="You set a dtype for a merge of adapters, but that is saved in float32"):
+        merge_models(halves, [0.5, 0.5], tmp_path / "asked", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("combination", ["cat", "svd"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"exclude_modules": ["v_proj"]}, {}),
+        ({"layers_to_transform": [0], "layers_pattern": "layers"}, {"layers_to_transform": [1]}),
+        ({"target_modules": r".*\.0\..*q_proj"}, {}),
+        ({"target_modules": "all-linear"}, {"exclude_modules": r".*\.1\..*"}),
+        ({"init_lora_weights": "orthogonal"}, {"r": 3}),
+    ],
+    ids=["excluded", "layers", "regex", "all", "odd-rank"],
+)
+def test_adapters_of_different_layers(first, second, combination, tiny_model_path, save_adapter, tmp_path):
+    """The sum has the layers of both; of rank 5 ≥ 2 + 3 it is exact."""
+    models = [save_adapter("first", 1, **first), save_adapter("second", 2, **second)]
+    rank = 5 if combination == "svd" else None
+    merge = merge_models(models, [0.7, 0.3], tmp_path / "m", combination=combination, rank=rank)
+    w = [parameters(folder, tiny_model_path) for folder in (*models, str(merge.folder))]
+    assert assert_between(w[2], w[0], w[1], 0.3) >= 4
+    assert merge.content["error"] < 1e-4
+
+
+@pytest.mark.parametrize("combination", ["cat", "svd"])
+def test_a_layer_that_peft_leaves_out_is_missed(combination, save_adapter, tmp_path, monkeypatch):
+    """As it does if each adapter keeps the layers that it says it has."""
+    models = [save_adapter("first", 1, layers_to_transform=[0]), save_adapter("second", 2)]
+    monkeypatch.setattr(Adapters, "_spell_out", lambda *args: None)
+    with pytest.raises(ValueError, match=r"PEFT's sum of them leaves out model\.layers\.1\.self_attn\.q_proj\. Merge"):
+        merge_models(models, [0.7, 0.3], tmp_path / "m", combination=combination)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_rank_that_no_layer_has(tiny_model_path, save_adapter, tmp_path):
+    """The widest layer's 32 is the most; the narrower v_proj is filled up with zeros, and all is exact."""
+    models = [save_adapter("first", 1), save_adapter("second", 2)]
+    merge = merge_models(models, [0.5, 0.5], tmp_path / "m", combination="svd", rank=100)
+    assert {min(t.shape) for name, t in tensors(merge.folder).items() if "q_proj" in name} == {32}
+    assert json.loads((merge.folder / "adapter_config.json").read_text())["r"] == 32
+    w = [parameters(folder, tiny_model_path) for folder in (*models, str(merge.folder))]
+    assert assert_between(w[2], w[0], w[1], 0.5) == 4
+
+
+@pytest.mark.parametrize("layer", ["embed_tokens", "lm_head"])
+def test_an_update_of_a_tied_weight_is_not_one_of_full_weights(layer, save_tiny_llama, save_adapter, tmp_path):
+    """The adapter moves one use of the weight alone; in the weights both would move. The folder may hold it twice."""
+    base = save_tiny_llama(seed=4, tie_word_embeddings=True)
+    twice = tensors(base) | {"lm_head.weight": tensors(base)["model.embed_tokens.weight"].clone()}
+    save_file(twice, Path(base) / "model.safetensors", {"format": "pt"})
+    plain = save_adapter("plain", 1, base=base)
+    ends = save_adapter("ends", 2, base=base, embeddings=False, target_modules=[layer, "q_proj"])
+    with pytest.raises(ValueError, match=rf"it updates (model\.)?{layer}\.weight, which .* both would change"):
+        merge_models([ends, plain], [0.5, 0.5], tmp_path / "m", combination="full")
+    # As an adapter it stays what it is: the shares of 1 and 0 are the model itself.
+    merge = merge_models([ends, plain], [1.0, 0.0], tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    answers = [load_policy(str(folder), "cpu")(ids).logits for folder in (ends, merge.folder, base)]
+    torch.testing.assert_close(answers[1], answers[0])
+    assert (answers[2] - answers[0]).abs().max() > 0.01
+
+
+def test_the_way_out_for_an_adapter_that_holds_more(tiny_tied_model_path, save_adapter, tmp_path):
+    """merge_and_unload is none where a tied weight is updated; PEFT saves the base's embedding beside its factors."""
+    whole = save_adapter("whole", 1, base=tiny_tied_model_path, target_modules=["embed_tokens"])
+    plain = save_adapter("plain", 2, base=tiny_tied_model_path)
+    with pytest.raises(ValueError, match=r"save_embedding_layers=False\. If not, merge it .* both would change"):
+        merge_models([whole, plain], [0.5, 0.5], tmp_path / "m")
 
 
 def test_the_base_is_not_read(save_adapter, tiny_model_path, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trl_rsa.sampling.policies import base_of, is_adapter
 from trl_rsa.scoring.batches import pick_device
 
 
@@ -39,7 +40,7 @@ def run_benchmarks(
 
     Args:
         model (`str`):
-            Folder or repository.
+            Folder or repository of a model, or of an adapter, which the harness loads onto its base.
         tasks (`Sequence[str]`):
             Names in the harness, such as [`SUGGESTED`]. What they download is up to the harness.
 
@@ -51,7 +52,7 @@ def run_benchmarks(
     harness = require_harness()
     found = harness.simple_evaluate(
         model="hf",
-        model_args={"pretrained": model, "dtype": dtype},
+        model_args={**_where(model), "dtype": dtype},
         tasks=list(tasks),
         batch_size=batch_size,
         device=str(pick_device(device)),
@@ -62,6 +63,11 @@ def run_benchmarks(
         log_samples=False,
     )
     return {task: {name: _plain(value) for name, value in numbers.items()} for task, numbers in _results(found)}
+
+
+def _where(model: str) -> dict[str, str]:
+    """Under the names of the harness's class for models of transformers, HFLM."""
+    return {"pretrained": base_of(model), "peft": model} if is_adapter(model) else {"pretrained": model}
 
 
 def _results(found: dict[str, Any]) -> Any:

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
-from safetensors import safe_open
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from trl_rsa.merging.plain_lora import FACTORS, read_plain_lora
 from trl_rsa.merging.sources import Source
 from trl_rsa.scoring.weights import quiet_loading
 
 
 MERGED, CHECK = "default", "check"
-FACTORS = "adapter_model.safetensors"
 _FACTOR_B = re.compile(r"lora_(embedding_)?B")
-# Above this share of the move, a sum that should be exact is not.
-_ROUNDING = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+# Of the sum, whatever the adapters have. In 16 bits the rounding of w·A is a small share of the update, but a large
+# one of the move between two stages that are close. PEFT reads adapters into float32 on any base, of 16 or 4 bits too.
+DTYPE = torch.float32
+# Above this share of its parts, the sum in a layer is off by more than rounding in that type.
+_ROUNDING = 1e-4
 
 
 class Adapters:
@@ -48,8 +51,7 @@ class Adapters:
         for source in sources:
             _check_base(source, first)
         self.names = {index: f"m{index}" for index, source in enumerate(sources) if source.base}
-        configs = {name: _read_config(sources[index]) for index, name in self.names.items()}
-        self.dtype = _dtype_of([sources[index] for index in self.names])
+        configs = {name: read_plain_lora(sources[index]) for index, name in self.names.items()}
         model: Any = _skeleton(self.base, init_kwargs or {})
         for index, name in self.names.items():
             with quiet_loading():
@@ -66,6 +68,18 @@ class Adapters:
             return {}
         return {f"{path}.weight": _maker(layer, name) for path, layer in self._layers() if _has(layer, name)}
 
+    def tied_update(self, index: int) -> str | None:
+        """The name of a weight that the model `index` updates, and that its base uses as embedding and as output head.
+
+        In the adapter one of the two uses is updated; in the weights it would be both.
+        """
+        model = self.model.get_base_model()
+        if not getattr(model.config, "tie_word_embeddings", False) or index not in self.names:
+            return None
+        twice = (model.get_input_embeddings(), model.get_output_embeddings())
+        layers = [(path, layer) for path, layer in self._layers() if _has(layer, self.names[index])]
+        return next((f"{path}.weight" for path, layer in layers if any(layer is one for one in twice)), None)
+
     def save(self, weights: Sequence[float], combination: str, rank: int | None, folder: Path) -> float:
         """Saves Σ wᵢΔWᵢ as one adapter, and reads it again to see what was lost.
 
@@ -76,30 +90,28 @@ class Adapters:
                 `"cat"`: the factors side by side, exact, with the ranks added up. `"svd"`: the nearest update of one
                 rank.
             rank (`int`, *optional*):
-                Of `"svd"`; by default the largest rank of the adapters.
+                Of `"svd"`; by default the largest rank of the adapters. More than a layer can have is not made.
             folder (`Path`):
                 Where to.
 
         Returns:
             `float`: ‖saved − Σ wᵢΔWᵢ‖ relative to ‖Σ wᵢΔWᵢ − ΔW₀‖, in the Frobenius norm over all layers.
+
+        Raises:
+            ValueError: if PEFT leaves a layer out, or a sum that should be exact is not.
         """
         if len(self.names) == 1 and combination == "cat":
             self._save_scaled(weights, folder)
         else:
             self._save_sum(weights, combination, rank, folder)
         self.model.load_adapter(str(folder), CHECK)
-        error = self._error(weights)
-        if combination == "cat" and error > _ROUNDING.get(self.dtype, 1e-4):
-            raise RuntimeError(
-                f"PEFT's sum of the adapters is off by {error:.2g} of the move; merge into full weights."
-            )
-        return error
+        return self._error(weights, exact=combination == "cat")
 
     def _save_scaled(self, weights: Sequence[float], folder: Path) -> None:
         """One adapter beside its base: w·ΔW = (w·B)·A, of the same ranks. PEFT's sum of one knows one rank only."""
         ((index, name),) = self.names.items()
         tensors = load_file(self.sources[index].folder / FACTORS)
-        scaled = {key: _times(weights[index], t) if _FACTOR_B.search(key) else t for key, t in tensors.items()}
+        scaled = {key: _times(weights[index] if _FACTOR_B.search(key) else 1.0, t) for key, t in tensors.items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(scaled, folder / FACTORS, metadata={"format": "pt"})
         self.model.peft_config[name].save_pretrained(str(folder))
@@ -110,27 +122,63 @@ class Adapters:
             names, shares = names * 2, [shares[0], 0.0]
         tuner = self.model.base_model
         for name in names:
-            # PEFT copies this flag to the sum, whose factors are scaled already (PEFT 0.21: then it is √r too large).
-            tuner.peft_config[name].use_rslora = False
+            self._spell_out(tuner.peft_config[name], name)
+        if combination == "svd":
+            rank = self._possible(rank or max(_rank_of(tuner.peft_config[name]) for name in names))
         tuner.add_weighted_adapter(
             names, shares, MERGED, combination_type=combination, svd_rank=rank, svd_full_matrices=False
         )
+        self._fill_up(tuner.peft_config[MERGED].r)
         self.model.save_pretrained(str(folder), selected_adapters=[MERGED], save_embedding_layers=False)
-        tensors = {name: tensor.to(self.dtype) for name, tensor in load_file(folder / FACTORS).items()}
+        tensors = {name: tensor.to(DTYPE) for name, tensor in load_file(folder / FACTORS).items()}
         save_file(tensors, folder / FACTORS, metadata={"format": "pt"})
 
-    def _error(self, weights: Sequence[float]) -> float:
+    def _spell_out(self, config: Any, name: str) -> None:
+        """Says which layers the adapter has, and nothing else. PEFT copies the first configuration to the sum, whose
+        layers are those of all.
+        """
+        config.target_modules = {path for path, layer in self._layers() if _has(layer, name)}
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+        # The sum's factors are scaled already (PEFT 0.21: with the flag it is √r too large).
+        config.use_rslora = False
+        config.init_lora_weights = True  # "orthogonal" needs an even rank
+
+    def _possible(self, rank: int) -> int:
+        return min(rank, max(min(layer.get_base_layer().weight.shape) for _, layer in self._layers()))
+
+    def _fill_up(self, rank: int) -> None:
+        """With zeros, the factors of a layer that is too small for the rank: PEFT's `"svd"` leaves them short, and
+        then cannot load them.
+        """
+        for factor_a, factor_b in (_factors(layer, MERGED) for _, layer in self._layers() if _has(layer, MERGED)):
+            factor_a.data = pad(factor_a.data, (0, 0, 0, rank - factor_a.shape[0]))
+            factor_b.data = pad(factor_b.data, (0, rank - factor_b.shape[1]))
+
+    def _error(self, weights: Sequence[float], exact: bool) -> float:
         lost = moved = 0.0
         for path, layer in self._layers():
-            key = f"{path}.weight"
-            parts = [updates.get(key) for updates in map(self.updates, range(len(self.sources)))]
-            zero = torch.zeros(())
-            made = [zero if part is None else part().double() for part in parts]
-            exact = sum((w * part for w, part in zip(weights, made, strict=True)), zero)
-            saved = _delta(layer, CHECK).double() if _has(layer, CHECK) else zero
-            lost += float((saved - exact).square().sum())
-            moved += float((exact - made[0]).square().sum())
+            made = {index: _delta(layer, name).double() for index, name in self.names.items() if _has(layer, name)}
+            if made and not _has(layer, CHECK):
+                raise ValueError(
+                    f"You merge {self._named()}, but PEFT's sum of them leaves out {path}. Merge into full weights "
+                    "(--combination full)."
+                )
+            if not made:
+                continue
+            parts = [weights[index] * part for index, part in made.items()]
+            wanted = sum(parts[1:], parts[0])
+            off = float((_delta(layer, CHECK).double() - wanted).norm())
+            if exact and off > _ROUNDING * sum(float(part.norm()) for part in parts):
+                raise ValueError(
+                    f"You merge {self._named()}, but PEFT's sum of them is off in {path} by more than rounding. Merge "
+                    "into full weights (--combination full)."
+                )
+            lost += off**2
+            moved += float((wanted - made.get(0, torch.zeros(()))).square().sum())
         return math.sqrt(lost / moved) if moved else 0.0
+
+    def _named(self) -> str:
+        return " and ".join(source.name for source in self.sources)
 
     def _layers(self) -> list[tuple[str, Any]]:
         from peft.tuners.lora import LoraLayer
@@ -140,11 +188,22 @@ class Adapters:
 
 
 def _times(weight: float, tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor.double() * weight).to(tensor.dtype)
+    return (tensor.double() * weight).to(DTYPE)
+
+
+def _rank_of(config: Any) -> int:
+    return max(config.r, *config.rank_pattern.values()) if config.rank_pattern else int(config.r)
 
 
 def _has(layer: Any, adapter: str) -> bool:
     return adapter in layer.lora_A or adapter in layer.lora_embedding_A
+
+
+def _factors(layer: Any, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A  # [r, in]  and B  # [out, r]"""
+    if adapter in layer.lora_A:
+        return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
 
 
 @torch.no_grad()
@@ -168,52 +227,6 @@ def _check_base(source: Source, first: Source) -> None:
             f"You merge {first.name} and {source.name}, but they are adapters of different models ({first.base} and "
             f"{source.base}). Merge into full weights (--combination full)."
         )
-
-
-def _read_config(source: Source) -> PeftConfig:
-    config: Any = PeftConfig.from_pretrained(str(source.folder))
-    problem = _problem(config) or _more_than_factors(source.folder)
-    if problem:
-        raise ValueError(
-            f"You merge the adapter {source.name}, but {problem}, so that its update is more than a product of two "
-            "factors. Merge it into its base with PEFT's merge_and_unload, save that, and merge the saved models."
-        )
-    return config
-
-
-def _problem(config: Any) -> str | None:
-    problems = {
-        f"it is of the kind {config.peft_type.value}, not LORA": not isinstance(config, LoraConfig),
-        "it uses DoRA": getattr(config, "use_dora", False),
-        "it trains biases": getattr(config, "bias", "none") != "none" or getattr(config, "lora_bias", False),
-        "it has modules_to_save": bool(getattr(config, "modules_to_save", None)),
-        "it trains single tokens": bool(getattr(config, "trainable_token_indices", None)),
-        "it targets bare parameters": bool(getattr(config, "target_parameters", None)),
-        # These change the base model's weights too (PiSSA, OLoRA, CorDA, LoftQ).
-        "its initialisation changed the base": str(getattr(config, "init_lora_weights", True)).lower()
-        not in ("true", "false", "gaussian", "orthogonal", "eva"),
-    }
-    return next((problem for problem, is_one in problems.items() if is_one), None)
-
-
-def _more_than_factors(folder: Path) -> str | None:
-    if not (folder / FACTORS).is_file():
-        return f"it has no {FACTORS}"
-    with safe_open(folder / FACTORS, framework="pt") as file:
-        whole = [name for name in file.keys() if "lora_" not in name]  # noqa: SIM118
-    return f"it holds {whole[0]} whole" if whole else None
-
-
-def _dtype_of(sources: Sequence[Source]) -> torch.dtype:
-    """The type that loses none of the factors."""
-    found: torch.dtype | None = None
-    for source in sources:
-        with safe_open(source.folder / FACTORS, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                dtype = file.get_slice(name)[:0].dtype
-                found = dtype if found is None else torch.promote_types(found, dtype)
-    assert found is not None
-    return found
 
 
 def _skeleton(base: str, init_kwargs: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from trl_rsa.merging.adapters import Adapters
+from trl_rsa.merging.adapters import DTYPE, Adapters
 from trl_rsa.merging.card import MergeFile, describe_merge, read_merge, same_merge, write_merge
 from trl_rsa.merging.checks import check_models, common_tokenizer
 from trl_rsa.merging.sources import AdaptedWeights, Source, Weights
@@ -83,7 +83,8 @@ def merge_models(
         rank (`int`, *optional*):
             Of the result, for `"svd"`.
         dtype (`str`, *optional*):
-            Of the result's weights; by default the models' own, or of several the one that loses nothing.
+            Of full weights; by default the models' own, or of several the one that loses nothing. Adapters are saved
+            in float32.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`):
             Of a file of full weights.
         init_kwargs (`Mapping`, *optional*):
@@ -105,7 +106,7 @@ def merge_models(
     adapters = any(source.base for source in sources)
     how = combination if adapters else "weights"
     if adapters and how != "full" and dtype is not None:
-        raise ValueError("You set a dtype for a merge of adapters, but theirs is kept. Remove it.")
+        raise ValueError("You set a dtype for a merge of adapters, but that is saved in float32. Remove it.")
     content = describe_merge(sources, weights, how, rank, dtype)
     if (done := read_merge(folder)) and same_merge(done, content):
         return Merge(folder, done, False)
@@ -144,8 +145,8 @@ def _make(
 ) -> tuple[float, str]:
     """Writes the model. Returns its error and its dtype."""
     if how in ("cat", "svd"):
-        adapters = Adapters(sources, init_kwargs)
-        return adapters.save(weights, how, rank, folder), str(adapters.dtype).removeprefix("torch.")
+        error = Adapters(sources, init_kwargs).save(weights, how, rank, folder)
+        return error, str(DTYPE).removeprefix("torch.")
     opened = [_open(source, init_kwargs) for source in sources]
     check_models(opened)
     return average_weights(opened, weights, folder, dtype, max_shard_size)
@@ -154,7 +155,14 @@ def _make(
 def _open(source: Source, init_kwargs: Mapping[str, Any] | None) -> Weights:
     if source.base is None:
         return Weights(source)
-    return AdaptedWeights(source, Adapters([source], init_kwargs).updates(0))
+    adapters = Adapters([source], init_kwargs)
+    if tied := adapters.tied_update(0):
+        raise ValueError(
+            f"You merge the adapter {source.name} into full weights, but it updates {tied}, which {source.base} uses "
+            "as its embedding and as its output head: both would change. Merge the adapters as adapters "
+            "(--combination cat)."
+        )
+    return AdaptedWeights(source, adapters.updates(0))
 
 
 def _check_combination(combination: str, rank: int | None) -> None:

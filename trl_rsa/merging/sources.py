@@ -14,8 +14,9 @@ from trl_rsa.sampling.policies import base_of, is_adapter, load_tokenizer
 from trl_rsa.storage.hub import why_not_loaded
 
 
-_NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth"]
-_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "adapter_model")
+# "consolidated*": the same weights again, under the names of their maker's own code.
+_NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "consolidated*"]
+_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "adapter_model", "consolidated")
 # What two models may differ in and still be one architecture.
 _FREE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "auto_map")
 
@@ -45,9 +46,7 @@ class Source:
 
     def is_at(self, name: str) -> bool:
         """Whether the model is the one called `name`, however the path is written."""
-        if self.name == name:
-            return True
-        return Path(name).is_dir() and self.folder.resolve() == Path(name).resolve()
+        return self.name == name or same_folder(self.folder, name)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -160,14 +159,36 @@ def _read_config(source: Source) -> dict[str, Any]:
 
 
 def _weight_files(source: Source) -> list[Path]:
-    """The safetensors if there are any, else the pickled files."""
-    for pattern in ("*.safetensors", "*.bin"):
-        paths = [path for path in sorted(source.folder.glob(pattern)) if path.is_file()]
+    """The safetensors if there are any, else the pickled files. What else lies there is not read: in this order
+    transformers too looks for the one file, then for the files that an index names.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if (whole := source.folder / f"{stem}.{suffix}").is_file():
+            return [whole]
+        if (index := source.folder / f"{stem}.{suffix}.index.json").is_file():
+            return _files_in_index(source, index)
+        paths = [path for path in sorted(source.folder.glob(f"*.{suffix}")) if path.is_file()]
         if found := [path for path in paths if not path.name.startswith(_NOT_WEIGHTS)]:
             return found
     raise ValueError(
         f"You merge {source.name}, but it holds no weights (*.safetensors or *.bin). Give the folder of a saved model."
     )
+
+
+def _files_in_index(source: Source, index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"You merge {source.name}, but its {index.name} names no files of weights. Download or save it again."
+        ) from error
+    missing = [name for name in names if not (source.folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"You merge {source.name}, but it has no {missing[0]}, which its {index.name} names. Download or save it "
+            "again."
+        )
+    return [source.folder / name for name in names]
 
 
 def _open(path: Path) -> Iterator[tuple[str, Any]]:
@@ -185,6 +206,12 @@ def _open(path: Path) -> Iterator[tuple[str, Any]]:
         ) from error
     for name in names:
         yield name, file
+
+
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one folder, however they are written: relative, through a link, with a slash behind."""
+    folder, another = Path(one).expanduser(), Path(other).expanduser()
+    return folder.is_dir() and another.is_dir() and folder.samefile(another)
 
 
 def comparable(config: Any) -> Any:

@@ -75,8 +75,10 @@ def _is_of_one_kind(path: str, reference: str) -> bool:
     from transformers import AutoConfig
 
     if is_adapter(path):
-        base = base_of(path)
-        return reference == base or (is_adapter(reference) and base_of(reference) == base)
+        from trl_rsa.merging.sources import same_folder
+
+        base, other = base_of(path), base_of(reference) if is_adapter(reference) else reference
+        return other == base or same_folder(other, base)
     if is_adapter(reference):
         return False
     several = [AutoConfig.from_pretrained(name).get_text_config() for name in (path, reference)]
