@@ -134,6 +134,39 @@ def test_words():
     assert failed.statement.startswith("NOT CERTIFIED. This does not show that the model breaks the limit")
 
 
+def test_costs_that_were_cut_are_in_the_statement_itself():
+    """Of 1,000 costs 30 are 100 and the others −0.9: of the worst fifty the average is (30·100 − 20·0.9)/50 = 59.64.
+    Cut at 0.1 it is (30·0.1 − 20·0.9)/50 = −0.3, and the certificate passes."""
+    costs = np.where(np.arange(1000) < 30, 100.0, -0.9)
+    with pytest.warns(UserWarning, match="30 of 1000 costs are above 0.1"):
+        found = certify(costs, 0.09, prompts=prompts(1000), bounds=(-1, 0.1), scorer="s")
+    assert found.certified and found.bound.estimate == pytest.approx(-0.3)
+    assert found.bound.unclipped_estimate == pytest.approx(59.64)
+    assert "higher is worse, counting each cost above 0.1 as 0.1 (30 of 1000 are above it). In 1000" in found.statement
+    assert "that average was -0.3; of the costs as they are it was 59.64." in found.statement
+    assert "does not say how much worse these are" in found.warnings[0]
+    # The lower bound hides nothing: costs below it count as more than they are.
+    below = attempt(np.where(np.arange(1000) < 30, 0.5, -7.0))
+    assert "counting" not in below.statement and not below.warnings
+    assert below.bound.unclipped_estimate == pytest.approx((30 * 0.5 - 20 * 7) / 50)
+
+
+def test_rows_without_names(tmp_path):
+    """They have the same keys in every file of as many: another file is no second look, the same one is. A seed of
+    one's own, which would put the largest cost into the same place in all of them, is refused."""
+    path = tmp_path / "c.json"
+    about = {"prompts": [f"row {i}" for i in range(1000)], "unnamed": True, "ledger_path": path}
+    first, other = np.linspace(-1, -0.9, 1000), np.linspace(-1, -0.8, 1000)
+    assert not attempt(first, **about).own_seed
+    second = attempt(other, **about)
+    assert (second.attempt, second.earlier_looks) == (2, ()) and second.bound.confidence > 0.99
+    with pytest.raises(ValueError, match=r"^You certify on costs that attempt 1 in .* has used"):
+        attempt(first, **about)
+    with pytest.raises(ValueError, match=r"^You set seed=0 for rows that name no prompts, but .* Leave the seed out"):
+        attempt(first, **about, again=True, seed=0)
+    assert len(json.loads(path.read_text())["attempts"]) == 2
+
+
 def test_a_mean_is_no_average_of_the_worst():
     certificate = attempt(tail=1.0)
     assert "over all of its responses" in certificate.statement and "worst" not in certificate.statement
@@ -152,6 +185,7 @@ def test_a_tail_above_one_half_is_probably_finances_convention():
         ({"prompts": ["a"]}, "each cost needs its prompt"),
         ({"confidence": 95}, "between 0 and 1"),
         ({"tail": 0}, "probability mass"),
+        ({"tail": 1e-320}, "^You set tail=1e-320, but no file of responses is long enough .* Set it to"),
         ({"bounds": (1, 1)}, "finite a < b"),
     ],
 )

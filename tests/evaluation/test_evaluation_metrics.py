@@ -142,3 +142,14 @@ def test_imports_neither_torch_nor_transformers():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_no_record_is_dropped_where_names_meet():
+    """Null and empty are no name, and are shown as "unnamed"; so is a model that is called so."""
+    records = [
+        record(f"p{i}", float(i), model=name) for i, name in enumerate([None] * 3 + [""] * 2 + ["unnamed"] * 4 + ["m"])
+    ]
+    models = summarize_models(records, tails=(0.5,), bootstrap=FAST)["models"]
+    assert {name: model["n"] for name, model in models.items()} == {"unnamed": 9, "m": 1}
+    assert models["unnamed"]["cost"]["mean"]["value"] == pytest.approx(4.0)
+    assert models["unnamed"]["cost"]["worst"][0] == {"index": 8, "cost": 8.0}

@@ -9,7 +9,10 @@ import pytest
 from made_up_evaluation import MANIFEST, fill, make_records, observation, write_lines
 
 from trl_rsa.cli import main
+from trl_rsa.evaluation.bootstrap import Bootstrap
+from trl_rsa.evaluation.certificate import certify
 from trl_rsa.evaluation.metrics import summarize_models
+from trl_rsa.evaluation.tails import cvar
 from trl_rsa.report import headline_markdown, write_report
 from trl_rsa.report.bars import group_bars
 from trl_rsa.report.inputs import read_inputs
@@ -20,7 +23,8 @@ from trl_rsa.report.pictures import beginning, survival_curve, survival_plot, tr
 from trl_rsa.report.responses import read_responses
 from trl_rsa.report.style import PAPER, drawing, inline_svg
 from trl_rsa.report.tokens import Scales, coloured, level
-from trl_rsa.report.words import Limit, summarise, verdict
+from trl_rsa.report.unscored import most_hidden
+from trl_rsa.report.words import Limit, doubt, summarise, verdict
 from trl_rsa.storage.records import ReadReport, read_records
 
 
@@ -594,7 +598,7 @@ def test_too_few_prompts_have_no_winner_and_are_hollow():
     ((title, sentence), *_) = summarise(metrics, 0.05, Limit(0.0, "of this test"))
     assert title == "How bad are the worst responses?" and "so is the whole interval" not in sentence
     with drawing():
-        axes = worst_plot([("A", estimate(5.0)), ("B", estimate(-1.0))], 0.05, 0.0, {"B"}).axes[0]
+        axes = worst_plot([("A", estimate(5.0)), ("B", estimate(-1.0))], 0.05, 0.0, {"B": "too few prompts"}).axes[0]
     faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() in "os"]
     assert faces[0] != PAPER and faces[1] == PAPER
     assert "−1.00 (too few prompts)" in [text.get_text() for text in axes.texts]
@@ -691,3 +695,95 @@ def test_control_characters_of_the_data_do_not_reach_the_markdown(small):
     write_report(small)
     text = (small / "report.md").read_text(encoding="utf-8")
     assert "\x1b" not in text and "\x07" not in text and "The model" in text
+
+
+# Responses without a cost
+
+
+def without_cost(metrics, name, missing, worst=0.0, var=-2.0):
+    """`missing` of the hundred responses of a model have none; the worst of the others costs `worst`."""
+    cost = metrics["models"][name]["cost"]
+    cost["n"] = 100 - missing
+    cost["worst"], cost["var"] = [{"index": 0, "cost": worst}], {"0.05": estimate(var)}
+
+
+@pytest.mark.parametrize(
+    ("missing", "worst", "kind"),
+    [
+        (0, 9.0, "within"),
+        # From a share of 0.05 on they may be the whole tail.
+        (5, -0.5, "open"),
+        # CVaR −1, VaR −2: one more response of the worst kind adds 0.01·((W + 2)/0.05 − 1). Its interval ends at −0.5,
+        # which W = 0.4 moves to −0.03 and W = 0.6 to 0.01.
+        (1, 0.4, "within"),
+        (1, 0.6, "open"),
+    ],
+)
+def test_a_verdict_needs_the_costs_of_nearly_all(missing, worst, kind):
+    metrics = metrics_of(A=(-1.0, -2.0, -0.5, 0.0, 1.5))
+    without_cost(metrics, "A", missing, worst)
+    found = verdict(metrics["models"]["A"], 0.05, 0.0)
+    assert found.kind == kind
+    if kind == "open":
+        have = "has" if missing == 1 else "have"
+        assert found.text == f"open: {missing} of 100 responses {have} no cost"
+
+
+def test_the_worst_case_of_missing_costs_is_an_upper_bound():
+    """Costs 1, …, 392 and 8 of 400 missing: the formula is not below the CVaR with each of these at 392."""
+    costs = np.arange(1.0, 393.0)
+    lines = [{"prompt": f"p{i}", "response": "r", "cost": c, "model": "m"} for i, c in enumerate(costs)]
+    lines += [{"prompt": f"q{i}", "response": "r", "cost": None, "model": "m"} for i in range(8)]
+    model = summarize_models(lines, bootstrap=Bootstrap(n_resamples=20))["models"]["m"]
+    hidden = most_hidden(model, 0.05)
+    exact = cvar(np.append(costs, np.full(8, costs.max())), 0.05) - cvar(costs, 0.05)
+    assert exact <= hidden < 1.25 * exact
+
+
+def test_a_model_with_missing_costs_is_not_called_safest():
+    metrics = metrics_of(A=(0.0, -0.2, 0.2, 0.2, 2.0), B=(-1.0, -2.0, -0.5, 0.0, 1.5))
+    without_cost(metrics, "B", 10)
+    limit = Limit(0.0, "of this test")
+    said = dict(summarise(metrics, 0.05, limit))
+    sentence = said["Safest in the worst case: open"]
+    assert "is not settled: 10 of 100 responses have no cost, and they may be its worst." in sentence
+    assert "so is the whole interval" not in sentence
+    assert said["What does safety cost in helpfulness?"] == "Open: which model is safest is not known."
+    assert "10 of 100 responses of B have no cost. They are missing from these numbers." in headline_markdown(metrics)
+    # Fewer of them may still cost it the first place.
+    without_cost(metrics, "B", 3, -0.5)
+    assert doubt(metrics["models"]["B"], 0.05, 0.5) is None
+    (title, _), *_ = summarise(metrics, 0.05, Limit(0.5, "of this test"))
+    assert title == "Safest in the worst case: B or A"
+    without_cost(metrics, "B", 0)
+    (title, _), *_ = summarise(metrics, 0.05, Limit(0.5, "of this test"))
+    assert title == "Safest in the worst case: B"
+
+
+def test_beyond_the_limit_stays_so_only_if_the_costs_that_there_are_say_it():
+    """With 60 of 100 missing, the worst five of all may be five of the 40: far better than the worst two of these."""
+    metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, 2.0))
+    model = metrics["models"]["A"]
+    without_cost(metrics, "A", 60, 9.0, 3.0)
+    model["cost"]["mean"] = estimate(-1.0, -2.0, 0.0)
+    assert verdict(model, 0.05, 0.0).kind == "open"
+    model["cost"]["mean"] = estimate(2.0, 1.0, 3.0)
+    assert verdict(model, 0.05, 0.0).kind == "beyond"
+
+
+def test_a_certificate_of_costs_that_were_cut_says_so_on_the_page(small):
+    with pytest.warns(UserWarning):
+        certify(
+            np.where(np.arange(1000) < 30, 100.0, -0.9),
+            0.09,
+            prompts=[f"c{i}" for i in range(1000)],
+            bounds=(-1.0, 0.1),
+            scorer="s",
+            ledger_path=small / "certificate.json",
+        )
+    context = undrawn(small)
+    html, markdown = render_html(context), render_markdown(context)
+    for page in (html, markdown):
+        assert "counting each cost above 0.1 as 0.1 (30 of 1000 are above it)" in page
+        assert "so that the certificate does not say how much worse these are" in page
+    assert "<td>The same, of the costs as they are</td><td>59.64</td>" in html

@@ -224,3 +224,46 @@ def test_a_pilot_of_another_draw_is_said(walk, capsys):
     assert "did not choose" not in capsys.readouterr().err
     assert run_command("audit-plan", ["draw", records, "--labels", "9", "--output", str(folder / "l.csv")]) == 2
     assert "End the name in .jsonl." in capsys.readouterr().err
+
+
+def test_rows_without_prompts_cannot_be_labelled(tmp_path, capsys):
+    """The draw would follow from their number alone; labels were paired with other rows' costs."""
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        for i in range(60):
+            row = {"prompt": f"row {i}", "response": f"r{i}", "cost": -1.0 + (i % 20 == 7), "unnamed_prompt": True}
+            writer.write(row)
+    (tmp_path / "labels.jsonl").write_text('{"id": "x", "grade": 0}\n')
+    records, labels = str(tmp_path / "records.jsonl"), str(tmp_path / "labels.jsonl")
+    assert draw(tmp_path, "asked.jsonl", "20") == 2
+    assert "Give the rows a column prompt." in capsys.readouterr().err and not (tmp_path / "asked.jsonl").exists()
+    assert run_command("audit-plan", ["plan", records, labels]) == 2
+    assert "Give the rows a column prompt." in capsys.readouterr().err
+    assert certify(tmp_path, "--drawn", "20") == 2
+    error = capsys.readouterr().err
+    assert "You ask for people's labels of rows that name no prompts" in error and error.count("\n") == 1
+    assert certify(tmp_path, "--draw", "absent.json") == 2
+    assert "Give the rows a column prompt." in capsys.readouterr().err
+
+
+def test_verify_compares_how_several_labels_count(walk, capsys):
+    folder, grade = walk
+    draw(folder)
+    fill_in(folder / "labels.jsonl", grade)
+    assert certify(folder, "--drawn", "500", "--budget", "7", "--combine", "median") == 0
+    verify = ["--verify", str(folder / "certificate.json"), "--drawn", "500"]
+    assert certify(folder, *verify, "--combine", "median") == 0
+    capsys.readouterr()
+    assert certify(folder, *verify, "--combine", "mean") == 2
+    assert "You set combine=mean with verify, but the certificate is about combine=median" in capsys.readouterr().err
+
+
+def test_labels_above_the_bounds_are_in_the_statement(walk, capsys):
+    """The worst grade costs 10 and counts as 9."""
+    folder, grade = walk
+    draw(folder)
+    rows = fill_in(folder / "labels.jsonl", grade)
+    severe = sum(grade[row["id"]] == "severe" for row in rows)
+    assert severe and certify(folder, "--drawn", "500", "--budget", "7", "--bounds", "-1", "9") == 0
+    said = capsys.readouterr()
+    assert f"counting each label above 9 as 9 ({severe} of {len(rows)} are above it). People labelled" in said.out
+    assert f"{severe} of {len(rows)} labels are above 9" in said.err

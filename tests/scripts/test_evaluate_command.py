@@ -259,7 +259,31 @@ def test_csv_without_prompts(work, no_page, capsys):
     assert json.loads(Path("two/metrics.json").read_text())["models"]["unnamed"]["n_prompts"] == 10
 
 
+def test_responses_without_a_cost_are_counted_and_named(work, capsys):
+    """One in ten of B's is missing, and B looks best: nobody calls it safest or within the limit."""
+    lines = [
+        {"prompt": f"p{i}", "response": "x", "model": name, "cost": None if name == "B" and i % 10 == 0 else cost}
+        for name, cost in (("A", -0.5), ("B", -1.0))
+        for i in range(100)
+    ]
+    answers("answers.jsonl", *lines)
+    assert main(["evaluate", "--responses", "answers.jsonl", "--output_dir", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "(100 responses, 90 of them with a cost)" in out and "(100 responses)" in out
+    page = Path("out/report.md").read_text()
+    assert "10 of 100 responses of B have no cost. A response without a cost is missing" in page
+    assert "Safest in the worst case: open" in page and "within the limit" not in page
+    assert "have no cost. They are missing from these numbers." in page
+
+
 # A budget
+
+
+def test_the_ladder_s_own_records_are_refused_by_a_command_that_has_the_flag(work, no_page, capsys):
+    answers("x-decide.jsonl", *({"prompt": f"p{i}", "response": "x", "cost": -1} for i in range(50)))
+    command = ["evaluate", "--responses", "x-decide.jsonl", "--budget", "0", "--bounds", "-5", "5"]
+    assert main([*command, "--output_dir", "out"]) == 2
+    assert "`trl-rsa certify` with --decide_records gives a bound that says so" in capsys.readouterr().err
 
 
 def test_certifies_before_the_page(work, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, TypedDict, cast
+from typing import Any, ClassVar, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,9 @@ from trl_rsa.audits.calibration import Calibration
 from trl_rsa.audits.combine import Combine, cost_of_several
 from trl_rsa.audits.selection import Selection
 from trl_rsa.evaluation.certificate import Certificate, CertificateFile, make_attempt
+from trl_rsa.evaluation.costs import ModelCosts
 from trl_rsa.evaluation.cvar_bound import CVaRBound, check_bounds
+from trl_rsa.evaluation.ledger import prompt_sketch, seed_of_prompts
 from trl_rsa.evaluation.verify import COMPARED, differences, first_confidence
 from trl_rsa.storage.digests import prompt_key
 
@@ -64,15 +66,20 @@ class AuditedCertificate(Certificate):
         audit (`AuditJSON`): How many labels, how they were drawn, and how labellers agree.
     """
 
+    counted: ClassVar[str] = "label"
     audit: AuditJSON = field(default_factory=lambda: cast(AuditJSON, {}))
+
+    @property
+    def n_counted(self) -> int:
+        return self.audit["n_labelled"]
 
     @property
     def statement(self) -> str:
         b, audit = self.bound, self.audit
         return (
             f"{self._verdict}The limit: {self._group}{self._condition}, the "
-            f"average harm is at most {self.budget:g}, as people label it; more is worse. People labelled "
-            f"{audit['n_labelled']} of "
+            f"average harm is at most {self.budget:g}, as people label it; more is worse"
+            f"{self._cut_above}. People labelled {audit['n_labelled']} of "
             f"{b.n} responses to {b.n_groups} prompts. From their labels that average is about {b.estimate:.4g}. "
             f"{self._claim}"
         )
@@ -165,7 +172,7 @@ def certify_labels(
         seed (`int`):
             Of the draw; the prompts are gone through in the order of this seed too.
         own_seed (`bool`, *optional*, defaults to `False`):
-            Whether the user chose it.
+            Whether the user chose it. One that does not follow from the prompts counts as the user's own.
         combine (`str`, *optional*, defaults to `"mean"`):
             What counts of several labels: their `"mean"`, or their `"median"` (of two, the worse).
         pilot ([`~audits.calibration.Calibration`], *optional*):
@@ -182,6 +189,7 @@ def certify_labels(
     harm, several = combined(labels, combine)
     _check(harm, drawn, responses, len(prompts))
     keys = [prompt_key(prompt) for prompt in prompts]
+    own_seed = own_seed or seed != seed_of_prompts(prompt_sketch(keys)[0])
     known = ~np.isnan(harm)
     missing = drawn.chosen & ~known
     seen = seen_harm(harm, drawn, high)
@@ -254,9 +262,17 @@ def verify_labels(
     model: str | None,
     under: str | None = None,
     n_unreadable: int = 0,
+    n_cut: int = 0,
+    notes: Sequence[str] = (),
     pilot: Calibration | None = None,
 ) -> list[str]:
     """Does an audited certificate follow from these records, labels and this draw?
+
+    Args:
+        n_cut (`int`, *optional*, defaults to 0), notes (`Sequence[str]`, *optional*):
+            How many responses did not end by themselves, and sentences that must be among the limits.
+
+    The others are those of [`certify_labels`].
 
     Returns:
         `list[str]`: what differs, a sentence each; empty if it does.
@@ -286,7 +302,8 @@ def verify_labels(
             n_unreadable=n_unreadable,
         )
 
-    return differences(certificate, again, model, under, compared=(*COMPARED, "audit"))
+    found = ModelCosts(model, under=under, n_cut=n_cut, notes=list(notes))
+    return differences(certificate, again, found, compared=(*COMPARED, "audit"))
 
 
 def seen_harm(harm: Array, drawn: Selection, high: float) -> Array:
@@ -335,6 +352,7 @@ def _as_bound(found: AuditedBound) -> CVaRBound:
         excess_bound=None,
         n_clipped_above=found.n_clipped_above,
         n_clipped_below=found.n_clipped_below,
+        unclipped_estimate=None,  # what the labels are above the bounds enters nowhere
         seed=found.seed,
         assumptions=_ASSUMPTIONS,
     )

@@ -68,13 +68,28 @@ def unique_names(found: ModelCosts) -> list[str]:
     return result
 
 
+def refuse_unnamed(found: ModelCosts) -> None:
+    """
+    Raises:
+        ValueError: if the records name no prompts: the draw would follow from their number alone, and who knows it
+            beforehand knows which rows people will see.
+    """
+    if found.unnamed:
+        raise ValueError(
+            "You ask for people's labels of rows that name no prompts, but a label belongs to a response to a prompt, "
+            "and the draw follows from the prompts. Give the rows a column prompt."
+        )
+
+
 def own_seed(found: ModelCosts) -> int:
     """The seed of a draw that nobody has chosen: it follows from the prompts."""
+    refuse_unnamed(found)
     return seed_of_prompts(prompt_sketch(found.prompts)[0])
 
 
 def draw_labels(found: ModelCosts, labels: int, uniform: float, seed: int) -> Selection:
     """The draw that follows from records, the number of labels, the uniform share and a seed."""
+    refuse_unnamed(found)
     return choose(unique_names(found), found.costs, labels, uniform, seed, found.prompts)
 
 
@@ -85,6 +100,7 @@ def read_draw(path: str | os.PathLike[str], found: ModelCosts) -> tuple[Selectio
     Raises:
         ValueError: if it is no such file, or not of these records.
     """
+    refuse_unnamed(found)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         probabilities = np.asarray(content["probabilities"], dtype=np.float64)

@@ -4,14 +4,14 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trl_rsa.evaluation.cvar_bound import BoundParts, CVaRBound, Method, check_bounds, cvar_upper_bound
+from trl_rsa.evaluation.cvar_bound import BoundParts, CVaRBound, Method, check_bounds, cvar_upper_bound, fresh_seed
 from trl_rsa.evaluation.intervals import check_confidence
 from trl_rsa.evaluation.ledger import (
     Attempt,
@@ -19,6 +19,7 @@ from trl_rsa.evaluation.ledger import (
     attempt_delta,
     costs_fingerprint,
     earlier_looks,
+    looks_at_costs,
     prompt_sketch,
     read_attempts,
     seed_of_prompts,
@@ -72,8 +73,10 @@ class Certificate:
         notes (`tuple[str, ...]`): Further limits, from whoever read the records.
         under (`str` or `None`): The condition that the responses were drawn under, such as "at temperature 1.6".
         warnings (`tuple[str, ...]`): What a careful reader should know before reading on.
+        counted (`str`): What the claim is about, in a word.
     """
 
+    counted: ClassVar[str] = "cost"
     bound: CVaRBound
     budget: float
     confidence: float
@@ -102,11 +105,39 @@ class Certificate:
     def statement(self) -> str:
         """The result in words for a layperson."""
         b = self.bound
+        whole = b.unclipped_estimate if b.n_clipped_above else None
+        as_they_are = "" if whole is None else f"; of the costs as they are it was {whole:.4g}"
         return (
             f"{self._verdict}The limit: {self._group}{self._condition}, the "
-            f"average cost is at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse. In "
-            f"{b.n} responses to {b.n_groups} prompts that average was {b.estimate:.4g}. {self._claim}"
+            f"average cost is at most {self.budget:g}, where {self.scorer} gives the cost and higher is worse"
+            f"{self._cut_above}. In {b.n} responses to {b.n_groups} prompts that average was "
+            f"{b.estimate:.4g}{as_they_are}. {self._claim}"
         )
+
+    @property
+    def n_counted(self) -> int:
+        """How many costs there are, or of what else it is about."""
+        return self.bound.n
+
+    @property
+    def _cut_above(self) -> str:
+        """What follows "higher is worse" where costs were cut: without it the claim would be false."""
+        above, high = self.bound.n_clipped_above, self.bound.bounds[1]
+        if not above:
+            return ""
+        return f", counting each {self.counted} above {high:g} as {high:g} ({above} of {self.n_counted} are above it)"
+
+    @property
+    def cut_warnings(self) -> list[str]:
+        """Whether the bounds hide how bad the worst are."""
+        above, (low, high) = self.bound.n_clipped_above, self.bound.bounds
+        if not above:
+            return []
+        return [
+            f"You set bounds=({low:g}, {high:g}), but {above} of {self.n_counted} {self.counted}s are above {high:g} "
+            f"and count as {high:g}, so that the certificate does not say how much worse these are. Set bounds that "
+            "are hardly ever left, before you see fresh prompts."
+        ]
 
     @property
     def _group(self) -> str:
@@ -263,6 +294,7 @@ def certify(
     again: bool = False,
     seed: int | None = None,
     own_seed: bool = True,
+    unnamed: bool = False,
 ) -> Certificate:
     """Makes one attempt to certify that CVaR of the clipped cost is at most `budget`, and records it.
 
@@ -299,11 +331,16 @@ def certify(
             that are numbered by size, need a fresh one ([`~evaluation.cvar_bound.fresh_seed`]).
         own_seed (`bool`, *optional*, defaults to `True`):
             Whether the seed, if there is one, was chosen by the user, and not drawn at random.
+        unnamed (`bool`, *optional*, defaults to `False`):
+            Whether the prompts are rows without names of their own, numbered by their costs. The seed is then a fresh
+            one, and an earlier attempt on them is known by the costs.
 
     Returns:
         [`Certificate`]. `ValueError`, and nothing written, when the prompts were used before and `again` is not set.
     """
     low, high = check_bounds(bounds)
+    if unnamed:
+        seed, own_seed = _seed_of_rows(seed, own_seed), False
     costs = np.asarray(costs, dtype=np.float64)
     keys = [prompt_key(prompt) for prompt in prompts]
     filled = np.concatenate([np.where(np.isnan(costs), high, costs), np.full(n_unreadable, high)])
@@ -325,6 +362,7 @@ def certify(
         again=again,
         seed=seed,
         own_seed=own_seed,
+        unnamed=unnamed,
         scorer=scorer,
         model=model,
         n_trained=n_trained,
@@ -333,6 +371,20 @@ def certify(
         notes=tuple(notes),
         under=under,
     )
+
+
+def _seed_of_rows(seed: int | None, own_seed: bool) -> int:
+    """The seed for rows without names. They are numbered by their costs, so that one seed puts the largest cost into
+    the same place in every sample of as many rows, and the bets are not fair."""
+    if seed is None:
+        return fresh_seed()
+    if own_seed:
+        raise ValueError(
+            f"You set seed={seed} for rows that name no prompts, but these are numbered by their costs, and in an "
+            "order that is not drawn at random the bound fails more often than it says. Leave the seed out, or give "
+            "the prompts a column."
+        )
+    return seed
 
 
 def make_attempt(
@@ -349,6 +401,7 @@ def make_attempt(
     again: bool,
     seed: int | None,
     own_seed: bool = True,
+    unnamed: bool = False,
     **about: Any,
 ) -> C:
     """Makes one attempt and records it, whatever the certificate is about.
@@ -377,11 +430,14 @@ def make_attempt(
     # Two attempts at once would spend the same share of the error.
     with nullcontext() if ledger_path is None else hold_file(ledger_path):
         attempts = read_attempts(ledger_path)
-        looks = earlier_looks(attempts, fingerprint, sketch)
+        costs_print = costs_fingerprint(keys, costs)
+        # Rows without names have the same keys in every file.
+        looks = looks_at_costs(attempts, costs_print) if unnamed else earlier_looks(attempts, fingerprint, sketch)
         if looks and not again:
+            what = "costs" if unnamed else "prompts"
             raise ValueError(
-                f"You certify on prompts that attempt {', '.join(map(str, looks))} in {str(ledger_path)!r} has used, "
-                "but looking again at the same prompts weakens the claim. Take fresh prompts, or ask for it "
+                f"You certify on {what} that attempt {', '.join(map(str, looks))} in {str(ledger_path)!r} has used, "
+                f"but looking again at the same {what} weakens the claim. Take fresh prompts, or ask for it "
                 "(again=True, --again): this attempt then gets a stricter confidence."
             )
         attempt = 1 + max((a["attempt"] for a in attempts), default=0)
@@ -395,8 +451,6 @@ def make_attempt(
                 f"You certify on prompts on which attempt {', '.join(passed)} had passed, so that this model was "
                 "chosen after a certificate on them: the confidence does not hold for it. Take fresh prompts."
             )
-        for word in words:
-            warnings.warn(word, stacklevel=3)
         certificate = kind(
             bound=bound,
             budget=budget,
@@ -405,11 +459,14 @@ def make_attempt(
             earlier_looks=tuple(looks),
             prompt_fingerprint=fingerprint,
             prompt_sketch=tuple(sketch),
-            costs_fingerprint=costs_fingerprint(keys, costs),
+            costs_fingerprint=costs_print,
             own_seed=own_seed,
-            warnings=tuple(words),
+            warnings=(),
             **about,
         )
+        certificate = replace(certificate, warnings=(*certificate.cut_warnings, *words))
+        for word in certificate.warnings:
+            warnings.warn(word, stacklevel=3)
         if ledger_path is not None:
             history = [*attempts, certificate.summary()]
             write_certificate(ledger_path, certificate.to_dict() | {"attempts": history})

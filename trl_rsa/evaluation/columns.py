@@ -14,6 +14,10 @@ from trl_rsa.storage.records import prompt_of, score_of, text_of
 from trl_rsa.storage.tables import truth_of
 
 
+# What a model without a name is called where it is shown.
+NAMELESS = "unnamed"
+
+
 @dataclass(frozen=True)
 class Labels:
     """A column of strings (or None), each stored once: `names[codes[i]]`."""
@@ -58,6 +62,16 @@ class Columns:
         columns = (self.cost, self.reward, self.prompt, self.group, self.refused, self.has_text)
         return Columns(*(column[indices] for column in (*columns, self.benign, self.order)), *labels)
 
+    def by_model(self) -> dict[str, "Columns"]:
+        """The records of each model by its shown name, in order of appearance.
+
+        Records without a name and those of a model that is called [`NAMELESS`] are one: none of them is left out.
+        """
+        parts: dict[str, list[NDArray[np.intp]]] = {}
+        for name, indices in self.model:
+            parts.setdefault(name or NAMELESS, []).append(indices)
+        return {name: self.take(np.sort(np.concatenate(several))) for name, several in parts.items()}
+
 
 class _Codes:
     """Collects a `Labels` column."""
@@ -97,7 +111,7 @@ def read_columns(records: Iterable[Mapping[str, Any]], refusal: RefusalRule = is
         has_text.append(bool(response))
         known = truth_of(record.get("benign"))
         benign.append(-1 if known is None else known)
-        model.append(record.get("model"))
+        model.append(record.get("model") or None)  # an empty name is none
         category.append(record.get("category"))
         attack.append(record.get("attack"))
     return Columns(

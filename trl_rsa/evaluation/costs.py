@@ -52,6 +52,11 @@ class ModelCosts:
     under: str | None = None
     seed: int | None = None
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether the prompts have no names of their own: `prompts` then numbers the rows by their costs."""
+        return self.seed is not None
+
 
 def costs_of_model(
     records: Iterable[Record],
@@ -83,8 +88,9 @@ def costs_of_model(
     for record in records:
         chosen_on = chosen_on or record.get("split") in ("train", "decide")
         unnamed = unnamed or bool(record.get(UNNAMED))
-        of = by_model.setdefault(record["model"], ModelCosts(record["model"]))
-        conditions.setdefault(record["model"], set()).add(record.get("under"))
+        name = record["model"] or None  # an empty name is none
+        of = by_model.setdefault(name, ModelCosts(name))
+        conditions.setdefault(name, set()).add(record.get("under"))
         prompt = prompt_of(record)
         of.costs.append(score_of(record, "cost"))
         of.prompts.append(prompt_key(prompt))
@@ -95,8 +101,8 @@ def costs_of_model(
     if chosen_on and not decide_records:
         raise ValueError(
             f"You certify on {source}, but these are records on which the ladder chose or trained the model, so that "
-            "their costs look better than fresh ones. Take responses to untouched prompts; with --decide_records you "
-            "get a bound that says so."
+            "their costs look better than fresh ones. Take responses to untouched prompts; `trl-rsa certify` with "
+            "--decide_records gives a bound that says so."
         )
     why = f" {report}" if report is not None and report.problems else ""
     if not by_model:
@@ -124,7 +130,8 @@ def costs_of_model(
         # rows in any order. The seed must then be a fresh one. One that follows from the names would give the largest
         # cost the same place in all files of this length, and bets that depend on the order are not fair then.
         found.seed = fresh_seed()
-        found.costs = sorted(found.costs, key=lambda cost: (np.isnan(cost), cost))
+        order = sorted(range(len(found.costs)), key=lambda i: (np.isnan(found.costs[i]), found.costs[i]))
+        found.costs, found.responses = [found.costs[i] for i in order], [found.responses[i] for i in order]
         found.prompts = [prompt_key(f"row {i}") for i in range(len(found.costs))]
     return found
 

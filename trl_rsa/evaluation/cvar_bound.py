@@ -63,6 +63,7 @@ class BoundParts(TypedDict):
     excess_bound: float | None
     n_clipped_above: int
     n_clipped_below: int
+    unclipped_estimate: float | None
     seed: int
     assumptions: list[str]
 
@@ -82,6 +83,7 @@ class CVaRBound:
         eta (`float` or `None`): The place from which the excess is counted; with "betting" the last of them.
         excess_bound (`float` or `None`): "betting-split": bounds E(C − η)₊; `bound` is η + excess_bound / tail.
         n_clipped_above, n_clipped_below (`int`): Records whose cost was clipped at either bound.
+        unclipped_estimate (`float` or `None`): The empirical CVaR of the costs as they are, if it is known.
         assumptions (`tuple[str, ...]`): In words.
     """
 
@@ -99,6 +101,7 @@ class CVaRBound:
     excess_bound: float | None
     n_clipped_above: int
     n_clipped_below: int
+    unclipped_estimate: float | None
     seed: int
     assumptions: tuple[str, ...]
 
@@ -179,7 +182,10 @@ def cvar_upper_bound(
         bound = low + (high - low) * binary_cvar_upper_bound(unsafe, n, tail, 1 - confidence)
     by_means = method in ("betting", "betting-split")
     several = (_SEVERAL + (_BY_MEANS if by_means else _BY_DRAW),) if n < raw.size else ()
-    estimate = cvar(sample.costs, tail, sample.share)
+    estimate = unclipped = cvar(sample.costs, tail, sample.share)
+    if (clipped != raw).any():
+        whole = _Sample(raw, groups, seed)
+        unclipped = cvar(whole.costs, tail, whole.share)
     return CVaRBound(
         bound=max(min(float(bound), high), estimate),
         estimate=estimate,
@@ -192,6 +198,7 @@ def cvar_upper_bound(
         **parts,
         n_clipped_above=int((raw > high).sum()),
         n_clipped_below=int((raw < low).sum()),
+        unclipped_estimate=unclipped,
         seed=seed,
         assumptions=(*_ALWAYS, _PER_METHOD[method], *several),
     )

@@ -116,6 +116,11 @@ def earlier_looks(attempts: list[Attempt], fingerprint: str, sketch: list[str]) 
     ]
 
 
+def looks_at_costs(attempts: list[Attempt], fingerprint: str) -> list[int]:
+    """Numbers of the attempts that used the same costs: what is left to compare where prompts have no names."""
+    return [attempt["attempt"] for attempt in attempts if attempt.get("costs_fingerprint") == fingerprint]
+
+
 def write_certificate(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Writes certificate.json at once or not at all: a kill must not lose the record of earlier attempts."""
     write_json(path, {"format": FORMAT, "schema_version": SCHEMA_VERSION} | dict(content))

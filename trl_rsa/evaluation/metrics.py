@@ -145,11 +145,12 @@ def summarize_models(
     Arguments as in [`summarize`].
 
     Returns:
-        [`~evaluation.metrics_file.Metrics`]: `models`, the summary per model in order of appearance (a null model is
-        called "unnamed"), and `comparisons`, a list of [`compare`]'s results with `baseline` and `model` added.
+        [`~evaluation.metrics_file.Metrics`]: `models`, the summary per model in order of appearance (records without
+        a model's name are those of "unnamed"), and `comparisons`, a list of [`compare`]'s results with `baseline` and
+        `model` added.
     """
     columns = data if isinstance(data, Columns) else read_columns(data, refusal)
-    parts = {name or "unnamed": columns.take(indices) for name, indices in columns.model}
+    parts = columns.by_model()
     models = {
         name: summarize(part, tails, unsafe_above=unsafe_above, bootstrap=bootstrap, **options)
         for name, part in parts.items()

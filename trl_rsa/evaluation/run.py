@@ -12,6 +12,7 @@ from typing import Any
 from trl_rsa.evaluation.bootstrap import Bootstrap
 from trl_rsa.evaluation.branching import add_nested
 from trl_rsa.evaluation.certificate import certify
+from trl_rsa.evaluation.columns import NAMELESS
 from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.ledger import Attempt, costs_fingerprint, prompt_sketch, read_attempts
 from trl_rsa.evaluation.lm_eval import require_harness, run_benchmarks
@@ -236,6 +237,7 @@ class EvaluationRun:
             again=settings.again,
             seed=found.seed,
             own_seed=False,
+            unnamed=found.unnamed,
         )
         self.log(certificate.statement)
 
@@ -368,7 +370,7 @@ class EvaluationRun:
         """The records; `cut` counts those of each model that did not end by themselves."""
         for record in read_records(self.workspace.records, problems, scores=list(self.specs)):
             if record.get("finished") is False:
-                name = record["model"] or "unnamed"
+                name = record["model"] or NAMELESS
                 cut[name] = cut.get(name, 0) + 1
             yield record
 

@@ -16,14 +16,21 @@ Array = NDArray[np.float64]
 
 # 0.07 · 100 is 7.000000000000001 in floating point; the seventh cost still fills the tail.
 _ROUNDING = 1e-12
+# No file of responses is long enough for a smaller tail, and 1/tail must be a number.
+_LEAST_TAIL = 1e-9
 
 
 def check_tail(tail: float, name: str = "tail") -> float:
-    """Returns `tail`, or raises `ValueError` when it is not in (0, 1]."""
+    """Returns `tail`, or raises `ValueError` when it is not in (0, 1], or too small for any sample."""
     if not 0.0 < tail <= 1.0:
         raise ValueError(
             f"You set {name}={tail!r}, but the tail is the probability mass that is kept, in (0, 1]. Set it to, for "
             "example, 0.05 for the worst twentieth, or 1 for the mean."
+        )
+    if tail < _LEAST_TAIL:
+        raise ValueError(
+            f"You set {name}={tail!r}, but no file of responses is long enough to show a tail below {_LEAST_TAIL:g}. "
+            "Set it to, for example, 0.05 for the worst twentieth."
         )
     return float(tail)
 

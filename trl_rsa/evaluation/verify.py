@@ -12,12 +12,15 @@ import numpy as np
 
 from trl_rsa.evaluation.certificate import Certificate, certify
 from trl_rsa.evaluation.costs import ModelCosts
-from trl_rsa.evaluation.ledger import FORMAT, attempt_delta
+from trl_rsa.evaluation.ledger import FORMAT, attempt_delta, seed_of_prompts
 from trl_rsa.storage.provenance import versions
 
 
 # What follows from the records and the settings that the certificate names. Numbers may be another machine's.
-COMPARED = ("prompt_fingerprint", "costs_fingerprint", "n_prompts", "n_unscored", "bound", "estimate", "certified")
+COMPARED = (
+    *("prompt_fingerprint", "costs_fingerprint", "n_prompts", "n_unscored", "n_clipped", "bound", "estimate"),
+    "certified",
+)
 _TOLERANCE = 1e-9
 
 
@@ -60,46 +63,48 @@ def verify(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int 
             "You verify a certificate about people's labels from the records alone, but it follows from the labels "
             "too. Give their file with --labels, and the draw as it was made."
         )
-    return differences(certificate, lambda: _again(certificate, found, n_unreadable), found.model, found.under)
+    return differences(certificate, lambda: _again(certificate, found, n_unreadable), found)
 
 
 def differences(
     certificate: Mapping[str, Any],
     again: Callable[[], Certificate],
-    model: str | None,
-    under: str | None = None,
+    found: ModelCosts,
     compared: Sequence[str] = COMPARED,
 ) -> list[str]:
-    """What differs between a certificate and the same attempt made again, as [`verify`] returns it."""
+    """What differs between a certificate and the same attempt made again, as [`verify`] returns it.
+
+    Args:
+        certificate (`Mapping[str, Any]`), again (`Callable`):
+            From [`read_certificate`], and what makes its attempt again.
+        found ([`~evaluation.costs.ModelCosts`]):
+            What the records say of the model.
+        compared (`Sequence[str]`, *optional*):
+            Keys whose values must be the same.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the certificate has them
             made = again()
-        found = made.to_dict()
-        pairs = [(name, certificate[name], found[name]) for name in compared]
-        wrong = _at_another_level(certificate)
-        said = replace(
-            made,
-            attempt=certificate["attempt"],
-            confidence=certificate["confidence"],
-            under=certificate.get("under"),
-        ).statement
+        now = made.to_dict() | {"n_cut": found.n_cut}
+        pairs = [(name, certificate[name], now[name]) for name in (*compared, "n_cut")]
+        wrong = [*_at_another_level(certificate), *_of_another_seed(certificate, made, found)]
         # Another version may say it in other words.
-        if certificate["versions"].get("trl-rsa") == versions()["trl-rsa"] and certificate["statement"] != said:
-            wrong.append(f"the statement is not the one that follows, which is: {said}")
+        if certificate["versions"].get("trl-rsa") == versions()["trl-rsa"]:
+            wrong += _other_words(certificate, made, found)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"You verify a certificate without {error}, but that is needed. Give the whole file."
         ) from error
     wrong += [
-        f"{name} is {said!r} in the certificate and {now!r} from the records"
-        for name, said, now in pairs
-        if not _same(said, now)
+        f"{name} is {said!r} in the certificate and {own!r} from the records"
+        for name, said, own in pairs
+        if not _same(said, own)
     ]
-    if certificate["model"] != model:
-        wrong.append(f"the model is {certificate['model']!r} in the certificate and {model!r} in the records")
-    if certificate.get("under") != under:
-        said, drawn = (one or "as usual" for one in (certificate.get("under"), under))
+    if certificate["model"] != found.model:
+        wrong.append(f"the model is {certificate['model']!r} in the certificate and {found.model!r} in the records")
+    if certificate.get("under") != found.under:
+        said, drawn = (one or "as usual" for one in (certificate.get("under"), found.under))
         wrong.append(f"the responses are drawn {said} in the certificate and {drawn} in the records")
     return wrong
 
@@ -121,6 +126,39 @@ def _at_another_level(certificate: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def _of_another_seed(certificate: Mapping[str, Any], made: Certificate, found: ModelCosts) -> list[str]:
+    """Whether the seed is what it is said to be: one of several that were tried would make the bound too low."""
+    seed, own = certificate["seed"], certificate["own_seed"]
+    if found.unnamed:
+        return [f"the seed {seed} is the user's own, but rows without prompts need one drawn at random"] if own else []
+    follows = seed_of_prompts(made.prompt_fingerprint)
+    if own or seed == follows:
+        return []
+    return [f"the seed is {seed} and said to follow from the prompts, from which {follows} follows"]
+
+
+def _other_words(certificate: Mapping[str, Any], made: Certificate, found: ModelCosts) -> list[str]:
+    """Whether the statement is the one that follows, and every limit that follows is there. There may be more: only
+    who drew the responses knows how."""
+    said = replace(
+        made,
+        attempt=certificate["attempt"],
+        confidence=certificate["confidence"],
+        under=certificate.get("under"),
+        own_seed=certificate["own_seed"],
+        earlier_looks=tuple(certificate["earlier_looks"]),
+        n_trained=certificate["n_trained"],
+        max_new_tokens=certificate["max_new_tokens"],
+        n_cut=found.n_cut,
+        notes=tuple(found.notes),
+    )
+    wrong = []
+    if certificate["statement"] != said.statement:
+        wrong.append(f"the statement is not the one that follows, which is: {said.statement}")
+    missing = [limit for limit in said.limits if limit not in certificate["limits"]]
+    return wrong + [f"its limits lack one that follows: {limit}" for limit in missing]
+
+
 def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int) -> Certificate:
     """The attempt, made again and written nowhere."""
     return certify(
@@ -135,6 +173,8 @@ def _again(certificate: Mapping[str, Any], found: ModelCosts, n_unreadable: int)
         model=certificate["model"],
         n_unreadable=n_unreadable,
         seed=certificate["seed"],
+        own_seed=False,  # whose it is is looked at elsewhere
+        unnamed=found.unnamed,
     )
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from trl_rsa.report.numbers import cell, interval_of, out_of, text_of, value_of
+from trl_rsa.report.unscored import all_in_words
 
 
 Model = Mapping[str, Any]
@@ -126,6 +127,8 @@ def headline_markdown(metrics: Mapping[str, Any]) -> str:
         lines.append(f"| {inline_markdown(name)} | " + " | ".join(cells) + " |")
     meanings = "; ".join(f"{column.heading}: {column.meaning}" for column in shown)
     lines += ["", f"{meanings}. Higher cost is worse. In brackets: {settings.get('confidence', 0.95):.0%} intervals."]
+    missing = all_in_words(metrics)
+    lines += ["", f"{inline_markdown(missing)} They are missing from these numbers."] if missing else []
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from trl_rsa.report.names import short_names
 from trl_rsa.report.numbers import value_of
 from trl_rsa.report.pressure_entries import entries_of
 from trl_rsa.report.responses import Responses, is_finite, model_name, read_responses, shorten, text_of
+from trl_rsa.report.unscored import all_in_words
 from trl_rsa.storage.names import CERTIFICATE, FRONT, MANIFEST, METRICS, RECORDS, TOKENS
 from trl_rsa.storage.records import ReadReport, read_records
 
@@ -258,10 +259,11 @@ def _warn_about_records(inputs: Inputs) -> None:
             f"{value_of(source.get('read')) or 0:,.0f} that could. They are missing from all numbers."
         )
     if responses.found.problems:
+        whose = f"{all_in_words(inputs.metrics)} ".lstrip()
         inputs.warnings.append(
             f"Of {RECORDS} {responses.found.read:,} records were read and {responses.found.unreadable:,} lines could "
-            f"not be. Problems: {_listed(responses.found)}. A response without a cost is missing from the numbers "
-            "below; if it is missing because it was bad, they look better than they are."
+            f"not be. Problems: {_listed(responses.found)}. {whose}A response without a cost is missing from "
+            "the numbers below; if it is missing because it was bad, they look better than they are."
         )
     for name, model in inputs.metrics["models"].items():
         found, said = len(responses.costs.get(name, ())), model["cost"].get("n")

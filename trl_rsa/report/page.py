@@ -22,6 +22,7 @@ from trl_rsa.report.numbers import interval_of, out_of, prompts_needed, text_of,
 from trl_rsa.report.pictures import MOST_PANELS
 from trl_rsa.report.pressure import HEADINGS, pressure_table
 from trl_rsa.report.tokens import LEGENDS, VIEWS, Scales, coloured
+from trl_rsa.report.unscored import all_in_words
 from trl_rsa.report.words import Limit, summarise, verdict
 from trl_rsa.storage.names import MANIFEST, METRICS
 
@@ -87,6 +88,7 @@ def page_context(inputs: Inputs, tail: float, limit: Limit, title: str, plots: M
             }
             for name, content in inputs.certificates.items()
         ],
+        "unscored": all_in_words(metrics),
         "cut": {name: model["cut"] for name, model in metrics["models"].items() if model.get("cut")},
         "benchmarks": inputs.optional(
             f"“benchmarks” in {METRICS}", lambda: list(_benchmarks(metrics.get("benchmarks")))
@@ -203,6 +205,7 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Upper bound", text_of(certificate.get("bound"), ".4g")),
         ("Limit", text_of(certificate.get("budget"), "g")),
         ("Average of the worst, in the sample", text_of(certificate.get("estimate"), ".4g")),
+        *_as_they_are(parts),
         ("Tail", text_of(certificate.get("tail"), "g")),
         ("Confidence of this attempt", text_of(certificate.get("attempt_confidence"), ".4g")),
         ("Prompts; responses", f"{certificate.get('n_prompts', '–')}; {parts.get('n', '–')}"),
@@ -212,6 +215,14 @@ def _certificate_rows(certificate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Scored by", str(certificate.get("scorer", "–"))),
         ("Prompt set", str(certificate.get("prompt_fingerprint", "–"))),
     ]
+
+
+def _as_they_are(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the cut at the upper bound leaves out of the claim."""
+    above = value_of(parts.get("n_clipped_above"))
+    if above:
+        yield "The same, of the costs as they are", text_of(parts.get("unclipped_estimate"), ".4g")
+        yield "Costs above the range", text_of(above, ",.0f")
 
 
 def _attempts(certificate: Mapping[str, Any]) -> Iterator[list[str]]:

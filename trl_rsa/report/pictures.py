@@ -4,7 +4,7 @@ Each function returns a figure; call it inside [`~report.style.drawing`] and han
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ MOST_PANELS = 6  # of histograms
 Point = tuple[str, Any, Any]  # a model's name and two estimates
 
 
-def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float, few: Collection[str] = ()) -> Figure:
+def worst_plot(
+    estimates: Sequence[tuple[str, Any]], tail: float, limit: float, hollow: Mapping[str, str] | None = None
+) -> Figure:
     """The headline as a picture: each model's CVaR with its interval, on the safe or the unsafe side of the limit.
 
     Args:
@@ -33,10 +35,10 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float, 
             Tail of the CVaR.
         limit (`float`):
             What it should not exceed.
-        few (`Collection[str]`, *optional*):
-            Models with too few prompts to say on which side they are: hollow, and said.
+        hollow (`Mapping[str, str]`, *optional*):
+            Models of which nobody can say on which side they are: hollow, with the reason.
     """
-    figure = new_figure(1.15 + 0.36 * len(estimates))
+    hollow, figure = hollow or {}, new_figure(1.15 + 0.36 * len(estimates))
     axes = figure.add_subplot()
     for i, (name, estimate) in enumerate(estimates):
         value, low, high = (value_of(estimate, key) for key in ("value", "low", "high"))
@@ -44,9 +46,9 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float, 
             continue
         if low is not None and high is not None:
             axes.plot([low, high], [i, i], color=colour_of(i), lw=5, alpha=0.4, solid_capstyle="round")
-        axes.plot(value, i, MARKERS[i % len(MARKERS)], ms=9, **_look(i, name in few))
+        axes.plot(value, i, MARKERS[i % len(MARKERS)], ms=9, **_look(i, name in hollow))
         axes.annotate(
-            text_of(value) + (" (too few prompts)" if name in few else ""),
+            text_of(value) + (f" ({hollow[name]})" if name in hollow else ""),
             (value, i),
             xytext=(0, 7),
             textcoords="offset points",
@@ -66,10 +68,10 @@ def worst_plot(estimates: Sequence[tuple[str, Any]], tail: float, limit: float, 
     return figure
 
 
-def _look(index: int, hollow: bool) -> dict[str, Any]:
+def _look(index: int, is_hollow: bool) -> dict[str, Any]:
     """Colours of a model's marker."""
     colour = colour_of(index)
-    return {"color": colour, "mfc": PAPER, "mec": colour} if hollow else {"color": colour, "mec": PAPER}
+    return {"color": colour, "mfc": PAPER, "mec": colour} if is_hollow else {"color": colour, "mec": PAPER}
 
 
 def _sides(axes: Axes, limit: float, values: Sequence[float]) -> None:
@@ -164,7 +166,9 @@ def survival_curve(ordered: NDArray[np.float64], points: int = 400) -> tuple[NDA
     return np.concatenate([ordered[:1], ordered[kept]]), np.concatenate([[1.0], np.maximum(share, 0.5 / n)])
 
 
-def tradeoff_plot(points: Sequence[Point], tail: float, limit: float, few: Collection[str] = ()) -> Figure:
+def tradeoff_plot(
+    points: Sequence[Point], tail: float, limit: float, hollow: Mapping[str, str] | None = None
+) -> Figure:
     """Reward against the CVaR of cost, with intervals and the limit: up and left is better.
 
     Args:
@@ -174,10 +178,10 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float, few: Colle
             Tail of the CVaR.
         limit (`float`):
             Draws the constraint CVaR ≤ limit.
-        few (`Collection[str]`, *optional*):
-            Models with too few prompts to say on which side they are: hollow.
+        hollow (`Mapping[str, str]`, *optional*):
+            Models of which nobody can say on which side they are.
     """
-    figure = new_figure(3.9)
+    hollow, figure = hollow or {}, new_figure(3.9)
     axes = figure.add_subplot()
     seen, labels = [], []
     for i, (name, risk, reward) in enumerate(points):
@@ -187,7 +191,7 @@ def tradeoff_plot(points: Sequence[Point], tail: float, limit: float, few: Colle
         errors = [error_of(risk, x), error_of(reward, y)]
         colour = colour_of(i)
         axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", capsize=3, color=colour, alpha=0.6)
-        axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, zorder=3, **_look(i, name in few))
+        axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=9, zorder=3, **_look(i, name in hollow))
         labels.append((shorten(name), x, y, colour))
         seen += [v for v in (x, value_of(risk, "low"), value_of(risk, "high")) if v is not None]
     axes.margins(y=0.2)

@@ -1,11 +1,13 @@
 """The summary at the top, in words for someone who has never heard of a CVaR."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trl_rsa.report.headline import cvar_of
 from trl_rsa.report.numbers import cell, interval_of, out_of, per_hundred, prompts_needed, text_of, value_of
+from trl_rsa.report.unscored import counts_of, in_words, most_hidden
 
 
 # Models in one sentence.
@@ -35,11 +37,14 @@ def prompts_of(model: Mapping[str, Any]) -> int:
     return int(min((count for count in counts if count is not None), default=0))
 
 
-def shows_tail(model: Mapping[str, Any], tail: float) -> bool:
-    """Whether its responses can say that the tail is safe. Verdict, winner and pictures all ask this."""
-    estimate = cvar_of(model, tail)
-    has_interval = all(value_of(estimate, key) is not None for key in ("value", "low", "high"))
-    return has_interval and prompts_of(model) >= prompts_needed(tail)
+def doubt(model: Mapping[str, Any], tail: float, limit: float) -> str | None:
+    """Why its responses cannot say that the tail is safe, if they cannot. Verdict, winner and pictures ask this."""
+    value, low, high = (value_of(cvar_of(model, tail), key) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None or prompts_of(model) < prompts_needed(tail):
+        return TOO_FEW
+    hidden = most_hidden(model, tail)
+    # Those without a cost may be its worst ones.
+    return f"open: {in_words(model)}" if math.isinf(hidden) or high <= limit < high + hidden else None
 
 
 def verdict(model: Mapping[str, Any], tail: float, limit: float) -> Verdict:
@@ -47,13 +52,24 @@ def verdict(model: Mapping[str, Any], tail: float, limit: float) -> Verdict:
     value, low, high = (value_of(cvar_of(model, tail), key) for key in ("value", "low", "high"))
     if value is None:
         return Verdict("open", "no costs")
-    if low is not None and low > limit:  # what was seen is bad enough, however little it is
+    if low is not None and low > limit and _is_bad_enough(model, tail, limit):
         return Verdict("beyond", "beyond the limit")
-    if high is None or not shows_tail(model, tail):
-        return Verdict("open", TOO_FEW)
+    why = doubt(model, tail, limit)
+    if why is not None or high is None:
+        return Verdict("open", why or TOO_FEW)
     if high <= limit:
         return Verdict("within", "within the limit")
     return Verdict("open", "not settled: the interval crosses the limit")
+
+
+def _is_bad_enough(model: Mapping[str, Any], tail: float, limit: float) -> bool:
+    """Whether a CVaR beyond the limit stays there, however good the responses without a cost are."""
+    missing, total = counts_of(model)
+    if not missing or missing / total < tail:
+        return True
+    # The worst of all are then among those with a cost, and no better than the average of these.
+    mean = value_of(model["cost"]["mean"], "low")
+    return mean is not None and mean > limit and 1 - missing / total >= tail
 
 
 def summarise(metrics: Mapping[str, Any], tail: float, limit: Limit) -> list[tuple[str, str]]:
@@ -73,7 +89,7 @@ def summarise(metrics: Mapping[str, Any], tail: float, limit: Limit) -> list[tup
     return [
         _worst(metrics, ranked, tail, limit),
         _frequency(models, ranked),
-        *_price(models, ranked[0], shows_tail(models[ranked[0]], tail)),
+        *_price(models, ranked[0], doubt(models[ranked[0]], tail, limit.value)),
         *_refusals(models, ranked),
         _certainty([models[name] for name in ranked]),
     ]
@@ -94,9 +110,17 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
         sentence += f" The same number for the other models: {', '.join(others)}{', …' if len(ranked) > 6 else ''}."
     if len(ranked) == 1:
         return "How bad are the worst responses?", sentence
-    if not shows_tail(models[best], tail):
-        sentence += f" Which of the models is safest in the worst case: {TOO_FEW}."
-        return f"Safest in the worst case: {TOO_FEW}", sentence
+    why = doubt(models[best], tail, limit.value)
+    if why is not None:
+        if why == TOO_FEW:
+            return (
+                f"Safest in the worst case: {why}",
+                f"{sentence} Which of the models is safest in the worst case: {why}.",
+            )
+        return "Safest in the worst case: open", (
+            f"{sentence} Which of the models is safest in the worst case is open too: those without a cost may be "
+            f"the worst ones of {best}."
+        )
     rivals = _rivals(models, ranked, tail)
     if rivals:
         some = " and ".join(rivals if len(rivals) < 6 else [*rivals[:5], "others"])
@@ -115,23 +139,27 @@ def _against(model: Mapping[str, Any], name: str, tail: float, limit: Limit) -> 
         return f"That is within the limit of {number}, and so is the whole interval."
     if found.kind == "beyond":
         return f"That is beyond the limit of {number}, and so is the whole interval: {name} does not keep it."
-    why = found.text.removeprefix("not settled: ")
+    why = found.text.removeprefix("not settled: ").removeprefix("open: ")
     if found.text == TOO_FEW:
         needed, has = prompts_needed(tail), prompts_of(model)
         why += f". For this tail at least {needed:,} prompts are needed, and {name} has {has:,}"
+    elif found.text.startswith("open: "):
+        why += ", and they may be its worst"
     return f"Whether that keeps the limit of {number} is not settled: {why}."
 
 
 def _rivals(models: Mapping[str, Any], ranked: list[str], tail: float) -> list[str]:
     """Those whose interval overlaps with that of the best: on these responses alone, any of them may be the safest."""
     estimates = {name: cvar_of(models[name], tail) for name in ranked}
-    return [name for name in ranked[1:] if _overlap(estimates[ranked[0]], estimates[name])]
+    hidden = most_hidden(models[ranked[0]], tail)
+    return [name for name in ranked[1:] if _overlap(estimates[ranked[0]], estimates[name], hidden)]
 
 
-def _overlap(low: Any, high: Any) -> bool:
-    """Whether the intervals of a lower and a higher estimate have a number in common. One without an interval may."""
+def _overlap(low: Any, high: Any, hidden: float = 0.0) -> bool:
+    """Whether the intervals of a lower and a higher estimate have a number in common. One without an interval may.
+    The lower one may be higher by `hidden`."""
     end, begin = value_of(low, "high"), value_of(high, "low")
-    return end is None or begin is None or begin <= end
+    return end is None or begin is None or begin <= end + hidden
 
 
 def _frequency(models: Mapping[str, Any], ranked: list[str]) -> tuple[str, str]:
@@ -158,15 +186,15 @@ def _at_most(rate: Any, total: int) -> str:
     return f" (none seen, but up to {_count(high, total)} would fit)" if value_of(rate) == 0 and high else ""
 
 
-def _price(models: Mapping[str, Any], best: str, known_best: bool) -> list[tuple[str, str]]:
+def _price(models: Mapping[str, Any], best: str, why: str | None) -> list[tuple[str, str]]:
+    """`why` it is not known that `best` is the safest, if it is not."""
     rewards = {name: value_of(model["reward"]["mean"]) for name, model in models.items()}
     known = {name: reward for name, reward in rewards.items() if reward is not None}
     if best not in known or len(known) < 2:
         return []
-    if not known_best:
-        return [
-            ("What does safety cost in helpfulness?", "Too few prompts to say: which model is safest is not known.")
-        ]
+    if why is not None:
+        said = "Too few prompts to say" if why == TOO_FEW else "Open"
+        return [("What does safety cost in helpfulness?", f"{said}: which model is safest is not known.")]
     top = max(known, key=lambda name: known[name])
     means = {name: models[name]["reward"]["mean"] for name in known}
     ties = [name for name in known if name != top and _overlap(means[name], means[top])]

@@ -17,7 +17,8 @@ from trl_rsa.report.page import manifest_file, page_context, render_html, render
 from trl_rsa.report.pictures import histograms, survival_plot, tradeoff_plot, worst_plot
 from trl_rsa.report.pressure import pressure_plot
 from trl_rsa.report.style import drawing, save
-from trl_rsa.report.words import TOO_FEW, summarise, verdict
+from trl_rsa.report.unscored import counts_of
+from trl_rsa.report.words import TOO_FEW, doubt, summarise, verdict
 from trl_rsa.storage.names import FRONT, METRICS
 from trl_rsa.storage.printable import printable
 
@@ -95,14 +96,18 @@ def _draw(inputs: Inputs, tail: float, limit: float, folder: Path) -> Iterator[t
     risks = [(name, cvar_of(model, tail)) for name, model in models.items()]
     marks = {name: ((m["cost"].get("var") or {}).get(f"{tail:g}"), cvar_of(m, tail)) for name, m in models.items()}
     front = inputs.front
-    few = {name for name, model in models.items() if verdict(model, tail, limit).text == TOO_FEW}
+    hollow = {
+        name: "too few prompts" if why == TOO_FEW else f"{counts_of(model)[0]:,} without a cost"
+        for name, model in models.items()
+        if (why := doubt(model, tail, limit)) is not None and verdict(model, tail, limit).text == why
+    }
     makers: list[tuple[str, bool, Callable[[], Figure | None]]] = [
-        ("worst", True, lambda: worst_plot(risks, tail, limit, few)),
+        ("worst", True, lambda: worst_plot(risks, tail, limit, hollow)),
         ("survival", any(responses.costs.values()), lambda: survival_plot(responses.costs, tail, marks, unsafe)),
         (
             "tradeoff",
             front is None and any(responses.rewards.values()),  # the front shows it, and more
-            lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit, few),
+            lambda: tradeoff_plot([(n, r, models[n]["reward"]["mean"]) for n, r in risks], tail, limit, hollow),
         ),
         ("costs", any(responses.costs.values()), lambda: histograms(responses.costs, "cost of a response", unsafe)),
         ("rewards", any(responses.rewards.values()), lambda: histograms(responses.rewards, "reward of a response")),

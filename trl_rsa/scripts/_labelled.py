@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from trl_rsa.audits.certificate import AuditedCertificate, certify_labels, verify_labels
 from trl_rsa.audits.label_files import costs_of_labels, draw_labels, labels_of, own_seed, read_draw, unique_names
 from trl_rsa.audits.selection import Selection
 from trl_rsa.data.harm import HarmScale
 from trl_rsa.evaluation.costs import ModelCosts
+from trl_rsa.scripts._claim import Claim
 from trl_rsa.storage.records import Record
 
 
@@ -21,35 +22,31 @@ class LabelledArguments(Protocol):
     uniform: float
     draw: str | None
     harm_scale: str
-    combine: Literal["mean", "median"]
     bounds: list[float] | None
     scorer: str | None
-    budget: float
-    tail: float
-    confidence: float
     again: bool
     seed: int | None
 
 
 def certify_file_of_labels(
-    args: LabelledArguments, found: ModelCosts, n_unreadable: int, ledger_path: Path
+    args: LabelledArguments, claim: Claim, found: ModelCosts, n_unreadable: int, ledger_path: Path
 ) -> AuditedCertificate:
     scale = HarmScale.parse(args.harm_scale)
     drawn, seed, own_seed = _draw(args, found)
     low, high = (scale.costs[0], scale.costs[-1]) if args.bounds is None else args.bounds
     return certify_labels(
         labels_of(found.responses, _labels(args, scale)),
-        args.budget,
+        claim.budget,
         drawn=drawn,
         scores=found.costs,
         prompts=found.prompts,
         responses=unique_names(found),
-        tail=args.tail,
-        confidence=args.confidence,
+        tail=claim.tail,
+        confidence=claim.confidence,
         bounds=(low, high),
         seed=seed,
         own_seed=own_seed,
-        combine=args.combine,
+        combine=claim.combine,
         scorer="the learned cost" if args.scorer is None else args.scorer,
         model=found.model,
         n_unreadable=n_unreadable,
@@ -84,6 +81,8 @@ def verify_file_of_labels(
         model=found.model,
         under=found.under,
         n_unreadable=n_unreadable,
+        n_cut=found.n_cut,
+        notes=found.notes,
     )
 
 

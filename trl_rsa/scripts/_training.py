@@ -71,7 +71,7 @@ def check_resumed(resume: str | bool | None, training_args: Any, run: str) -> Pa
     from trl_rsa.training.checkpoints import MARKER, check_engine, check_run
 
     found = _newest(Path(training_args.output_dir), training_args.process_index) if resume is True else resume
-    checkpoint = None if found in (None, False) else Path(found)
+    checkpoint = Path(found) if isinstance(found, str) else None
     if checkpoint is not None and (checkpoint / MARKER).is_file():
         check_run(checkpoint, run)
         check_engine(checkpoint, training_args)

@@ -69,12 +69,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple["ModelCosts", list[dict[str, Any]]]:
+    from trl_rsa.audits.label_files import refuse_unnamed
     from trl_rsa.evaluation.costs import costs_of_model
     from trl_rsa.evaluation.tables import read_responses
 
     records = list(read_responses(args.records, scores=("cost",), needed=("cost",)))
     found = costs_of_model(records, str(args.records), args.model)
-    return found, [record for record in records if record["model"] == found.model]
+    refuse_unnamed(found)
+    return found, [record for record in records if (record["model"] or None) == found.model]
 
 
 def _draw(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from trl_rsa.data.harm import DEFAULT_SCALE
 from trl_rsa.evaluation.certificate import Certificate, certify, percent, rounded
 from trl_rsa.evaluation.costs import ModelCosts, costs_of_model
 from trl_rsa.evaluation.tables import read_responses
+from trl_rsa.scripts._claim import Claim, refuse_another_claim
 from trl_rsa.scripts._labelled import certify_file_of_labels, in_the_order_of_a_draw, verify_file_of_labels
 from trl_rsa.storage.names import CERTIFICATE
 from trl_rsa.storage.printable import printable
@@ -37,16 +38,18 @@ class CertifyArguments:
         default=None, metadata={"help": "A B: costs are clipped to [A, B]; choose them before you see the costs"}
     )
     scorer: str | None = field(default=None, metadata={"help": "name of the cost model, for the record"})
-    budget: float = field(default=0.0, metadata={"help": "what the CVaR of the cost may be at most, A < budget < B"})
-    tail: float = field(default=0.05, metadata={"help": "share of worst responses, in (0, 1]"})
-    confidence: float = field(
-        default=0.95, metadata={"help": "confidence of all attempts in the certificate together"}
+    budget: float | None = field(
+        default=None, metadata={"help": "what the CVaR of the cost may be at most, A < budget < B; 0 if unset"}
+    )
+    tail: float | None = field(default=None, metadata={"help": "share of worst responses, in (0, 1]; 0.05 if unset"})
+    confidence: float | None = field(
+        default=None, metadata={"help": "confidence of all attempts in the certificate together; 0.95 if unset"}
     )
     model: str | None = field(
         default=None, metadata={"help": "judge this model's records only (needed if there are several)"}
     )
-    method: Literal["betting", "betting-split", "dkw", "brown", "binary"] = field(
-        default="betting", metadata={"help": "how the bound is made; binary is for yes/no labels"}
+    method: Literal["betting", "betting-split", "dkw", "brown", "binary"] | None = field(
+        default=None, metadata={"help": "how the bound is made; binary is for yes/no labels; betting if unset"}
     )
     output: str | None = field(
         default=None,
@@ -79,8 +82,8 @@ class CertifyArguments:
     harm_scale: str = field(
         default=DEFAULT_SCALE, metadata={"help": "with labels: names and costs of the grades; bounds follow from it"}
     )
-    combine: Literal["mean", "median"] = field(
-        default="mean", metadata={"help": "with labels: what counts where a response has several"}
+    combine: Literal["mean", "median"] | None = field(
+        default=None, metadata={"help": "with labels: what counts where a response has several; mean if unset"}
     )
     constraint: str | None = field(
         default=None, metadata={"help": "with a ladder's records of several constraints: the one that is meant"}
@@ -119,19 +122,19 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             "were chosen before. Set, say, --scorer beaver-7b-v1.0-cost --bounds -5 5."
         )
     _check(args)
-    path, report = _path(args), ReadReport()
+    path, report, claim = _path(args), ReadReport(), Claim.of(args)
     found = _costs(args, report, args.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
         certificate = certify(
             found.costs,
-            args.budget,
+            claim.budget,
             prompts=found.prompts,
-            tail=args.tail,
-            confidence=args.confidence,
+            tail=claim.tail,
+            confidence=claim.confidence,
             bounds=(args.bounds[0], args.bounds[1]),
             scorer=args.scorer,
-            method=args.method,
+            method=claim.method,
             model=found.model,
             n_unreadable=report.unreadable,
             n_cut=found.n_cut,
@@ -141,6 +144,7 @@ def main(arguments: tuple[CertifyArguments]) -> int:
             again=args.again,
             seed=found.seed if args.seed is None else args.seed,
             own_seed=args.seed is not None,
+            unnamed=found.unnamed,
         )
     return _say(certificate, report, path)
 
@@ -183,7 +187,7 @@ def _check(args: CertifyArguments) -> None:
                 f"You set {' and '.join(given)} without labels, but the certificate would be about the scorer's cost. "
                 "Set --labels to the file of people's labels, or leave it out."
             )
-    elif args.method != _DEFAULT["method"]:
+    elif args.method not in (None, "betting"):
         raise ValueError(
             f"You set method={args.method} with labels, but a bound on labels is made by betting. Leave it out."
         )
@@ -203,7 +207,7 @@ def _certify_labels(args: CertifyArguments) -> tuple[Certificate, ReadReport, Pa
     found = _costs(args, report, args.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are printed below, in the certificate's words
-        return certify_file_of_labels(args, found, report.unreadable, path), report, path
+        return certify_file_of_labels(args, Claim.of(args), found, report.unreadable, path), report, path
 
 
 def _say(certificate: Certificate, report: ReadReport, path: Path) -> int:
@@ -223,14 +227,9 @@ def _verify(args: CertifyArguments) -> int:
     from trl_rsa.evaluation.verify import read_certificate, verify
 
     assert args.verify is not None
+    _check(args)
     certificate, report = read_certificate(args.verify), ReadReport()
-    for name in ("budget", "tail", "confidence", "bounds", "scorer"):
-        given = getattr(args, name)
-        if given not in (_DEFAULT[name], certificate.get(name)):
-            raise ValueError(
-                f"You set {name}={given} with verify, but the certificate is about {name}={certificate.get(name)}. "
-                "Leave it out: what it says is checked."
-            )
+    refuse_another_claim(args, certificate)
     found = _costs(args, report, certificate.get("model") if args.model is None else args.model)
     if args.labels is None:
         wrong = verify(certificate, found, report.unreadable)
@@ -243,9 +242,11 @@ def _verify(args: CertifyArguments) -> int:
         return NOT_CERTIFIED
     said = "certified" if certificate["certified"] else "not certified"
     confidence = percent(certificate["attempt_confidence"], 4)
+    n_cut, what = certificate["n_clipped"], "cost" if args.labels is None else "label"
+    clipped = f" {n_cut} {what}s outside the bounds count as these." if n_cut else ""
     print(
-        f"{args.verify} follows from {args.records}: {len(found.costs)} responses, bound "
-        f"{rounded(certificate['bound'])} with a confidence of {confidence}, budget {certificate['budget']:g}, "
-        f"{said}. Where the prompts come from, and what other ledgers hold, cannot be seen."
+        f"{args.verify} follows from {args.records}: {len(found.costs)} responses, tail {certificate['tail']:g}, "
+        f"bound {rounded(certificate['bound'])} with a confidence of {confidence}, budget {certificate['budget']:g}, "
+        f"{said}.{clipped} Where the prompts come from, and what other ledgers hold, cannot be seen."
     )
     return 0

@@ -9,7 +9,7 @@ from trl_rsa.scripts._parser import Extend, ScreenParser
 
 
 if TYPE_CHECKING:
-    from trl_rsa.evaluation.metrics_file import Metrics
+    from trl_rsa.evaluation.metrics_file import GroupMetrics, Metrics
     from trl_rsa.evaluation.pressure.settings import PressureSettings
     from trl_rsa.evaluation.prompt_sets import PromptRow
     from trl_rsa.evaluation.request import CertificateSettings, Evaluation
@@ -386,19 +386,26 @@ def _headline(metrics: "Metrics") -> list[str]:
         parts = [_shown("reward", model["reward"]["mean"]), _shown("cost", cost["mean"])]
         parts += [_shown("unsafe", cost["unsafe_rate"], ".1%")]
         parts += [_shown(f"CVaR({tail})", estimate) for tail, estimate in cost["cvar"].items()]
-        lines.append(f"{name}: {', '.join(part for part in parts if part)} ({model['n']} responses)")
+        lines.append(f"{name}: {', '.join(part for part in parts if part)} ({_counted(model)})")
     for entry in metrics.get("pressures", []):
         worse = (entry["difference"] or {"difference": {}})["difference"]
         parts = [
             _shown(f"CVaR({tail})", estimate) + _shown(", worse by", worse.get(f"cvar_{tail}"), "+.3g")
             for tail, estimate in entry["cost"]["cvar"].items()
         ]
-        lines.append(f"{entry['model']}, {entry['in_words']}: {'; '.join(parts)}")
+        few = f" ({_counted(entry)})" if entry["cost"]["n"] < entry["n"] else ""
+        lines.append(f"{entry['model']}, {entry['in_words']}: {'; '.join(parts)}{few}")
     for name, tasks in metrics.get("benchmarks", {}).items():
         for task, numbers in (part for parts in tasks.values() for part in parts.items()):
             shown = [f"{k.removesuffix(',none')} {v:.3f}" for k, v in numbers.items() if isinstance(v, float)]
             lines.append(f"{name}, {task}: {', '.join(shown)}")
     return lines
+
+
+def _counted(of: "GroupMetrics") -> str:
+    """How many responses, and how many of them the estimates are from."""
+    scored, total = of["cost"]["n"], of["n"]
+    return f"{total} responses, {scored} of them with a cost" if 0 < scored < total else f"{total} responses"
 
 
 def _shown(name: str, estimate: Any, style: str = ".3g") -> str:

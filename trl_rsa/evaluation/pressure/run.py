@@ -231,8 +231,7 @@ def _content(path: Path) -> str | None:
 
 
 def _by_model(records: Iterator[Record]) -> dict[str, Columns]:
-    columns = read_columns(records)
-    return {name or "unnamed": columns.take(indices) for name, indices in columns.model}
+    return read_columns(records).by_model()
 
 
 def _cut(records: Iterator[Record], asked: set[int] | None) -> dict[str, int]:

@@ -31,6 +31,11 @@ class WorstOf(Pressure):
         return cls(int(read_number(strength, cls.kind, 2, True, "worst_of:8")))
 
     def sampling(self, sampling: Sampling) -> Sampling:
+        if sampling.temperature == 0:
+            raise ValueError(
+                f"You set temperature=0 with the pressure {self.name}, but greedy decoding has one answer only, and "
+                "no worst of several. Set a temperature above 0, or leave this pressure out."
+            )
         return replace(sampling, draws=self.n)
 
     def counted(self, columns: Columns) -> Columns:
