@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_table_analysis_and_page(work, tiny_model_path, other_tiny_model_path, m
         reward, cost, unsafe = (estimate["value"] for estimate in three)
         assert told[name]["mean_reward"] == pytest.approx(reward) and told[name]["mean_cost"] == pytest.approx(cost)
         assert told[name]["safe_rate"] == pytest.approx(1 - unsafe)
+
+
+def test_what_a_policy_says_of_its_answers_and_is_not_done_is_said(work, tiny_model_path, capsys):
+    """Safe RLHF left each policy to its generation_config.json; here both are asked alike."""
+    folder = Path(shutil.copytree(tiny_model_path, "own"))
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    words = ["--reward_model_name_or_path=r", "--cost_model_name_or_path=c", "--datasets=d", "--output_dir=O"]
+    words += ["--red_corner_model_name_or_path=own", f"--blue_corner_model_name_or_path={tiny_model_path}"]
+    policies = {"red": str(folder), "blue": tiny_model_path}
+    arena._warn_of_law(policies, arena.make_parser().parse_args(words))
+    said = "own has temperature 0.6, top_p 0.9, repetition_penalty 1.1 in its generation_config.json; "
+    assert capsys.readouterr().err == f"{said}asked at temperature 1, top_p 1, repetition_penalty 1.\n"
+    arena._warn_of_law(policies, arena.make_parser().parse_args([*words, "--temperature=0.5", "--top_p=1"]))
+    assert capsys.readouterr().err.count("temperature") == 0
 
 
 def test_adapter_without_a_tokenizer_against_its_base(work, tiny_model_path, no_page, capsys):

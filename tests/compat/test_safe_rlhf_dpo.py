@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaModel  # noqa: E402
 
 from trl_rsa import RSAConfig  # noqa: E402
 from trl_rsa.compat.safe_rlhf import tracker as tracker_module  # noqa: E402
@@ -240,12 +240,36 @@ def test_zero_stage_and_offload(stage, offload, zero):
     ],
 )
 def test_trackers(log_type, installed, environment, expected, monkeypatch):
-    monkeypatch.setattr(tracker_module, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(tracker_module, "is_installed", lambda name: installed)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     report_to, variables, note = tracker(log_type, "d", "p", "out")
     assert (report_to, variables) == expected[:2]
     assert (note is None) == (expected[2] is None) and (note is None or expected[2] in note)
+
+
+def test_a_flag_wins_over_a_variable_and_a_variable_over_a_default(monkeypatch):
+    monkeypatch.setattr(tracker_module, "is_installed", lambda name: True)
+    monkeypatch.setenv("WANDB_PROJECT", "old")
+    monkeypatch.setenv("WANDB_DIR", "there")
+    assert tracker("wandb", None, "New", "out")[1]["WANDB_PROJECT"] == "New"
+    variables = tracker("wandb", None, None, "out")[1]
+    assert (variables["WANDB_PROJECT"], variables["WANDB_DIR"]) == ("old", "there")
+
+
+def test_the_variables_of_the_dry_run_are_those_of_the_run(monkeypatch, capsys):
+    """`--log_project New` where WANDB_PROJECT=old: printed and set."""
+    monkeypatch.setattr(tracker_module, "is_installed", lambda name: True)
+    monkeypatch.setenv("WANDB_PROJECT", "old")
+    for name in ("WANDB_DIR", "WANDB_MODE"):  # set by the run, and taken back after the test
+        monkeypatch.setenv(name, "offline")
+    flags = [*NEEDED, "--log_project", "New"]
+    assert run(dpo.make_parser(), dpo.main, [*flags, "--dry_run"], dpo._KNOWN_AS) == 0
+    assert json.loads(capsys.readouterr().out)["environment"]["WANDB_PROJECT"] == "New"
+    monkeypatch.setattr(training, "check_config", lambda config: None)
+    args = dpo.make_parser().parse_args([*flags, "--use_cpu"])
+    training.start(dpo.PROG, args, dict, dpo.config_arguments(args), {})
+    assert os.environ["WANDB_PROJECT"] == "New"
 
 
 # ----- what is refused
@@ -274,6 +298,14 @@ def test_trackers(log_type, installed, environment, expected, monkeypatch):
         ([*NEEDED, "--train_datasets", "PKU-SafeRLHF/train:x"], "neither a share"),
         ([*NEEDED, "--dataset_module", "nowhere.py"], "no such file"),
         ([*NEEDED, "--dataset_module", "no.where"], "no such module"),
+        ([*NEEDED, "--train_datasets", "nobodys"], "none of that name"),
+        ([*NEEDED, "--need_eval", "--eval_datasets", "nobodys:0.5"], "none of that name"),
+        (
+            [*NEEDED, "--preference", "safer", "--train_datasets", "hh-rlhf-harmless-preference/train"],
+            "hold one judgement, which decides. Leave --preference out",
+        ),
+        ([*NEEDED, "--resume_from_checkpoint", "nowhere"], "there is no such folder"),
+        ([*NEEDED, "--deepspeed_config", "ds.json"], "no file is needed"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_status_2(flags, sentence, capsys):
@@ -281,6 +313,21 @@ def test_what_cannot_be_is_one_sentence_and_status_2(flags, sentence, capsys):
     output = capsys.readouterr()
     assert sentence in output.err and output.out == ""
     assert output.err.count("\n") == 1 and output.err.startswith(f"{dpo.PROG}: error: ")
+
+
+def test_a_score_model_is_no_policy(write_beaver, tmp_path, capsys):
+    sizes = {"vocab_size": 259, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    backbone = LlamaModel(LlamaConfig(**sizes, num_attention_heads=2))
+    folder = write_beaver(tmp_path / "cm", backbone, torch.ones(1, 8))
+    for flag in ("--model_name_or_path", "--ref_model_name_or_path"):
+        assert run(dpo.make_parser(), dpo.main, [*NEEDED, flag, str(folder), "--dry_run"], dpo._KNOWN_AS) == 2
+        assert "it is a LlamaForScore: it scores texts and cannot write any" in capsys.readouterr().err
+
+
+def test_a_flag_of_deepspeeds_parser_is_taken(capsys):
+    assert run(dpo.make_parser(), dpo.main, [*NEEDED, "--deepspeed", "--dry_run"], dpo._KNOWN_AS) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert any(note.startswith("--deepspeed is taken, and without effect") for note in notes)
 
 
 def test_a_known_name_is_never_an_alias():
@@ -371,6 +418,53 @@ def test_a_dataset_of_ones_own(tmp_path, pairs_path):
         load_pairs(["nobodys"], "better", None, "safe-rlhf", "</s>", 42)
 
 
+SAMPLE = {"answer": "No.", "other_answer": "Yes.", "better": False, "safer": True, "is_safe": True}
+
+
+def own(name, *samples):
+    """A user's dataset under that name."""
+    from trl_rsa.compat.safe_rlhf.datasets import RawDataset
+
+    members = {"NAME": name, "__qualname__": name, "__len__": lambda self: len(samples)}
+    type(name, (RawDataset,), members | {"__getitem__": lambda self, i: samples[i]})
+    return [name]
+
+
+@pytest.mark.parametrize("said", ["How?", ["Hi", "Hello.", "How?"]])
+@pytest.mark.parametrize(("preferred_by", "chosen"), [("better", "Yes."), ("safer", "No.")])
+def test_the_judgement_that_is_asked_for_decides_for_texts_and_dialogues(said, preferred_by, chosen):
+    """A more helpful answer that is less safe: by safety it must never be the chosen one."""
+    name = own(f"{preferred_by}-{type(said).__name__}", SAMPLE | {"input": said, "is_other_safe": False})
+    for template in ("safe-rlhf", "chat"):
+        (row,) = load_pairs(name, preferred_by, None, template, "</s>", 42, log=lambda text: None)
+        found = row["chosen"] if template == "safe-rlhf" else row["chosen"][0]["content"]
+        assert found == chosen
+    (row,) = load_pairs(name, preferred_by, "safedpo", "safe-rlhf", "</s>", 42, log=lambda text: None)
+    assert row["chosen"] == "No."  # the safety labels are there too
+
+
+def test_a_sample_without_the_judgement_is_counted_and_never_guessed():
+    said = []
+    sample = {name: value for name, value in SAMPLE.items() if name != "is_safe"}
+    rows = [sample | {"input": ["a"]}, sample | {"input": ["b"], "safer": None}, sample | {"input": "c", "safer": "?"}]
+    pairs = load_pairs(own("some-judged", *rows), "safer", None, "safe-rlhf", "</s>", 42, log=said.append)
+    assert len(pairs) == 1 and "missing field `safer_response_id`" in said[0] and "is not 0 or 1" in said[0]
+    unjudged = own("unjudged", {name: value for name, value in (sample | {"input": ["a"]}).items() if name != "safer"})
+    with pytest.raises(
+        ValueError, match=r"no sample of unjudged says whether its `answer` is safer.*--preference bet"
+    ):
+        load_pairs(unjudged, "safer", None, "safe-rlhf", "</s>", 42)
+
+
+def test_transcripts_have_one_judgement(tmp_path):
+    row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    path = tmp_path / "hh.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert len(load_pairs([str(path)], "better", None, "safe-rlhf", "</s>", 42, log=lambda text: None)) == 1
+    with pytest.raises(ValueError, match="hold one judgement, which decides"):
+        load_pairs([str(path)], "safer", None, "safe-rlhf", "</s>", 42, log=lambda text: None)
+
+
 # ----- runs
 
 
@@ -407,6 +501,31 @@ def test_a_run_in_this_process(model_path, pairs_path, tmp_path, monkeypatch, ca
     assert len([entry for entry in log if "loss" in entry]) == 2 and any("eval_loss" in entry for entry in log)
     assert (out / "stdout.log").read_text() == "from the wrapper\n"
     assert "16 rows read as pku-safe-rlhf" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_its_checkpoint(model_path, pairs_path, tmp_path, capsys):
+    """Two epochs in one run, and the second after a stop: the same weights. A restart without the flag says so."""
+
+    def train(out, *more):
+        flags = ["--model_name_or_path", model_path, "--train_datasets", f"PKU-SafeRLHF/train:8/-1:{pairs_path}"]
+        flags += ["--output_dir", str(tmp_path / out), "--per_device_train_batch_size=4", "--lr=1e-3", "--epochs=2"]
+        flags += ["--log_type", "none", "--save_interval", "2", "--use_cpu", *more]
+        status = run(dpo.make_parser(), dpo.main, flags, dpo._KNOWN_AS)
+        return status, capsys.readouterr()
+
+    assert train("whole")[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoint-4")
+    (tmp_path / "stopped" / "model.safetensors").unlink()
+    status, said = train("stopped", "--resume_from_checkpoint", "true")
+    assert status == 0 and "starts anew" not in said.err
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    status, said = train("whole", "--resume_from_checkpoint", "true", "--scale_coeff", "0.5")
+    assert status == 2 and "belongs to a run with other settings" in said.err
+    status, said = train("whole", "--dry_run")
+    notes = json.loads(said.out)["notes"]
+    assert any("this run starts anew; 2 checkpoints of another run are in" in note for note in notes)
 
 
 def wrapper(arguments, launch, pairs_path, tmp_path):
@@ -449,17 +568,20 @@ def test_the_wrapper_script(model_path, pairs_path, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles an operator at its first start")
 def test_the_wrapper_script_under_deepspeed(model_path, pairs_path, tmp_path):
-    """Two processes, ZeRO-3 without a configuration file, the optimizer in main memory."""
+    """Two processes, ZeRO-3 without a configuration file, the optimizer in main memory; in bf16, and saved whole in
+    float32: rounding would undo most of what a small learning rate does."""
     deepspeed = Path(sys.executable).with_name("deepspeed")
     out = tmp_path / "out"
     done = wrapper(
-        [f"--model_name_or_path={model_path}", "--output_dir", str(out), "--offload", "optimizer"],
+        [f"--model_name_or_path={model_path}", "--output_dir", str(out), "--offload", "optimizer", "--bf16", "True"],
         f"{deepspeed} --num_accelerators 2 --module",
         pairs_path,
         tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     check_folder(out, model_path)
+    assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {torch.float32}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
 
 
 @pytest.mark.slow

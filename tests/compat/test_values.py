@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,7 +43,7 @@ def clean(monkeypatch, tmp_path):
 
 
 def test_every_flag_of_a_published_command_has_a_field(monkeypatch):
-    monkeypatch.setattr(tracker_module, "find_spec", lambda name: True)
+    monkeypatch.setattr(tracker_module, "is_installed", lambda name: True)
     args = make_parser("cost").parse_args(["--local_rank=0", *CASE_4])
     found = training_arguments(args)
     expected = {
@@ -192,6 +193,50 @@ def test_reward_in_process_with_a_normalizer(tiny_model_path, tmp_path, capsys):
         [row["prompt"] for row in pku_rows(40)], [row["response_0"] for row in pku_rows(40)]
     )
     assert abs(sum(scores) / len(scores)) < 5 and max(scores) > min(scores)
+
+
+def test_a_dataset_of_ones_own_and_prompts_that_are_measured_on(tiny_model_path, tmp_path, capsys):
+    """Read with --dataset_module; of 30 rows to train on 10 share their prompt with the eval data, which is said."""
+    (tmp_path / "own.py").write_text(
+        "from trl_rsa.compat.safe_rlhf.datasets import RawDataset\n"
+        "class Own(RawDataset):\n"
+        "    NAME = 'own-for-values'\n"
+        "    def __len__(self): return 30\n"
+        "    def __getitem__(self, i):\n"
+        "        talk = ['the cat', 'a dog', f'Own {i}']\n"
+        "        return {'input': talk, 'answer': 'the cat sat', 'other_answer': 'a dog', 'better': bool(i % 2),\n"
+        "                'safer': True, 'is_safe': True, 'is_other_safe': False}\n"
+    )
+    flags = f"--dataset_module {tmp_path / 'own.py'} --train_datasets own-for-values"
+    flags += " --eval_datasets own-for-values:10/-1 --need_eval --log_type none"
+    flags += f" --model_name_or_path {tiny_model_path} --max_length 64 --output_dir {tmp_path / 'cm'} --use_cpu"
+    assert train("cost", flags.split()) == 0
+    shown = capsys.readouterr()
+    assert "30 pairs, 60 labels" in shown.out
+    assert "10  rows not trained on, 33.3% of all, because their prompt is measured on" in shown.out
+    assert "rows to train on whose prompt is in the eval data are left out" in shown.err
+
+
+@pytest.mark.parametrize(("fp16", "dtype"), [(True, "float16"), (False, "bfloat16")])
+def test_save_16bit_is_the_type_that_was_trained_in(fp16, dtype, monkeypatch, tmp_path):
+    """As in the dpo module. There is no fp16 on a CPU, so that the training is left out."""
+    from trl_rsa.score_models import train as module
+
+    rounded = []
+    monkeypatch.setattr(module, "save_whole", lambda trainer, folder: None)
+    monkeypatch.setattr(module, "round_weights", lambda folder, dtype: rounded.append(str(dtype)))
+    alone = SimpleNamespace(wait_for_everyone=lambda: None, is_main_process=True)
+    trainer = SimpleNamespace(accelerator=alone, args=SimpleNamespace(fp16=fp16), normalizer=None)
+    module._save(trainer, SimpleNamespace(save_16bit=True, layout="hf"), tmp_path)
+    assert rounded == [f"torch.{dtype}"]
+
+
+def test_a_reward_and_a_cost_model_are_not_taken_for_each_other(tiny_model_path, tmp_path):
+    data = write_jsonl(tmp_path / "pku.jsonl", pku_rows(40))
+    flags = f"--train_datasets PKU-SafeRLHF/train::{data} --model_name_or_path {tiny_model_path} --max_length 64"
+    assert train("reward", f"{flags} --output_dir {tmp_path / 'rm'} --use_cpu --log_type none".split()) == 0
+    with pytest.raises(ValueError, match="it was trained to give a reward, of which higher is better"):
+        load_scorer(f"beaver:{tmp_path / 'rm'}", kind="cost")
 
 
 def test_without_need_eval_all_rows_are_trained_on():

@@ -2,7 +2,7 @@
 # The habits of the shell scripts around Safe RLHF's modules: flags as `--flag v` and `--flag=v`, others refused; a
 # folder that holds a .gitignore, a copy of the script and both logs before the module starts; no W&B without a key.
 # LAUNCH is what starts the module, PAIRS the file of pairs.
-model="missing" output="missing" stage=3 offload=none
+model="missing" output="missing" stage=3 offload=none bf16=False
 while (($#)); do
 	case "$1" in
 		--*=*) flag="${1%%=*}" value="${1#*=}" && shift ;;
@@ -13,6 +13,7 @@ while (($#)); do
 		--output_dir) output="${value}" ;;
 		--zero_stage) stage="${value}" ;;
 		--offload) offload="${value}" ;;
+		--bf16) bf16="${value}" ;;
 		*) echo "Unknown parameter passed: '${flag}'" >&2 && exit 1 ;;
 	esac
 done
@@ -29,4 +30,4 @@ ${LAUNCH} trl_rsa.compat.safe_rlhf.algorithms.dpo \
 	--per_device_train_batch_size 4 --per_device_eval_batch_size 4 --gradient_accumulation_steps 1 \
 	--gradient_checkpointing --learning_rate 1e-3 --lr_scheduler_type cosine --lr_warmup_ratio 0.03 \
 	--weight_decay 0.05 --seed 42 --need_eval --eval_strategy epoch --scale_coeff 0.1 --output_dir "${output}" \
-	--log_type wandb --log_project Safe-RLHF-DPO --zero_stage "${stage}" --offload "${offload}" --tf32 True
+	--log_type wandb --log_project Safe-RLHF-DPO --zero_stage "${stage}" --offload "${offload}" --bf16 "${bf16}" --tf32 True

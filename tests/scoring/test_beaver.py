@@ -219,3 +219,26 @@ def test_the_config_is_read_by_current_transformers(write_beaver, tmp_path):
     scorer = load_scorer(str(folder), kind="cost")
     assert scorer.model.dtype == torch.bfloat16
     assert scorer(["a"], ["b"]) == pytest.approx([1.05], abs=0.02)  # bf16 has 8 bits
+
+
+@pytest.mark.parametrize(
+    ("trained", "kind", "higher_is", "fits"),
+    [
+        ("cost", "cost", None, True),
+        ("cost", "reward", None, False),
+        ("reward", "cost", None, False),
+        ("reward", "cost", "better", True),
+        ("cost", "cost", "better", False),
+        ("cost", "reward", "worse", True),
+    ],
+)
+def test_what_a_folder_was_trained_to_give_is_never_passed_over(
+    trained, kind, higher_is, fits, write_beaver, tmp_path
+):
+    """`trl-rsa score-model --layout beaver` says it in config.json; folders of others do not."""
+    folder = by_hand(write_beaver, tmp_path / "m", score_model={"objective": trained, "heads": 1, "pessimism": 0.0})
+    if fits:
+        assert load_scorer(f"beaver:{folder}", kind=kind, higher_is=higher_is).kind == kind
+        return
+    with pytest.raises(ValueError, match=f"it was trained to give a {trained}, of which higher is"):
+        load_scorer(f"beaver:{folder}", kind=kind, higher_is=higher_is)

@@ -389,6 +389,63 @@ def test_arena(work, capsys):
     assert "no equivalent: --zero_stage 3" in shown.err
 
 
+def test_a_budget_below_zero_without_a_leading_digit(work, capsys):
+    command = "deepspeed --module safe_rlhf.algorithms.ppo_lag --train_datasets PKU-SafeRLHF/train --threshold {}\n"
+    for text, budget in (("-.5", -0.5), ("-5", -5.0), ("-2.5e-1", -0.25)):
+        plan, _, _ = plan_of(script(command.format(text)), capsys=capsys)
+        assert plan["constraint"]["budget"] == budget
+    for text in ("", "''"):
+        assert main(["migrate", script(command.format(text))]) == 2
+        assert "sets --threshold to nothing, but it is a number" in capsys.readouterr().err
+
+
+def test_our_own_module_becomes_the_stage_that_it_is(work, tiny_model_path, capsys):
+    command = (
+        "python -m trl_rsa.compat.safe_rlhf.algorithms.dpo --train_datasets %(train)s \\\n"
+        "  --model_name_or_path %(model)s --output_dir o --max_length 48 --preference safer --scale_coeff 0.1 \\\n"
+        "  --constraint_multiplier 4 \\\n"
+        "  --template chat --pair_rule one-safe --drop_truncated False --use_cpu --log_type none %(more)s\n"
+    )
+    more = "--risk_measure cvar --risk_tail 0.1 --risk_alpha 0.3 --label_smoothing 0.1"
+    plan, text, said = plan_of(script(command, model=tiny_model_path, more=more), capsys=capsys)
+    (stage,) = plan["stages"]
+    assert (stage["beta"], stage["constraint_multiplier"], stage["risk_measure"]) == (0.1, 4.0, "cvar")
+    assert stage["dataset_options"] == {"template": "chat", "pair_rule": "one-safe"}
+    expected = {"loss_type": ["rsa2"], "risk_tail": 0.1, "risk_alpha": 0.3, "label_smoothing": 0.1}
+    expected |= {"drop_truncated": False, "use_cpu": True}
+    assert {name: plan["args"][name] for name in expected} == expected
+    assert "no equivalent" not in said and "note:" not in said
+    assert "at temperature 0.025; " in dry_run(text, capsys)
+    plan, _, _ = plan_of(script(command, model=tiny_model_path, more="--loss_type rsa1"), capsys=capsys)
+    assert plan["args"]["loss_type"] == ["rsa1"] and "risk_alpha" not in plan["args"]
+    plan, _, _ = plan_of(script(command, model=tiny_model_path, more="--risk_measure cvar"), capsys=capsys)
+    assert plan["args"]["risk_alpha"] == 0.5
+
+
+def test_a_value_model_is_evaluated_as_before_and_keeps_its_digits(work, capsys):
+    name = script(
+        "deepspeed --module safe_rlhf.values.cost --train_datasets PKU-SafeRLHF/train --model_name_or_path m \\\n"
+        "  --eval_datasets PKU-SafeRLHF/test --need_eval --eval_strategy steps --eval_interval 100 --save_16bit \\\n"
+        "  --per_device_eval_batch_size 32 --learning_rate 1.2345678e-5 --normalize_score_during_training True\n"
+    )
+    assert main(["migrate", name]) == 0
+    shown = capsys.readouterr()
+    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    for words in ("--eval_strategy steps --eval_steps 100", "--per_device_eval_batch_size 32", "--save_16bit true"):
+        assert words in command
+    assert "--learning_rate 1.2345678e-05" in command
+    assert "no equivalent: --normalize_score_during_training True: the script gives no --normalizer_type" in shown.err
+    _understood(command)
+
+
+def test_the_note_names_the_flag_that_the_script_has(work, capsys):
+    command = "python -m safe_rlhf.algorithms.dpo "
+    _, _, said = plan_of(script(command + "--learning_rate $LR --epochs 2.5e0\n"), capsys=capsys)
+    assert "--learning_rate is ${LR} in the script, which is no number" in said
+    _, _, said = plan_of(script(command + "--max_length 12.5\n"), capsys=capsys)
+    assert "--max_length is 12.5 in the script, which is no whole number: the plan has the default 512" in said
+
+
 # SACPO
 
 
@@ -477,6 +534,14 @@ def test_the_eval_split_of_align_anything_is_that_of_the_eval_data(work, capsys)
     assert plan["stages"][0]["eval_options"] == {"split": "test"}
 
 
+def test_what_align_anything_computes_in_and_when_it_evaluates(work, capsys):
+    more = "--eval_datasets test.jsonl --eval_strategy steps --eval_interval 100 --fp16 True --bf16 False"
+    values = {"program": "dpo", "model": "m", "template": "PKUSafeRLHF", "train": "train.jsonl", "more": more}
+    plan, _, _ = plan_of(script(ALIGN_ANYTHING, **values), capsys=capsys)
+    expected = {"fp16": True, "bf16": False, "eval_strategy": "steps", "eval_steps": 100}
+    assert {name: plan["args"][name] for name in expected} == expected
+
+
 def test_cost_model_of_align_anything_says_its_sign(work, capsys):
     values = {"program": "rm", "model": "m", "template": "PKUSafeRLHF_Cost", "train": "train.jsonl"}
     name = script(ALIGN_ANYTHING, more="--train_split train", **values)
@@ -561,7 +626,28 @@ def test_output_is_written_once(work, capsys):
         ("run a > out 2>&1 | tee log\n", ["run", "a"]),
         ('if [ -z "$X" ]; then X=y; fi; run $X\n', ["run", "y"]),
         ('X=$X\nif [ -z "$X" ]; then\n echo no\n X=y\nfi\nrun $X/z\n', ["run", "y/z"]),
-        ('X=z; if [ -z "$X" ]; then X=y; else X=w; fi; run $X\n', ["run", "z"]),
+        ('X=z; if [ -z "$X" ]; then X=y; else X=w; fi; run $X\n', ["run", "w"]),
+        ('X=a; [ -z "$X" ] && X=b; [[ -n "$X" ]] || X=c; run $X\n', ["run", "a"]),
+        ('X=a; [ -z "$X" ] || X=b; run $X\n', ["run", "b"]),
+        ('X=a; [ -z "$Y" ] && { X=b; Z=c; } || X=d; run $X $Z\n', ["run", "b", "c"]),
+        ('X=a; [ -n "$Y" ] && { X=b; Z=c; } || X=d; run $X "$Z"\n', ["run", "d", "${Z}"]),
+        ('X=a; [[ "$D" == "1" ]] && X=b; run $X\n', ["run", "a"]),
+        ('M=full; if [ "$M" = "lora" ]; then X=1; Y+=2; else X=3; fi; run $X "$Y"\n', ["run", "3", "${Y}"]),
+        (
+            'M=b; if [ "$M" = a ]; then X=1; elif [[ $M == b* && -n $M ]]; then X=2; else X=3; fi; run $X\n',
+            ["run", "2"],
+        ),
+        ('N=3; if [ ! "$N" -gt 2 ]; then X=1; else X=2; fi; run $X\n', ["run", "2"]),
+        ("if [ -d x ]; then X=1; else X=2; fi; run $X\n", ["run", "1"]),
+        ('C="run a"; A=(0); if [ -d x ]; then C+=" b"; A+=(1); fi; $C "${A[@]}"\n', ["run", "a", "0"]),
+        ("M=b\ncase $M in a) X=1 ;; b | c) X=2 ;; *) X=3 ;; esac\nrun $X\n", ["run", "2"]),
+        ('M=z; case "$M" in\n a) X=1 ;;\n *) X=3 ;;\nesac; run $X\n', ["run", "3"]),
+        ("case $M in\n a) X=1 ;;\n b) X=2 ;;\nesac\nrun $X\n", ["run", "1"]),
+        (': "${X:=3}"; : ${Y:=$X}; run $X $Y\n', ["run", "3", "3"]),
+        ('f() { local a=$1; run "$a" "${@}"; }\nf p --q\n', ["run", "p", "p", "--q"]),
+        ("function f {\n run $1\n}\nif true; then f x; fi\n", ["run", "x"]),
+        ('f() { g; }; g() { run; }; [ -n "$N" ] && run no; f\n', ["run"]),
+        ("mkdir x && X=1; which y || X=2; run $X\n", ["run", "1"]),
         ('cat <<EOF\nrun no\nEOF\nexport X="q"; run --x="$X r"\n', ["run", "--x=q r"]),
         ("bash -c 'run in'\n", ["run", "in"]),
         ("run a\\ b \\ \n  --c\n", ["run", "a b", " "]),  # a space behind the backslash: the line ends here
@@ -576,6 +662,89 @@ def test_words_of_a_command(text, words):
         assert len(found) == 1
         return
     assert found[0] == words
+
+
+GUARDS = """\
+A=1; [ -z "$A" ] && A=2; [ -n "$A" ] && B=3 || B=4; [[ "$A" == 1 && "$B" != 3 ]] || C=5
+if [ "$A" -eq 1 ] && ! [ -z "$B" ]; then D=6; else D=7; fi
+case "$D" in [0-5]) E=8 ;; 6) E=9 ;; *) E=10 ;; esac
+{ false || F=11; } && G=12
+f() { H=$2; shift; I=$1; }
+f a b; : "${J:=13}"
+if false; then K=14; elif [[ $A = 1 ]]; then K=15; fi
+env echo $A $B $C $D $E $F $G $H $I $J $K
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs bash")
+def test_conditions_are_those_of_bash():
+    bash = subprocess.run(["bash", "-c", GUARDS], capture_output=True, text=True, check=True).stdout.split()
+    found = Script(GUARDS)
+    assert found.commands[-1].words[2:] == bash and not found.conditional
+
+
+def test_what_a_branch_sets_holds_in_it():
+    """Nothing is known of the directory: both branches are read, each with its own values."""
+    found = Script("X=0; if [ -d x ]; then X=1; run $X; else X+=2; run $X; fi; run $X; [ -d y ] && Y=3; Z=4; run $Z\n")
+    assert [command.words[1] for command in found.commands] == ["1", "02", "0", "4"]
+    assert [command.maybe for command in found.commands] == [True, True, False, False]
+    assert found.conditional == ["line 1: what is set depends on a condition; the plan has X=0"]  # Y is not used
+
+
+def test_what_depends_on_a_condition_is_said(work, capsys):
+    text = (
+        'LR=5e-6\nEPOCHS=3\n[ -z "$LR" ] && LR=1e-6\n[[ "$DEBUG" == "1" ]] && EPOCHS=1\n'
+        "python -m safe_rlhf.algorithms.dpo --model_name_or_path m --learning_rate $LR --epochs $EPOCHS\n"
+    )
+    plan, _, said = plan_of(script(text), capsys=capsys)
+    assert (plan["args"]["learning_rate"], plan["args"]["num_train_epochs"]) == (5e-6, 3)
+    assert "note: line 4: what is set depends on a condition; the plan has EPOCHS=3" in said and "LR=" not in said
+
+
+MODE = """\
+case $1 in
+  help) python -m safe_rlhf.algorithms.dpo --model_name_or_path m --output_dir a --scale_coeff 0.1 ;;
+  safe) python -m safe_rlhf.algorithms.dpo --model_name_or_path m --output_dir b --scale_coeff 0.2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("word", "folder"), [("help", "a"), ("safe", "b")])
+def test_a_case_takes_the_branch_of_its_word(work, capsys, word, folder):
+    plan, _, said = plan_of(script(MODE), "--", word, capsys=capsys)
+    assert plan["output_dir"] == folder and "depends" not in said and "no step of this plan" not in said
+    plan, _, said = plan_of(script(MODE), capsys=capsys)
+    assert "line 3: whether safe_rlhf.algorithms.dpo runs depends on a condition" in said
+
+
+def test_places_of_a_script_and_of_its_functions(work, capsys):
+    text = 'MODEL=$1\nshift\npython -m safe_rlhf.algorithms.dpo --model_name_or_path "$MODEL" "$@"\n'
+    plan, _, _ = plan_of(script(text), "--", "base", "--epochs", "4", capsys=capsys)
+    assert plan["model"] == "base" and plan["args"]["num_train_epochs"] == 4
+    text = (
+        "run() {\n  local beta=$2\n"
+        "  python -m safe_rlhf.algorithms.dpo --model_name_or_path $1 --scale_coeff $beta --output_dir $3\n}\n"
+        "run base 0.1 out/a\nrun out/a 0.02 out/b\n"
+    )
+    plan, _, _ = plan_of(script(text), capsys=capsys)
+    assert plan["model"] == "base" and [stage["beta"] for stage in plan["stages"]] == [0.1, 0.02]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "python -m torch.distributed.run --nproc_per_node 1 -m",
+        "python -m accelerate.commands.launch --mixed_precision no -m",
+        "docker run -m 64g --gpus all image deepspeed --module",
+        "nohup $PYTHON -u -m",
+        "./launch.sh -m",
+    ],
+)
+def test_launchers(work, capsys, launcher):
+    before = 'mkdir -m 755 -p out\ncp "$0" train.py out/\n'
+    command = f"{launcher} safe_rlhf.algorithms.dpo --model_name_or_path m --train_datasets PKU-SafeRLHF/train\n"
+    plan, _, said = plan_of(script(before + command), capsys=capsys)
+    assert plan["model"] == "m" and "nothing is known of it" not in said
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs bash")

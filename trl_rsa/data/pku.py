@@ -1,7 +1,9 @@
 """PKU-SafeRLHF, all versions: two responses to one prompt, judged once for helpfulness and once for safety."""
 
 from trl_rsa.data.pair_rules import apply_rule
+from trl_rsa.data.preference import read_response
 from trl_rsa.data.schema import Pair, Row, RowError, read_flag, read_pair_columns, read_text
+from trl_rsa.data.templates import check_alternation
 from trl_rsa.storage.tables import truth_of
 
 
@@ -11,8 +13,9 @@ ID_SUFFIX = "_response_id"
 def adapt(row: Row, preferred_by: str = "better", rule: str | None = None) -> Pair:
     """Reads the response that `{preferred_by}_response_id` points at as chosen, the other one as rejected.
 
-    The published columns are `better_response_id` (helpfulness) and `safer_response_id`; a further judgement in the
-    same form, such as `honest_response_id`, works with `preferred_by="honest"`. With a `rule` of
+    The prompt is text, or the messages of a conversation that the user ends. The published columns are
+    `better_response_id` (helpfulness) and `safer_response_id`; a further judgement in the same form, such as
+    `honest_response_id`, works with `preferred_by="honest"`. With a `rule` of
     [`~trl_rsa.data.pair_rules.PAIR_RULES`] the safety labels have the last word.
     """
     responses = [read_text(row, "response_0"), read_text(row, "response_1")]
@@ -23,8 +26,12 @@ def adapt(row: Row, preferred_by: str = "better", rule: str | None = None) -> Pa
     judged, chosen = chosen, chosen if rule is None else apply_rule(rule, row, chosen)
     if chosen != judged:
         columns["label"] = None  # the probability of the judgement, which does not decide here
+    prompt = read_response(row, "prompt")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    check_alternation(prompt)
     return Pair(
-        prompt=[{"role": "user", "content": read_text(row, "prompt")}],
+        prompt=prompt,
         chosen=[{"role": "assistant", "content": responses[chosen]}],
         rejected=[{"role": "assistant", "content": responses[1 - chosen]}],
         swapped=chosen != judged,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trl_rsa.migration.draft import CommandDraft, StageDraft
-from trl_rsa.migration.flags import Flags
+from trl_rsa.migration.flags import Flags, as_word, as_words, evaluation_of
 from trl_rsa.migration.shell import in_one_line
 
 
@@ -83,14 +83,13 @@ def dpo(program: str, flags: Flags) -> StageDraft:
     stage["dataset_options"] = options
     evaluated = flags.text("eval_datasets")
     args: dict[str, Any] = {"loss_type": ["rsa2"], "risk_alpha": 0.0, **_training(flags)}
-    strategy = flags.text("eval_strategy", default="epoch")
-    flags.silence("eval_interval")
+    evaluation = evaluation_of(flags)
     eval_split = flags.text("eval_split")
     if evaluated:
         stage["eval_dataset"] = evaluated
         if eval_split and eval_split != split:
             stage["eval_options"] = {"split": eval_split}
-        args["eval_strategy"] = strategy
+        args |= evaluation
     stage["beta"] = flags.number("scale_coeff", default=0.1)
     peft, init = _adapter(flags)
     output_dir, seed = _place(flags, program)
@@ -130,13 +129,10 @@ def reward_model(program: str, flags: Flags) -> CommandDraft:
     evaluated, eval_split = flags.text("eval_datasets"), flags.text("eval_split")
     words += ["--eval_data", evaluated] if evaluated else []
     words += ["--eval_split", eval_split] if evaluated and eval_split else []
-    words += ["--regularization", f"{flags.number('regularization', default=0.001):g}"]
-    for name, value in _training(flags).items():
-        if not isinstance(value, bool):
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        elif value or name == "bf16":
-            words += [f"--{name}", str(value).lower()]
-    flags.silence("eval_strategy", "eval_interval", "eval_split", "scale_coeff")
+    words += ["--regularization", as_word(flags.number("regularization", default=0.001))]
+    evaluation = evaluation_of(flags)
+    words += as_words(_training(flags) | (evaluation if evaluated else {}))
+    flags.silence("eval_split", "scale_coeff")
     peft, init = _adapter(flags)
     if peft is not None:
         words += ["--use_peft", "--lora_r", str(peft["r"]), "--lora_alpha", str(peft["lora_alpha"])]
@@ -175,7 +171,7 @@ def _training(flags: Flags) -> dict[str, Any]:
     """With the defaults of its configuration files."""
     betas = flags.several("adam_betas")
     numbers = [float(text.strip("[],")) for text in betas if text.strip("[], ")]
-    flags.truth("fp16")
+    fp16 = flags.truth("fp16")
     args: dict[str, Any] = {
         "learning_rate": flags.number("learning_rate", "lr", default=1e-6),
         "lr_scheduler_type": flags.text("lr_scheduler_type", default="cosine"),
@@ -189,8 +185,12 @@ def _training(flags: Flags) -> dict[str, Any]:
         "gradient_accumulation_steps": flags.count("gradient_accumulation_steps", default=1),
         "gradient_checkpointing": flags.truth("gradient_checkpointing", default=True),
         "max_length": flags.count("model_max_length", default=2048),
-        "bf16": flags.truth("bf16", default=True),
+        "bf16": flags.truth("bf16", default=not fp16),
     }
+    if fp16 and args["bf16"]:
+        flags.without.append(("--fp16 True", "a model is trained in one type, and --bf16 is True too"))
+    elif fp16:
+        args["fp16"] = True
     if flags.truth("trust_remote_code"):
         args["trust_remote_code"] = True
     return args

@@ -81,6 +81,8 @@ def _of_script(path: Path, script: Script) -> tuple[list[Draft], list[str]]:
         draft = translate(started.name, Flags.parse(started.words))
         draft.without += launched_by(started)
         draft.notes += _of_strays(started.name, command)
+        if command.maybe:
+            draft.notes.append(f"line {command.line}: whether {started.name} runs depends on a condition")
         drafts.append(draft)
     if not drafts:
         raise ValueError(_nothing_known(path, others, script.missing))
@@ -153,6 +155,7 @@ def _of_values(script: Script) -> list[str]:
         f"{name} runs over {', '.join(values)} in the script: the plan is that of {values[0]}"
         for name, values in script.variables.loops.items()
     ]
+    notes += script.conditional
     if script.has_secrets:
         notes.append("keys in the script are not copied: export them where you run")
     return notes

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trl_rsa.migration.draft import StageDraft
-from trl_rsa.migration.flags import Flags
+from trl_rsa.migration.flags import Flags, as_word
 from trl_rsa.migration.safe_rlhf import NOT_HERE, dataset_of, options_of, place_of, training_arguments
 
 
@@ -97,6 +97,7 @@ def _budget(
     if "threshold" not in flags:
         flags.notes.append("no --threshold is given: the budget is Safe RLHF's default, mean cost <= 0")
     threshold = flags.number("threshold", default=0.0)
+    shown = as_word(threshold)
     low, high = min(-10.0, threshold - 10), max(10.0, threshold + 10)
     constraint = {
         "scorer": cost,
@@ -107,7 +108,7 @@ def _budget(
         "labels": "raw",
     }
     comments["constraint"] = [
-        f"Safe RLHF's constraint: mean cost <= {threshold:g} (--threshold, which is -d of the paper). It acts only on",
+        f"Safe RLHF's constraint: mean cost <= {shown} (--threshold, which is -d of the paper). It acts only on",
         "a model whose mean cost is higher: --dry_run says where the budget lies among the starting model's costs.",
     ]
     comments["constraint.scorer"] = [
@@ -146,7 +147,7 @@ def _budget(
     ]
     rate = flags.number("lambda_lr", "lambda_learning_rate", default=0.1)
     comments["rungs.rule"] = [
-        f"Safe RLHF's ascent on log λ from --lambda_init; its rate is 0.1 a rung, where --lambda_lr was {rate:g} an",
+        f"Safe RLHF's ascent on log λ from --lambda_init; its rate is 0.1 a rung, --lambda_lr was {as_word(rate)} an",
         "update. `rule: bracket` (the default) looks for λ itself and needs fewer rungs.",
     ]
     flags.drop(

@@ -37,6 +37,13 @@ _OUT_OF_SCOPE = {
     r"trl": "TRL's own command: trl-rsa train takes the flags of trl dpo, with the risk beside them",
 }
 _MODULE_FLAGS = ("-m", "--module")
+_STARTS = re.compile(r"i?python[\d.]*|torchrun|accelerate|deepspeed|uv")
+_BEFORE = ("env", "exec", "nohup", "nice", "srun", "sudo", "time", "command")
+# Modules that start another one.
+_LAUNCHERS = (
+    *("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch"),
+    *("accelerate.commands.accelerate_cli", "deepspeed.launcher.runner", "deepspeed.launcher.launch", "deepspeed"),
+)
 # What a launcher is told that decides how many processes train, and so how many rows a step has.
 _MACHINES = "one machine trains here: its rows per step are those of its processes alone"
 _PROCESSES = "add --num_processes N to the command: rows per step are per device, times processes, times accumulation"
@@ -65,15 +72,23 @@ class Started:
 
 def find_started(words: Sequence[str], folder: Path) -> Started | None:
     """The Python program that a command starts, behind any launcher; a file that starts a module is that module."""
+    if words and Path(words[0]).name in ("mergekit-yaml", "trl"):
+        return Started(Path(words[0]).name, list(words[1:]), [])
+    # `-m` and files mean a program behind what starts one: mkdir has -m, and cp copies files, too.
+    start = next((i for i, word in enumerate(words) if _STARTS.fullmatch(Path(word).name)), len(words))
+    unknown = next((i for i, word in enumerate(words) if word not in _BEFORE and "=" not in word), len(words))
+    if unknown < start and words[unknown].startswith("${"):  # an interpreter that the environment names
+        start = unknown
     for at, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in _MODULE_FLAGS:
             rest = list(words[at + 1 :])
-            return Started(value if equals else rest.pop(0) if rest else "", rest, list(words[:at]))
-        if word.endswith(".py"):
+            name = value if equals else rest.pop(0) if rest else ""
+            found = Started(name, rest, list(words[:at]))
+            if name not in _LAUNCHERS and (at > start or translator(found) is not None):
+                return found
+        elif word.endswith(".py") and (at == 0 or at > start):
             return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]), list(words[:at]))
-        if at == 0 and Path(word).name in ("mergekit-yaml", "trl"):
-            return Started(Path(word).name, list(words[1:]), [])
     return None
 
 

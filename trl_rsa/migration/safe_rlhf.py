@@ -4,20 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.migration.draft import CommandDraft, StageDraft
-from trl_rsa.migration.flags import Flags
+from trl_rsa.migration.flags import Flags, as_word, as_words, evaluation_of
 from trl_rsa.migration.policies import answers_in_chat
 from trl_rsa.migration.shell import in_one_line
 
 
 DOOR = "trl_rsa.compat.safe_rlhf"
-_NEVER = 1_000_000  # Safe RLHF's interval for what is not to happen
 LOSS_TYPES = ("sequence-wise", "token-wise")  # of its value models
+OUR_LOSSES = ("rsa1", "rsa2")
 
 NOT_HERE = {
     "log_project": "a tracker's own setting: export WANDB_PROJECT",
     "log_dir": "a tracker's own setting: export WANDB_DIR or TENSORBOARD_LOGGING_DIR",
     "log_run_name": "every stage and rung is a run of its own, named after it",
     "save_16bit": "a stage's weights are saved in the type of training; set model_init_kwargs: {dtype: bfloat16}",
+    "resume_from_checkpoint": "a killed plan resumes by itself",
     "save_interval": "set args: {save_steps: N} for checkpoints; a killed plan resumes by itself",
     "wandb_*": "a tracker's own setting: use its environment variables",
     "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
@@ -41,7 +42,8 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
         "dataset": dataset_of(flags, "train_datasets"),
     }
     stage["preferred_by"] = flags.text("preference", default="better")
-    stage["dataset_options"] = options_of(model, comments)
+    template = flags.text("template")
+    stage["dataset_options"] = {"template": template} if template else options_of(model, comments)
     rule = flags.text("pair_rule") or pair_rule
     if rule:
         stage["dataset_options"]["pair_rule"] = rule
@@ -52,16 +54,20 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
     elif need_eval and share:
         stage["held_out"] = share
     stage["beta"] = flags.number("scale_coeff", "beta", default=0.02)
-    args = training_arguments(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
+    args = _loss(flags, stage)
+    args |= training_arguments(flags, "", need_eval=need_eval and ("eval_dataset" in stage or "held_out" in stage))
     flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")  # without need_eval they do nothing
     comments["stages.beta"] = ["β, --scale_coeff. For a safety stage set constraint_multiplier: λ; it runs at β/λ."]
-    comments["args"] = [
-        "rsa2 with risk_alpha 0 is DPO, as before. For RSA: risk_alpha: 0.5, and in the stage risk_measure: cvar."
-    ]
+    if args.get("risk_alpha") == 0:
+        comments["args"] = [
+            "rsa2 with risk_alpha 0 is DPO, as before. For RSA: risk_alpha: 0.5, and in the stage risk_measure: cvar."
+        ]
     flags.drop(
         {
             "margin*": "the loss has no margin; its data side is pair_rule",
             "delta": "the loss has no margin; its data side is pair_rule",
+            "dataset_module": "a plan reads files: write your RawDataset as .jsonl (prompt, chosen, rejected)",
+            "dry_run": "trl-rsa align has one of its own",
             "ref_model_name_or_path": "a stage's reference is the model that it starts from",
             **NOT_HERE,
         }
@@ -69,20 +75,48 @@ def dpo(program: str, flags: Flags, pair_rule: str | None = None) -> StageDraft:
     output_dir, seed, engine = place_of(flags)
     flags.finish(program)
     notes = [*flags.notes]
-    if pair_rule is None:
+    if pair_rule is None and not program.startswith(DOOR):
         notes.append(_door("algorithms.dpo"))
     return StageDraft(
         program,
         model,
         output_dir,
         stage,
-        {"loss_type": ["rsa2"], "risk_alpha": 0.0, **args},
+        args,
         seed,
         engine=engine,
         comments=comments,
         without=flags.without,
         notes=notes,
     )
+
+
+# Flags of our own module beside Safe RLHF's: what of the risk they set, with its number.
+_RISK = ("risk_alpha", "risk_tail", "risk_theta", "risk_weight")
+
+
+def _loss(flags: Flags, stage: dict[str, Any]) -> dict[str, Any]:
+    """The loss, as arguments; λ and the risk measure go to the stage. Without any of our own module's flags, DPO."""
+    if "constraint_multiplier" in flags:
+        stage["constraint_multiplier"] = flags.number("constraint_multiplier", default=1.0)
+    risk: dict[str, Any] = {name: flags.number(name, default=0.0) for name in _RISK if name in flags}
+    for name in ("risk_tails", "risk_weights"):
+        if name in flags:
+            risk[name] = flags.numbers(name)
+    measure, loss_type = flags.text("risk_measure"), flags.text("loss_type")
+    if measure:
+        stage["risk_measure"] = measure
+    if loss_type and loss_type not in OUR_LOSSES:
+        flags.without.append((f"--loss_type {loss_type}", f"here it is {' or '.join(OUR_LOSSES)}: rsa2"))
+        loss_type = ""
+    args: dict[str, Any] = {"loss_type": [loss_type or "rsa2"], **risk}
+    if loss_type != "rsa1":
+        args.setdefault("risk_alpha", 0.5 if risk or measure or loss_type else 0.0)
+    if "label_smoothing" in flags:
+        args["label_smoothing"] = flags.number("label_smoothing", default=0.0)
+    if "drop_truncated" in flags:
+        args["drop_truncated"] = flags.truth("drop_truncated", default=True)
+    return args
 
 
 def safedpo(program: str, flags: Flags) -> StageDraft:
@@ -98,24 +132,25 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     words += ["--model_name_or_path", flags.text("model_name_or_path", default="MODEL")]
     words += ["--data", *(data or ["DATA"])]
     # Without need_eval the script trains on all that there is.
-    words += ["--eval_data", *held_out] if need_eval and held_out else ["--held_out", f"{share * need_eval:g}"]
+    words += ["--eval_data", *held_out] if need_eval and held_out else ["--held_out", as_word(share * need_eval)]
     words += ["--layout", "beaver", "--truncation", "left"]
     loss_type = flags.text("loss_type", default=LOSS_TYPES[0])
     if loss_type not in LOSS_TYPES:
         flags.without.append((f"--loss_type {loss_type}", f"here it is {' or '.join(LOSS_TYPES)}: {LOSS_TYPES[0]}"))
         loss_type = LOSS_TYPES[0]
     words += ["--loss_type", loss_type]
-    words += ["--regularization", f"{flags.number('regularization', default=0.0):g}"]
+    words += ["--regularization", as_word(flags.number("regularization", default=0.0))]
     normalizer = flags.text("normalizer_type")
     momentum = flags.number("normalizer_momentum", default=0.9)
-    if flags.truth("normalize_score_during_training") and normalizer:
-        words += ["--normalizer", normalizer, "--normalizer_momentum", f"{momentum:g}"]
-    for name, value in training_arguments(flags, "", need_eval=False).items():
-        if not isinstance(value, bool):
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        elif value or name == "bf16":
-            words += [f"--{name}", str(value).lower()]
-    flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")
+    normalizes = flags.truth("normalize_score_during_training")
+    if normalizes and normalizer:
+        words += ["--normalizer", normalizer, "--normalizer_momentum", as_word(momentum)]
+    elif normalizes:
+        reason = "the script gives no --normalizer_type: add --normalizer RunningMeanStd or ExponentialMovingAverage"
+        flags.without.append(("--normalize_score_during_training True", reason))
+    words += ["--save_16bit", "true"] if flags.truth("save_16bit") else []
+    words += as_words(training_arguments(flags, "", need_eval=need_eval and bool(held_out or share)))
+    flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")  # without need_eval they do nothing
     flags.drop(NOT_HERE)
     output_dir, seed, engine = place_of(flags)
     words += ["--seed", str(seed), "--output_dir", output_dir]
@@ -124,10 +159,14 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     flags.finish(program)
     notes = [
         *flags.notes,
-        _door(f"values.{objective}"),
+        *([] if program.startswith(DOOR) else [_door(f"values.{objective}")]),
         "the folder loads as beaver:FOLDER; no zero_to_fp32.py is needed",
     ]
     return CommandDraft(program, [in_one_line(words)], flags.without, notes)
+
+
+_ARENA = ("max_length", "trust_remote_code", "per_device_eval_batch_size", "seed", "fp16", "bf16")
+_ARENA_OURS = ("cost_higher_is", "template", "max_new_tokens", "temperature", "top_p", "top_k", "dataset_module")
 
 
 def arena(program: str, flags: Flags) -> CommandDraft:
@@ -137,7 +176,7 @@ def arena(program: str, flags: Flags) -> CommandDraft:
         given = flags.text(f"{name}_model_name_or_path")
         words += [f"--{name}_model_name_or_path", given] if given else []
     words += ["--datasets", *(flags.several("datasets") or ["DATA"])]
-    for name in ("max_length", "trust_remote_code", "per_device_eval_batch_size", "seed", "fp16", "bf16"):
+    for name in (*_ARENA, *_ARENA_OURS):
         if name in flags:
             words += [f"--{name}", flags.text(name, default="True")]
     words += ["--output_dir", flags.text("output_dir", default="OUTPUT_DIR")]
@@ -149,7 +188,7 @@ def arena(program: str, flags: Flags) -> CommandDraft:
             "hostfile": "one process loads one model after the other",
         }
     )
-    flags.silence("local_rank", "master_port")
+    flags.silence("local_rank", "master_port", "deepspeed")
     flags.finish(program)
     return CommandDraft(program, [in_one_line(words)], flags.without, flags.notes)
 
@@ -197,18 +236,18 @@ def training_arguments(flags: Flags, prefix: str, need_eval: bool) -> dict[str, 
         args["max_grad_norm"] = flags.number("max_grad_norm", default=1.0)
     if flags.truth("trust_remote_code"):
         args["trust_remote_code"] = True
+    if flags.truth("use_cpu"):
+        args["use_cpu"] = True
     if need_eval:
-        args["eval_strategy"] = flags.text("eval_strategy", default="epoch")
+        args |= evaluation_of(flags)
         args["per_device_eval_batch_size"] = flags.count("per_device_eval_batch_size", default=16)
-        interval = flags.count("eval_interval", default=_NEVER)
-        args |= {"eval_steps": interval} if args["eval_strategy"] == "steps" else {}
     return args
 
 
 def place_of(flags: Flags) -> tuple[str, int, str | None]:
     """The folder, the seed, and the engine that stands for --zero_stage and --offload."""
     log_type = flags.text("log_type")
-    if log_type:
+    if log_type not in ("", "none"):
         flags.notes.append(f"--log_type {log_type}: add args: {{report_to: {log_type}}} where it is installed")
     stage, offload = flags.text("zero_stage", default="0"), flags.text("offload", default="none")
     engine = {"1": "zero1", "2": "zero2", "3": "zero3"}.get(stage)
@@ -217,7 +256,7 @@ def place_of(flags: Flags) -> tuple[str, int, str | None]:
         if not exact:
             flags.without.append((f"--offload {offload}", "of the named engines only zero3_offload offloads, and all"))
         engine = "zero3_offload"
-    flags.silence("local_rank", "master_port")
+    flags.silence("local_rank", "master_port", "deepspeed")
     output_dir = flags.text("output_dir", default="runs/aligned")
     return _shortened(output_dir), flags.count("seed", default=42), engine
 

@@ -38,6 +38,11 @@ class Word:
     line: int
     items: "tuple[Word, ...] | None" = None
 
+    @classmethod
+    def of(cls, text: str, line: int) -> "Word":
+        """A word of text alone."""
+        return cls((Piece("text", text, False),), line)
+
     @property
     def plain(self) -> str:
         """The word, if nothing in it has to be looked up; else nothing."""

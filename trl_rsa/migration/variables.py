@@ -1,7 +1,8 @@
 """Variables of a shell script: what is assigned to them, and the words that come of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from trl_rsa.migration.tokens import Piece, Word, tokenize
 
@@ -23,6 +24,9 @@ class Variables:
         loops (`dict[str, list[str]]`): Values of a loop's variable, of which the first is taken.
         secrets (`set[str]`): Values of keys, tokens and passwords.
         taken (`set[str]`): Flags that the script takes by the patterns of a `case`: `"$@"` is empty behind it.
+        is_function (`bool`): Whether the arguments are a function's, so that `$1` may be a flag too.
+        conditional (`dict`): What is looked up after it was set behind a condition of which nothing is known: the
+            line where it was set, and the value that was taken.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -31,14 +35,39 @@ class Variables:
         self.loops: dict[str, list[str]] = {}
         self.secrets: set[str] = set()
         self.taken: set[str] = set()
+        self.is_function = False
+        self.conditional: dict[str, tuple[int, Value]] = {}
+        self._unsure: dict[str, int] = {}
+        self._scopes: list[dict[str, Value]] = []
+        self._lines: dict[str, int] = {}  # where each name was set last
 
-    def assign(self, word: Word, maybe: bool) -> bool:
-        """Sets what `word` assigns, and says whether it does. `maybe`: only if there is no value yet."""
+    def enter(self) -> None:
+        """Begins what may run, or may not."""
+        self._scopes.append(dict(self.values))
+
+    def leave(self) -> None:
+        """Ends it: what had a value keeps that; else what was set is better than nothing. Neither is sure."""
+        before, inside = self._scopes.pop(), self.values
+        self.values = inside | {name: value for name, value in before.items() if value or name not in inside}
+        for name in inside:
+            if inside[name] != before.get(name):
+                self._unsure[name] = self._lines.get(name, 0)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """[`enter`] and [`leave`]."""
+        self.enter()
+        yield
+        self.leave()
+
+    def assign(self, word: Word) -> bool:
+        """Sets what `word` assigns, and says whether it does."""
         found = assigned(word)
         if found is None:
             return False
         name, operator, rest = found
         before = self.values.get(name)
+        self._lines[name] = word.line
         if word.items is not None:
             items = [value for item in word.items for value in self.expand(item)]
             self.set(name, [*(before if isinstance(before, list) else []), *items] if operator == "+=" else items)
@@ -49,8 +78,6 @@ class Variables:
             output = " ".join(piece.text for piece in rest if piece.kind == "output")
             here = re.search(r"\b(?:dirname|BASH_SOURCE|pwd|realpath|readlink)\b", output)
             value = (before or ".") if here else before
-        if maybe and before:
-            return True
         if value == f"${{{name}}}":  # what the environment gives, if it does
             value = None
         self.set(name, f"{before or ''}{value}" if operator == "+=" and isinstance(value, str) else value)
@@ -59,8 +86,31 @@ class Variables:
     def set(self, name: str, value: Value) -> None:
         """A value that a name makes a secret is remembered as one."""
         self.values[name] = value
+        self._unsure.pop(name, None)
         if SECRET.search(name) and isinstance(value, str) and len(value) > 7 and "${" not in value:
             self.secrets.add(value)
+
+    def notes(self) -> list[str]:
+        """What the plan has of what a condition decides of which nothing is known."""
+        notes = []
+        for name, (line, value) in self.conditional.items():
+            shown = " ".join(value) if isinstance(value, list) else value
+            has = f"the plan has {name}={shown}" if shown else f"the plan has no {name}"
+            notes.append(f"line {line}: what is set depends on a condition; {has}")
+        return notes
+
+    def shift(self, count: int) -> None:
+        self.arguments = self.arguments[count:]
+
+    def known(self, word: Word) -> str | None:
+        """The word as one text; None if a piece of it is not known before the script runs."""
+        text = self._text(word.pieces)
+        return None if "${" in text or "$(…)" in text else text
+
+    def is_filled(self, piece: Piece) -> bool:
+        """Whether a variable holds something. One that is not set, or only from another such, does not."""
+        text = self._look_up(piece)
+        return bool(text) and re.fullmatch(r"\$\{[^}]*\}", text) is None
 
     def set_loop(self, name: str, values: list[str], words: Sequence[Word]) -> None:
         """The first value of a loop's variable; `$(seq …)` is counted."""
@@ -70,7 +120,8 @@ class Variables:
             first, last = (1, int(found[1])) if found[2] is None else (int(found[1]), int(found[2]))
             values = [str(number) for number in range(first, last + 1)]
         if values:
-            self.values[name] = values[0]
+            self._lines[name] = words[0].line
+            self.set(name, values[0])
             if len(values) > 1:
                 self.loops[name] = values
 
@@ -82,7 +133,7 @@ class Variables:
                 if variables[0].text in ("@", "*"):
                     return [] if self.taken else self.arguments
                 name, _, index = variables[0].text.partition("[")
-                value = self.values.get(name)
+                value = self._get(name)
                 if isinstance(value, list) and index in ("@]", "*]"):
                     return value
         text = self._text(word.pieces)
@@ -101,24 +152,35 @@ class Variables:
             return "$(…)"
         text = piece.text
         found = re.fullmatch(r"(\w+|[@*#])(?:\[([^\]]*)\])?(?:(:?[-+=?])(.*)|([#%/].*))?", text, re.DOTALL)
-        if found is None:
-            return ""
+        if found is None:  # what is not understood is not known
+            return f"${{{text}}}"
         name, index, operator, other, change = found.groups()
-        value = self._argument(int(name)) if name.isdigit() else self.values.get(name)
+        value = self._argument(int(name)) if name.isdigit() else self._get(name)
         if isinstance(value, list):
             value = self._item(value, index)
         is_set = bool(value)
         if operator in (":-", "-", ":=", "="):
-            return value or "" if is_set else self._text(_pieces(other))
+            if is_set:
+                return value or ""
+            other = self._text(_pieces(other))
+            if operator in (":=", "="):
+                self.set(name, other)
+            return other
         if operator in (":+", "+"):
             return self._text(_pieces(other)) if is_set else ""
         if value is None:
             return f"${{{name}}}"
         return _changed(value, change) if change else value
 
+    def _get(self, name: str) -> Value:
+        if name in self._unsure:
+            self.conditional.setdefault(name, (self._unsure[name], self.values.get(name)))
+        return self.values.get(name)
+
     def _argument(self, number: int) -> str | None:
-        places = [word for word in self.arguments if not word.startswith("--")]
-        is_given = 0 < number <= len(places) and len(places) == len(self.arguments)
+        """A script's own flags are taken by its `case`, and are no places."""
+        places = self.arguments[:number]
+        is_given = 0 < number == len(places) and (self.is_function or not any(w.startswith("--") for w in places))
         return places[number - 1] if is_given else None
 
     def _item(self, values: list[str], index: str | None) -> str | None:

@@ -105,7 +105,7 @@ class ScoreModelArguments:
         },
     )
     normalizer_momentum: float = field(default=0.9, metadata={"help": "Of ExponentialMovingAverage."})
-    save_16bit: bool = field(default=False, metadata={"help": "Save the weights in bfloat16."})
+    save_16bit: bool = field(default=False, metadata={"help": "Save the weights in 16 bits: bfloat16, or fp16."})
     dry_run: bool = field(default=False, metadata={"help": "Read the data and the model's folder; train nothing."})
 
     def __post_init__(self) -> None:

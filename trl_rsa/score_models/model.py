@@ -159,6 +159,11 @@ def round_weights(folder: Path, dtype: torch.dtype) -> None:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         rounded = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
         save_file(rounded, file, metadata={"format": "pt"})
+    write_dtype(folder, dtype)
+
+
+def write_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Says in config.json which type the weights of a saved model have: it is loaded in that one."""
     config = read_config(folder) | {"dtype": str(dtype).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

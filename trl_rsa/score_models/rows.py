@@ -27,7 +27,10 @@ class Rows:
             said = ", ".join(f"{count:,} {what}" for what, count in count_judgements(rows).items())
             lines.append(f"{name}: {len(rows):,} rows of {len(prompts_of(rows)):,} prompts; {said}")
         if self.shared:
-            lines.append(f"{self.shared:>9,}  rows not trained on, because their prompt is measured on")
+            share = self.shared / (self.shared + len(self.train))
+            lines.append(
+                f"{self.shared:>9,}  rows not trained on, {share:.1%} of all, because their prompt is measured on"
+            )
         return "\n".join(lines)
 
 

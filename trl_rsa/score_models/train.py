@@ -133,9 +133,6 @@ def check_training(arguments: ScoreModelArguments, training_args: RewardConfig, 
         )
     if peft_config is not None and arguments.freeze_backbone:
         raise ValueError("You set freeze_backbone and use_peft, but adapters would not be trained. Set one of them.")
-    plugin = getattr(training_args, "deepspeed_plugin", None)
-    if peft_config is not None and plugin is not None and plugin.zero_stage == 3:
-        raise ValueError("You set use_peft with ZeRO-3, but the adapter could not be merged. Use ZeRO-2, or no PEFT.")
     # The dataset is tokenized already, and has columns that the model does not take.
     training_args.remove_unused_columns = False
     if arguments.freeze_backbone:
@@ -244,7 +241,7 @@ def _save(trainer: ScoreModelTrainer, arguments: ScoreModelArguments, folder: Pa
     if not trainer.accelerator.is_main_process:
         return
     if arguments.save_16bit:
-        round_weights(folder, torch.bfloat16)
+        round_weights(folder, torch.float16 if trainer.args.fp16 else torch.bfloat16)
     if arguments.layout == "beaver":
         to_for_score(folder, str(arguments.objective), trainer.normalizer)
 

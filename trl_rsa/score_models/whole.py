@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trl_rsa.score_models.master import save_master_weights
+
 
 def save_whole(trainer: Any, folder: Path) -> None:
     """
@@ -21,7 +23,7 @@ def save_whole(trainer: Any, folder: Path) -> None:
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not hasattr(model, "merge_and_unload"):
-        trainer.save_model(str(folder))
+        save_master_weights(trainer, folder)
         return
     if _is_sharded(trainer):
         merged = _merge_pieces(trainer, model)
@@ -48,7 +50,10 @@ def _merge_pieces(trainer: Any, model: Any) -> Any:
         return None
     base = model.get_base_model()
     with _one_process_alone(trainer), torch.device("cpu"):
-        whole = get_peft_model(type(base)(base.config), deepcopy(model.peft_config["default"])).float()
+        empty = type(base)(base.config)
+        if any(name.endswith("score.original_module.bias") for name in state):  # Safe RLHF's head has one
+            empty.score.bias = torch.nn.Parameter(torch.zeros(empty.score.out_features))
+        whole = get_peft_model(empty, deepcopy(model.peft_config["default"])).float()
     whole.load_state_dict(state)
     return whole.merge_and_unload().to(base.dtype)
 

@@ -19,7 +19,7 @@ from trl_rsa.scoring.batches import (
     score_batches,
     tokenize,
 )
-from trl_rsa.scoring.graded import CONFIG_FIELD
+from trl_rsa.scoring.graded import CONFIG_FIELD, Readout
 from trl_rsa.scoring.scorer import Direction, Kind, NotScored, Scorer
 from trl_rsa.scoring.text import safe_rlhf_text
 from trl_rsa.scoring.weights import (
@@ -45,7 +45,8 @@ class BeaverScorer(Scorer):
 
     If the configuration says `do_normalize`, a reward is (score − mean)/std, and a cost score/std, whose zero stays
     where it is: Safe RLHF's own rule, but by `kind` and not by the configuration's `score_type`, which is wrong in
-    published cost models.
+    published cost models. A folder of `trl-rsa score-model` says in `score_model` what it was trained to give, and is
+    refused as anything else.
 
     Args:
         path (`str`):
@@ -86,6 +87,8 @@ class BeaverScorer(Scorer):
         self.batch_size, self.device = batch_size, pick_device(device)
         config = read_config(self.folder)
         trained = config.get(CONFIG_FIELD) or {}
+        if trained:  # a folder of `trl-rsa score-model`; those of others do not say it
+            Readout.from_config(trained).check_kind(path, kind, higher_is)
         self.truncation = truncation or trained.get("truncation")
         self._weight, self._bias = _read_head(self.folder, config)  # [H], a float
         self._center, self._scale = _normalizer(self.folder, config, kind)

@@ -20,4 +20,10 @@ PACKAGES = {
 
 def is_installed(tracker: str) -> bool:
     """Whether a package of the tracker is here; of one that is not in the table nothing is known against it."""
-    return tracker not in PACKAGES or any(map(find_spec, PACKAGES[tracker]))
+    return tracker not in PACKAGES or any(map(_is_there, PACKAGES[tracker]))
+
+
+def _is_there(package: str) -> bool:
+    """A folder of that name in the working directory, as wandb makes one for its runs, is no package."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -18,6 +18,8 @@ KNOWN_AS = {
     "--dataset_name": "here it is Safe RLHF's --train_datasets NAME[:PROPORTION[:PATH]]",
     "--report_to": "here it is Safe RLHF's --log_type",
     "--run_name": "here it is Safe RLHF's --log_run_name",
+    "--save_steps": "here it is Safe RLHF's --save_interval",
+    "--deepspeed_config": "no file is needed: --zero_stage and --offload say all of it",
 }
 
 
@@ -90,9 +92,12 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log_run_name", help="its run")
     add_switch(group, "--save_16bit", "save the weights in 16 bits")
     group.add_argument("--save_interval", type=int, default=1_000_000, help="steps between two checkpoints")
+    group.add_argument("--resume_from_checkpoint", metavar="true|FOLDER", help="go on from the last one, or this one")
+    group.add_argument("--dataset_module", metavar="FILE.py", help="where your RawDataset classes are")
 
     group = parser.add_argument_group("DeepSpeed")
     group.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    add_switch(group, "--deepspeed", "taken, and without effect: --zero_stage decides")
     group.add_argument("--zero_stage", type=int, default=0, choices=[0, 1, 2, 3], help="ZeRO stage; 0 is DDP")
     group.add_argument(
         "--offload",

@@ -1,5 +1,7 @@
 """Preference pairs for the trainer from what stands after `--train_datasets`."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_rsa.data import fingerprint, load_preferences, parse_dataset_spec
+from trl_rsa.data.load import preference_not_used
 from trl_rsa.data.schema import PAIR_COLUMNS
 from trl_rsa.data.spec import KNOWN_SPECS, split_spec
+from trl_rsa.storage.tables import truth_of
 
 
 if TYPE_CHECKING:
@@ -33,10 +37,14 @@ def load_pairs(
     from datasets import concatenate_datasets
 
     options = {"preferred_by": preferred_by, "pair_rule": pair_rule, "template": template, "seed": seed}
+    check_names(specs, preferred_by)
     parts = []
     for spec in specs:
         data = _load(spec, options | {"eos_token": eos_token})
+        _refuse_one_judgement(spec, data.counts.format, preferred_by)
         log(str(data.counts))
+        for sentence in preference_not_used(preferred_by, data.counts) if preferred_by != "better" else ():
+            log(sentence)
         parts.append(data.dataset)
     wanted = [column for column in PAIR_COLUMNS if any(column in part.column_names for part in parts)]
     for i, part in enumerate(parts):
@@ -46,6 +54,48 @@ def load_pairs(
     return concatenate_datasets(parts)
 
 
+def _refuse_one_judgement(spec: str, format: str | None, preferred_by: str) -> None:
+    if format == "hh-rlhf" and preferred_by != "better":
+        raise ValueError(
+            f"You set --preference {preferred_by}, but the pairs of {spec} hold one judgement, which decides. Leave "
+            "--preference out, or train on PKU-SafeRLHF."
+        )
+
+
+def check_names(specs: Sequence[str], preferred_by: str) -> None:
+    """
+    Raises:
+        ValueError: if a dataset is no user's, none of Safe RLHF's and no file, or holds another judgement alone.
+    """
+    from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
+
+    for spec in specs:
+        name, share, count, path = split_spec(spec)
+        if RawDataset.is_defined(name):
+            continue
+        if name in KNOWN_SPECS:
+            _refuse_one_judgement(spec, KNOWN_SPECS[name].format, preferred_by)
+        elif (share, count, path) != (1.0, None, None) or not Path(name).exists():
+            RawDataset.load(name)  # raises, and names the datasets that there are
+
+
+def write_rows(spec: str, seed: int, folder: Path) -> str:
+    """A dataset that a user has defined as a file of PKU-SafeRLHF's columns, and its path; any other stays a name."""
+    from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
+    from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
+
+    name, share, count, path = split_spec(spec)
+    if not RawDataset.is_defined(name):
+        return spec
+    raw = RawDataset.load(name, **({} if path is None else {"path": path}))
+    places = draw(len(raw), share if count is None else Fraction(count, -1), name, seed)
+    rows = [row_of(raw[int(i)]) for i in sorted(places)]
+    file = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', spec)}.jsonl"
+    # Flags may be numpy's.
+    file.write_text("".join(json.dumps(row, default=bool) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
 def _load(spec: str, options: dict[str, Any]) -> Any:
     from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
 
@@ -53,13 +103,13 @@ def _load(spec: str, options: dict[str, Any]) -> Any:
     if not RawDataset.is_defined(name):
         if name in KNOWN_SPECS:
             return load_preferences(parse_dataset_spec(spec), **options)
-        if (share, count, path) == (1.0, None, None) and Path(name).exists():
-            return load_preferences(name, **options)
-        RawDataset.load(name)  # raises, and names the datasets that there are
+        return load_preferences(name, **options)
     from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
 
     raw = RawDataset.load(name, **({} if path is None else {"path": path}))
-    data = load_preferences([_row(sample) for sample in raw], **options)
+    rows = [row_of(sample) for sample in raw]
+    _check_judgement(rows, name, options["preferred_by"])
+    data = load_preferences(rows, format="pku-safe-rlhf", **options)
     if count is None and share == 1.0:
         return data
     proportion = share if count is None else Fraction(count, -1)
@@ -77,23 +127,35 @@ def _load(spec: str, options: dict[str, Any]) -> Any:
     return replace(data, dataset=dataset, counts=counts)
 
 
-def _row(sample: Any) -> dict[str, Any]:
-    """A user's sample as a row of PKU-SafeRLHF, or, if its input is a dialogue, as messages."""
-    if isinstance(sample.get("input"), list):
-        roles = ("user", "assistant")
-        turns = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(sample["input"])]
-        answers = [[{"role": "assistant", "content": sample.get(name)}] for name in ("answer", "other_answer")]
-        chosen, rejected = answers if sample.get("better") else answers[::-1]
-        return {"prompt": turns, "chosen": chosen, "rejected": rejected}
-    row = {"prompt": sample.get("input")}
+def row_of(sample: Any) -> dict[str, Any]:
+    """A user's sample as a row of PKU-SafeRLHF, whose prompt is messages if the input is a dialogue.
+
+    What a sample does not say is left out, so that a row without the judgement that decides is counted as such.
+    """
+    said = sample.get("input")
+    if isinstance(said, list):
+        said = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(said)]
+    row = {"prompt": said}
     for i, (answer, is_safe) in enumerate((("answer", "is_safe"), ("other_answer", "is_other_safe"))):
         row[f"response_{i}"] = sample.get(answer)
-        if is_safe in sample:
+        if sample.get(is_safe) is not None:
             row[f"is_response_{i}_safe"] = sample[is_safe]
     for judgement in ("better", "safer"):
-        if judgement in sample:
-            row[f"{judgement}_response_id"] = 0 if sample[judgement] else 1
+        if sample.get(judgement) is not None:
+            flag = truth_of(sample[judgement])
+            # What is neither true nor false stays as it is, for the reader of the row to refuse.
+            row[f"{judgement}_response_id"] = sample[judgement] if flag is None else 1 - flag
     return row
+
+
+def _check_judgement(rows: Sequence[dict[str, Any]], name: str, preferred_by: str) -> None:
+    judgements = [word for word in ("better", "safer") if any(f"{word}_response_id" in row for row in rows)]
+    if rows and preferred_by not in judgements:
+        instead = f", or set --preference {judgements[0]}" if judgements else ""
+        raise ValueError(
+            f"You set --preference {preferred_by}, but no sample of {name} says whether its `answer` is "
+            f"{preferred_by}. Add {preferred_by!r} to the samples{instead}."
+        )
 
 
 def import_datasets(name: str) -> None:

@@ -2,10 +2,8 @@
 
 import netrc
 import os
-from importlib.util import find_spec
 
-
-_NEEDS = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
+from trl_rsa.training.trackers import is_installed
 
 
 def tracker(
@@ -13,22 +11,24 @@ def tracker(
 ) -> tuple[str, dict[str, str], str | None]:
     """
     Returns:
-        What `report_to` is, the environment variables that the tracker reads (those that are set already win), and a
-        sentence if it is another one than was asked for.
+        What `report_to` is, the environment variables that the tracker reads, as they will hold (a flag wins over a
+        variable that is set, a variable over a default), and a sentence if it is another one than was asked for.
     """
     if log_type == "none":
         return "none", {}, None
-    if not any(find_spec(package) for package in _NEEDS[log_type]):
+    if not is_installed(log_type):
         return (
             "none",
             {},
             f"{log_type} is not installed, so that the metrics are only in trainer_state.json; run pip install "
             f"{log_type} to have them there.",
         )
-    folder = log_dir or output_dir
     if log_type == "tensorboard":
-        return log_type, {"TENSORBOARD_LOGGING_DIR": folder}, None
-    variables = {"WANDB_PROJECT": log_project or "safe-rlhf", "WANDB_DIR": folder}
+        return log_type, {"TENSORBOARD_LOGGING_DIR": _held("TENSORBOARD_LOGGING_DIR", log_dir, output_dir)}, None
+    variables = {
+        "WANDB_PROJECT": _held("WANDB_PROJECT", log_project, "safe-rlhf"),
+        "WANDB_DIR": _held("WANDB_DIR", log_dir, output_dir),
+    }
     if not _has_key() and "WANDB_MODE" not in os.environ:
         # Without a key wandb would ask for one and wait.
         return (
@@ -37,6 +37,10 @@ def tracker(
             "wandb has no key here, so that the run is kept offline; send it later with wandb sync.",
         )
     return log_type, variables, None
+
+
+def _held(variable: str, flag: str | None, default: str) -> str:
+    return flag or os.environ.get(variable) or default
 
 
 def _has_key() -> bool:

@@ -13,6 +13,7 @@ from trl_rsa.compat.safe_rlhf.command_line import check_counts
 from trl_rsa.compat.safe_rlhf.engine import deepspeed_config, start_engine
 from trl_rsa.compat.safe_rlhf.tracker import tracker
 from trl_rsa.data.spec import split_spec
+from trl_rsa.scripts._training import checkpoint_to_resume
 from trl_rsa.storage.files import check_writable
 from trl_rsa.training.configuration import check_config
 
@@ -31,6 +32,7 @@ def training_arguments(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: if flags contradict each other.
     """
     _check(args)
+    resume = checkpoint_to_resume(args.resume_from_checkpoint)
     return {
         "output_dir": args.output_dir,
         "max_length": args.max_length,
@@ -56,6 +58,7 @@ def training_arguments(args: argparse.Namespace) -> dict[str, Any]:
         **({"eval_steps": args.eval_interval} if args.need_eval and args.eval_strategy == "steps" else {}),
         **_saving(args.save_interval),
         "logging_steps": 1,
+        **({} if resume in (None, False) else {"resume_from_checkpoint": resume}),
         "run_name": args.log_run_name,
         "deepspeed": deepspeed_config(args.zero_stage, args.offload),
     }
@@ -123,7 +126,7 @@ def start(
         The configuration on this machine, or `None` after a dry run.
     """
     report_to, variables, note = tracker(args.log_type, args.log_dir, args.log_project, args.output_dir)
-    notes = [*([note] if note else []), *notes]
+    notes = [*([note] if note else []), *_of_flags(args, arguments), *notes]
     is_first = os.environ.get("RANK", "0") == "0"
     if args.dry_run:
         check_config(config_class(**{**arguments, **_ANYWHERE}))
@@ -145,11 +148,24 @@ def start(
         return None
     for sentence in notes if is_first else ():
         print(f"{prog}: {sentence}", file=sys.stderr)
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(variables)
     config = config_class(**{**arguments, **_of_the_machine(args), "report_to": report_to})
     check_config(config)
     return config
+
+
+def _of_flags(args: argparse.Namespace, arguments: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if args.deepspeed:
+        notes.append("--deepspeed is taken, and without effect: --zero_stage and --offload say what DeepSpeed does.")
+    left = len(list(Path(args.output_dir).glob("checkpoint-*")))
+    if left and not arguments.get("resume_from_checkpoint"):
+        of = f"{left} checkpoint{'s' if left > 1 else ''} of another run {'are' if left > 1 else 'is'}"
+        notes.append(
+            f"this run starts anew; {of} in {args.output_dir}. To go on from the last one, set "
+            "--resume_from_checkpoint true."
+        )
+    return notes
 
 
 def _datasets(specs: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trl_rsa.compat.safe_rlhf.command_line import KNOWN_AS, add_switch, add_training_flags, run
-from trl_rsa.compat.safe_rlhf.pairs import import_datasets, load_pairs
+from trl_rsa.compat.safe_rlhf.pairs import check_names, import_datasets, load_pairs
 from trl_rsa.compat.safe_rlhf.training import start, training_arguments
 from trl_rsa.data import PAIR_RULES, TEMPLATES, split_by_prompt
 from trl_rsa.risk import RISK_MEASURES
+from trl_rsa.sampling.policies import refuse_score_model
 from trl_rsa.storage.hub import why_not_loaded
 
 
@@ -46,7 +47,6 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--preference", default="better", choices=["better", "safer"], help="judgement that decides")
     group.add_argument("--pair_rule", choices=[*PAIR_RULES], help="keep and turn pairs by their safety labels")
     group.add_argument("--template", default="safe-rlhf", choices=TEMPLATES, help="how pairs are written down")
-    group.add_argument("--dataset_module", metavar="FILE.py", help="where your RawDataset classes are")
     add_switch(group, "--drop_truncated", "drop pairs that are too long, instead of cutting answers", default=True)
 
     group = parser.add_argument_group("loss")
@@ -95,6 +95,10 @@ def main(args: argparse.Namespace) -> None:
         notes.append("risk_alpha is 0, which is DPO; add --risk_measure cvar --risk_tail 0.1, for example, for RSA.")
     if args.dataset_module:
         import_datasets(args.dataset_module)
+    for model in (args.model_name_or_path, args.ref_model_name_or_path):
+        if model is not None:
+            refuse_score_model(model)
+    check_names([*args.train_datasets, *(args.eval_datasets or ())], args.preference)
     settings = {
         "reference": args.ref_model_name_or_path or args.model_name_or_path,
         "pairs": {"preferred_by": args.preference, "rule": args.pair_rule, "template": args.template},
@@ -108,8 +112,12 @@ def _train(args: argparse.Namespace, config: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from trl_rsa.score_models.master import save_master_weights
     from trl_rsa.score_models.model import round_weights
+    from trl_rsa.scripts._training import check_resumed, identity_of
     from trl_rsa.trainer import RSATrainer
+    from trl_rsa.training.anchor import model_identity
+    from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last
 
     tokenizer = _load(AutoTokenizer, args.model_name_or_path, args.trust_remote_code)
     if tokenizer.eos_token is None:
@@ -134,6 +142,9 @@ def _train(args: argparse.Namespace, config: Any) -> None:
         reference = _load(
             AutoModelForCausalLM, args.ref_model_name_or_path, args.trust_remote_code, dtype=torch.float32
         )
+    start = [model_identity(path) for path in (args.model_name_or_path, args.ref_model_name_or_path) if path]
+    run = identity_of(config, train, str(start), None)
+    checkpoint = check_resumed(config.resume_from_checkpoint, config, run)
     trainer = RSATrainer(
         model=args.model_name_or_path,
         ref_model=reference,
@@ -141,9 +152,14 @@ def _train(args: argparse.Namespace, config: Any) -> None:
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
+        callbacks=[CheckpointMarker(None, run)],
     )
-    trainer.train()
-    trainer.save_model(args.output_dir)
+    if checkpoint is not None and has_ended(checkpoint, config):
+        trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
+        load_last(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint if checkpoint is None else str(checkpoint))
+    save_master_weights(trainer, Path(args.output_dir))
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
     if args.save_16bit and trainer.is_world_process_zero():

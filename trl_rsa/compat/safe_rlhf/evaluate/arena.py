@@ -28,7 +28,7 @@ from trl_rsa.evaluation.prompt_sets import PromptRow, load_prompts
 from trl_rsa.evaluation.request import Evaluation
 from trl_rsa.evaluation.scores import ScorerSpec
 from trl_rsa.sampling.encoding import TEMPLATES
-from trl_rsa.sampling.policies import load_tokenizer
+from trl_rsa.sampling.policies import base_of, is_adapter, load_tokenizer
 from trl_rsa.sampling.response import Sampling
 from trl_rsa.storage.digests import prompt_key
 from trl_rsa.storage.files import write_json
@@ -43,7 +43,7 @@ _KNOWN_AS = {
     "--model": "trl-rsa evaluate takes any number of models so; here they are the red and the blue corner's",
 }
 # Taken, so that a script goes on working, and said to do nothing.
-_WITHOUT_EFFECT = ("zero_stage", "offload", "tf32", "trust_remote_code")
+_WITHOUT_EFFECT = ("deepspeed", "zero_stage", "offload", "tf32", "trust_remote_code")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,9 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("answers")
     group.add_argument("--template", default="safe-rlhf", choices=TEMPLATES, help="of the policies, not the scorers")
     group.add_argument("--max_new_tokens", type=int, help="longest answer (default: 3/4 of max_length)")
-    group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    group.add_argument("--top_p", type=float, default=1.0, help="nucleus")
-    group.add_argument("--top_k", type=int, default=50, help="as transformers has it; 0 keeps all")
+    group.add_argument("--temperature", type=float, help="0 is greedy (default: 1)")
+    group.add_argument("--top_p", type=float, help="nucleus (default: 1)")
+    group.add_argument("--top_k", type=int, help="0 keeps all (default: 50, as transformers has it)")
 
     group = parser.add_argument_group("evaluation")
     group.add_argument("--per_device_eval_batch_size", type=int, default=16, help="answers at a time")
@@ -81,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("DeepSpeed")
     group.add_argument("--local_rank", type=int, default=-1, help="set by the launcher; the first process does it all")
+    add_switch(group, "--deepspeed", "without effect", default=None)
     group.add_argument("--zero_stage", type=int, choices=[0, 1, 2, 3], help="without effect")
     group.add_argument("--offload", choices=["none", "parameter", "optimizer", "all"], help="without effect")
     return parser
@@ -101,6 +102,7 @@ def main(args: argparse.Namespace) -> int:
     policies = {"red": args.red_corner_model_name_or_path, "blue": args.blue_corner_model_name_or_path}
     names = {corner: Path(os.path.normpath(path)).name for corner, path in policies.items()}
     _warn_of_template(policies, args.template)
+    _warn_of_law(policies, args)
     rows = read_prompts(args.datasets, args.seed)
     folder = Path(args.output_dir) / f"{names['red']}_vs_{names['blue']}"
     # Records tell the policies apart by name, where two folders may be called alike.
@@ -126,9 +128,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, models: dict[str, str], ro
         draws=1,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens or max(1, args.max_length * 3 // 4),
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
+        **{name: _asked(args, name) for name in _LAW},
         template=args.template,
     )
     evaluation = Evaluation(
@@ -152,6 +152,32 @@ def _warn_of_template(policies: dict[str, str], template: str) -> None:
             _say(
                 f"{path} has a chat template, and is asked in Safe RLHF's, as always in this arena: a policy "
                 "may never end its answers in a template that it does not know. Set --template chat to ask in its own."
+            )
+
+
+# How an answer is drawn where no flag says it: both policies alike, as `generate(do_sample=True)` does by default.
+_LAW: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+
+
+def _asked(args: argparse.Namespace, name: str) -> Any:
+    return _LAW[name] if getattr(args, name) is None else getattr(args, name)
+
+
+def _warn_of_law(policies: dict[str, str], args: argparse.Namespace) -> None:
+    """Safe RLHF left each policy to its own generation_config.json: names what that says and is not done here."""
+    from transformers import GenerationConfig
+
+    for path in dict.fromkeys(policies.values()):
+        try:
+            own = GenerationConfig.from_pretrained(base_of(path) if is_adapter(path) else path)
+        except (OSError, ValueError):
+            continue  # it has none
+        here = {name: _asked(args, name) for name in _LAW if getattr(args, name) is None} | {"repetition_penalty": 1.0}
+        other = {name: value for name in here if (value := getattr(own, name, None)) not in (None, here[name])}
+        if other:
+            _say(
+                f"{path} has {', '.join(f'{name} {value:g}' for name, value in other.items())} in its "
+                f"generation_config.json; asked at {', '.join(f'{name} {here[name]:g}' for name in other)}."
             )
 
 

@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from trl_rsa.compat.safe_rlhf.command_line import KNOWN_AS, add_switch, add_training_flags, run
+from trl_rsa.compat.safe_rlhf.pairs import import_datasets, write_rows
 from trl_rsa.compat.safe_rlhf.training import start, training_arguments
 
 
@@ -40,19 +43,34 @@ def train(objective: str, argv: Sequence[str] | None = None) -> int:
 def _train(objective: str, args: argparse.Namespace) -> None:
     arguments = training_arguments(args)
     score_model = score_model_arguments(objective, args)
+    if args.dataset_module:
+        import_datasets(args.dataset_module)
 
     from trl import RewardConfig
 
     from trl_rsa.score_models.train import train_score_model
 
+    notes = []
+    if score_model.eval_data:
+        notes.append(
+            "rows to train on whose prompt is in the eval data are left out, and counted; Safe RLHF trains on them."
+        )
     settings = {name: value for name, value in asdict(score_model).items() if name not in ("data", "eval_data")}
-    training_args = start(make_parser(objective).prog, args, RewardConfig, arguments, {"score_model": settings})
+    training_args = start(make_parser(objective).prog, args, RewardConfig, arguments, {"score_model": settings}, notes)
     if training_args is None:
         return
     is_main = training_args.process_index == 0
-    result = train_score_model(
-        score_model, training_args, args.model_name_or_path, log=print if is_main else lambda text: None
-    )
+    with TemporaryDirectory() as folder:
+        data, eval_data = (
+            [write_rows(spec, args.seed, Path(folder)) for spec in specs or ()]
+            for specs in (score_model.data, score_model.eval_data)
+        )
+        result = train_score_model(
+            replace(score_model, data=data, eval_data=eval_data or None),
+            training_args,
+            args.model_name_or_path,
+            log=print if is_main else lambda text: None,
+        )
     if not is_main:
         return
     for warning in result.warnings:
