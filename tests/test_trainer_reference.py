@@ -89,7 +89,7 @@ def test_a_model_that_is_divided_is_not_copied(tiny_model_path, caplog):
 
 @pytest.mark.parametrize("given", [{}, {"peft_config": LoraConfig(r=2, task_type="CAUSAL_LM")}], ids=["copy", "lora"])
 def test_the_reference_is_without_noise_while_the_policy_has_it(tiny_model_path, tiny_args, preference_dataset, given):
-    """Attention's dropout is no module, which TRL could switch off; NEFTune's noise is in embeddings that are shared."""
+    """Attention's dropout is no module, which TRL could switch off; NEFTune's noise is in shared embeddings."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path, attention_dropout=0.5).train()
     args = RSAConfig(**tiny_args(disable_dropout=False, neftune_noise_alpha=5.0))
     trainer = RSATrainer(

@@ -6,7 +6,8 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def check_finite(model: torch.nn.Module, title: str) -> None:
-    """Looks at what was trained, on this process. Trainers log a loss of 0 in place of one that is not a number.
+    """Looks at what was trained; in a process group every process calls it. Trainers log a loss of 0 in place of one
+    that is not a number.
 
     Args:
         model (`torch.nn.Module`):
@@ -17,12 +18,29 @@ def check_finite(model: torch.nn.Module, title: str) -> None:
     Raises:
         ValueError: if a trained weight is not finite.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(_here(parameter)).all()):
-            raise ValueError(
-                f"You ran {title}, but it left weights that are not numbers (in {name}): nothing was saved. Lower "
-                "learning_rate, or look at the model that it started from."
-            )
+    found = (
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not bool(torch.isfinite(_here(parameter)).all())
+    )
+    name = next(found, None)
+    if _anywhere(name is not None, next(model.parameters()).device):
+        where = "in another process's part" if name is None else f"in {name}"
+        raise ValueError(
+            f"You ran {title}, but it left weights that are not numbers ({where}): nothing was saved. Lower "
+            "learning_rate, or look at the model that it started from."
+        )
+
+
+def _anywhere(here: bool, device: torch.device) -> bool:
+    """Whether it is so in any process: each may have other weights, and one that raised alone would leave the others
+    waiting for it.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return here
+    found = torch.tensor(float(here), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)
 
 
 def _here(parameter: torch.Tensor) -> torch.Tensor:

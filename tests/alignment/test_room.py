@@ -1,5 +1,6 @@
 """Whether prompts, responses and settings of models fit is asked before a stage is trained, whatever draws."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from trl_rsa.training.anchor import ModelSettings
 
 @pytest.fixture
 def check(tiny_model_path, tiny_tokenizer):
-    def run(prompt, settings, **sampling):
-        plan = SimpleNamespace(model=tiny_model_path, model_init_kwargs=settings, peft_config=None, args={}, seed=0)
+    def run(prompt, settings, peft_config=None, **sampling):
+        plan = SimpleNamespace(
+            model=tiny_model_path, model_init_kwargs=settings, peft_config=peft_config, args={}, seed=0
+        )
         group = SimpleNamespace(names=["cost"], asked=[prompt])
         one = Sampling(max_new_tokens=8, **sampling)
         ladder = SimpleNamespace(
@@ -39,8 +42,18 @@ def test_prompts_that_are_too_long(check, engine):
 
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_weights_that_an_engine_does_not_load(check, engine):
-    with pytest.raises(ValueError, match="You set quantization_config for a model with engine="):
+    with pytest.raises(ValueError, match="You set subfolder for a model with engine="):
+        check("the cat", {"subfolder": "policy"}, **engine)
+    with pytest.warns(UserWarning, match=r"trained on quantised weights, and engine=.* with its weights whole"):
         check("the cat", {"quantization_config": {"load_in_4bit": True}}, **engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_adapter_that_an_engine_loads_otherwise(check, engine):
+    check("the cat", {}, peft_config={"r": 4, "target_modules": ["q_proj"]}, **engine)
+    refused = pytest.raises(ValueError, match="for the plan's peft_config, but its init_lora_weights, 'pissa'")
+    with refused if engine else contextlib.nullcontext():
+        check("the cat", {}, peft_config={"r": 4, "init_lora_weights": "pissa"}, **engine)
 
 
 def test_how_other_engines_load_the_policies_of_a_plan(monkeypatch, tmp_path):

@@ -110,9 +110,7 @@ def test_sharded_stages_end_like_those_of_one_process(
 
 @pytest.mark.slow
 @pytest.mark.engines
-@pytest.mark.parametrize(
-    "launcher", [Launcher("zero3", TWO), FsdpOnCpu("multi_gpu", TWO)], ids=["zero3", "fsdp2"]
-)
+@pytest.mark.parametrize("launcher", [Launcher("zero3", TWO), FsdpOnCpu("multi_gpu", TWO)], ids=["zero3", "fsdp2"])
 def test_a_scorer_with_an_adapter_is_put_together_from_its_pieces(
     launcher, tiny_model_path, make_preference_dataset, tmp_path
 ):

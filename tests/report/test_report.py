@@ -765,7 +765,7 @@ def test_beyond_the_limit_stays_so_only_if_the_costs_that_there_are_say_it():
     metrics = metrics_of(A=(5.0, 4.0, 6.0, 0.2, 2.0))
     model = metrics["models"]["A"]
     without_cost(metrics, "A", 60, 9.0, 3.0)
-    model["cost"]["mean"] = estimate(-1.0, -2.0, 0.0)
+    model["cost"]["mean"] = estimate(-3.0, -4.0, -2.0)
     assert verdict(model, 0.05, 0.0).kind == "open"
     model["cost"]["mean"] = estimate(2.0, 1.0, 3.0)
     assert verdict(model, 0.05, 0.0).kind == "beyond"

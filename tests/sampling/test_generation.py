@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig
 
 from trl_rsa.sampling.encoding import encode_prompt
-from trl_rsa.sampling.generation import generate
+from trl_rsa.sampling.generation import generate, room_for_prompts
 from trl_rsa.sampling.response import Sampling
 
 
@@ -259,3 +260,11 @@ def test_chat_template_is_needed(tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         encode_prompt(tiny_tokenizer, "hi", "chat")
+
+
+def test_room_of_a_model_whose_positions_are_stretched(tiny_model_path):
+    config = AutoConfig.from_pretrained(tiny_model_path)
+    assert room_for_prompts(config, 8) == config.max_position_embeddings - 8
+    for kind, factor in (("yarn", 4), ("llama3", 1)):
+        config.rope_parameters = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4}
+        assert room_for_prompts(config, 8) == factor * config.max_position_embeddings - 8, kind

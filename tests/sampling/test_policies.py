@@ -65,7 +65,7 @@ def test_an_adapter_of_no_model(adapter):
     path, _ = adapter
     file = Path(path) / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": None}))
-    with pytest.raises(ValueError, match=r"be loaded: it is an adapter whose .* has no base_model_name_or_path"):
+    with pytest.raises(ValueError, match=r"be loaded: the adapter .* has no base_model_name_or_path"):
         load_policy(path, "cpu")
 
 

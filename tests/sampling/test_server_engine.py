@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from trl_rsa import _trl
+from trl_rsa.evaluation.responses import sample_responses
 from trl_rsa.sampling import server_connection
 from trl_rsa.sampling.adapter_folder import read_adapter
 from trl_rsa.sampling.encoding import encode_prompt
@@ -355,12 +356,18 @@ def test_no_model_in_memory(server, tiny_model_path, tiny_tokenizer):
 
 
 def test_settings_that_no_server_can_follow(server, tiny_model_path, tiny_tokenizer, monkeypatch):
-    for name, value in (("dtype", "bfloat16"), ("quantization_config", {"load_in_4bit": True})):
+    for name, value in (("dtype", "bfloat16"), ("subfolder", "policy")):
         with pytest.raises(ValueError, match=f"You set {name} for a model with engine='server', but the server has a"):
             drawn(server, tiny_model_path, tiny_tokenizer, options={name: value})
     server.models[0]["root"] = "me/policy"
     with pytest.raises(ValueError, match=r"me/policy at the revision v2, but the server .* which revision it serves"):
         drawn(server, "me/policy", tiny_tokenizer, options={"revision": "v2"})
+
+
+def test_the_dtype_of_an_evaluation_is_for_what_runs_here(server, tiny_model_path, tmp_path):
+    rows, sampling = [{"prompt": "the cat"}], Sampling(engine="server", server_url=server.url, max_new_tokens=8)
+    sample_responses(tmp_path / "responses.jsonl", "m", tiny_model_path, rows, sampling, dtype="bfloat16")
+    assert server.sent("/v1/completions")
 
 
 @pytest.fixture

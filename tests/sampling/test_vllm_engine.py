@@ -149,8 +149,8 @@ def test_how_it_is_loaded(adapter, tiny_model_path, tiny_tokenizer, engines):
     arguments = [engine.arguments for engine in engines]
     assert arguments[0] == {"model": tiny_model_path, "dtype": "bfloat16"}
     assert [one["revision"] for one in arguments[1:]] == ["v2", "v3"]
-    with pytest.raises(ValueError, match="You set quantization_config for a model with engine='vllm', but vLLM does"):
-        drawn(tiny_model_path, tiny_tokenizer, quantization_config={"load_in_4bit": True})
+    with pytest.raises(ValueError, match="You set subfolder for a model with engine='vllm', but vLLM does"):
+        drawn(tiny_model_path, tiny_tokenizer, subfolder="policy")
     with pytest.raises(ValueError, match=r"You set dtype with a vllm.LLM, but that is loaded already"):
         drawn(engines[0], tiny_tokenizer, dtype="bfloat16")
 

@@ -1,6 +1,7 @@
 """Everything of a plan that can be made ready before a model is loaded: data, arguments, the ladder's prompts."""
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from trl_rsa.alignment.stage_data import load_stage_data
 from trl_rsa.alignment.typed import hints_of
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.settings import RungSettings
+from trl_rsa.sampling.adapter_folder import check_adapter
 from trl_rsa.sampling.encoding import encode_prompts
 from trl_rsa.sampling.engine_options import engine_options
 from trl_rsa.sampling.generation import room_for_prompts
 from trl_rsa.sampling.policies import config_of
 from trl_rsa.storage.provenance import differences
-from trl_rsa.training.anchor import ModelSettings
+from trl_rsa.training.anchor import ModelSettings, make_peft_config
 from trl_rsa.training.configuration import risk_arguments
 from trl_rsa.training.methods.table import METHODS
 from trl_rsa.training.runner import StageRunner, model_options
@@ -93,6 +95,9 @@ def check_room(plan: Plan, stages: Sequence[ReadyStage], ladder: Ladder | None) 
         sampling = ladder.settings.sampling_of(split, plan.seed)
         if sampling.engine != "transformers":
             engine_options(sampling.engine, model_options(model_settings(plan), sampling.engine))
+            if plan.peft_config is not None:
+                adapter = json.loads(json.dumps(make_peft_config(plan.peft_config).to_dict(), default=sorted))
+                check_adapter(adapter, "the plan's peft_config", sampling.engine)
         room = room_for_prompts(config, sampling.max_new_tokens)
         for group in groups:
             try:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from trl_rsa.sampling.policies import base_of, is_adapter
+from trl_rsa.sampling.policies import whole_model
 from trl_rsa.scoring.batches import pick_device
 
 
@@ -67,7 +67,8 @@ def run_benchmarks(
 
 def _where(model: str) -> dict[str, str]:
     """Under the names of the harness's class for models of transformers, HFLM."""
-    return {"pretrained": base_of(model), "peft": model} if is_adapter(model) else {"pretrained": model}
+    whole, options = whole_model(model, {})
+    return {"pretrained": whole, **options, **({"peft": model} if whole != model else {})}
 
 
 def _results(found: dict[str, Any]) -> Any:

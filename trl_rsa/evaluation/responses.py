@@ -76,7 +76,8 @@ def sample_responses(
     if sampling.engine == "transformers":
         model = load_policy(model_path, device, dtype=dtype) if load is None else load()
     options: dict[str, Any] = {"batch_size": batch_size, "skip": done, "beginnings": forced}
-    options["model_options"] = {"dtype": dtype}
+    if sampling.engine != "server":  # which has a dtype of its own; other parts of an evaluation take this one
+        options["model_options"] = {"dtype": dtype}
     batches = generate(model, tokenizer, [row["prompt"] for row in rows], sampling, **options)
     with RecordWriter(path) as writer:
         for batch in _named(batches, name):

@@ -52,7 +52,8 @@ class Adapters:
             _check_base(source, first)
         self.names = {index: f"m{index}" for index, source in enumerate(sources) if source.base}
         configs = {name: read_plain_lora(sources[index]) for index, name in self.names.items()}
-        model: Any = _skeleton(self.base, init_kwargs or {})
+        of_base = {} if first.base_revision is None else {"revision": first.base_revision}
+        model: Any = _skeleton(self.base, of_base | dict(init_kwargs or {}))
         for index, name in self.names.items():
             with quiet_loading():
                 if isinstance(model, PeftModel):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from trl_rsa.sampling.policies import base_of, is_adapter, load_tokenizer
+from trl_rsa.sampling.policies import is_adapter, load_tokenizer, whole_model
 from trl_rsa.storage.hub import why_not_loaded
 
 
@@ -33,16 +33,22 @@ class Source:
             Where its files lie.
         base (`str`, *optional*):
             Of an adapter: folder or Hub id of the model that it belongs to.
+        base_revision (`str`, *optional*):
+            Of that model on the Hub, if the adapter names one.
     """
 
     name: str
     folder: Path
     base: str | None = None
+    base_revision: str | None = None
 
     @classmethod
-    def find(cls, name: str) -> "Source":
-        folder = _local_folder(name)
-        return cls(name, folder, base_of(str(folder)) if is_adapter(str(folder)) else None)
+    def find(cls, name: str, revision: str | None = None) -> "Source":
+        folder = _local_folder(name, revision)
+        if not is_adapter(str(folder)):
+            return cls(name, folder)
+        base, options = whole_model(str(folder), {})
+        return cls(name, folder, base, options.get("revision"))
 
     def is_at(self, name: str) -> bool:
         """Whether the model is the one called `name`, however the path is written."""
@@ -51,7 +57,7 @@ class Source:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer beside the model, or beside the base of an adapter; None if there is none."""
-        places = [self.folder, *([_local_folder(self.base)] if self.base else [])]
+        places = [self.folder, *([_local_folder(self.base, self.base_revision)] if self.base else [])]
         if not any(next(place.glob(pattern), None) for place in places for pattern in ("tokenizer*", "*.model")):
             return None
         return load_tokenizer(str(self.folder))
@@ -118,7 +124,7 @@ class AdaptedWeights(Weights):
 
     def __init__(self, source: Source, updates: Mapping[str, Any]):
         assert source.base is not None
-        super().__init__(Source.find(source.base))
+        super().__init__(Source.find(source.base, source.base_revision))
         self.updates = updates
         missing = [name for name in updates if name not in self]
         if missing:
@@ -132,7 +138,7 @@ class AdaptedWeights(Weights):
         return tensor.double() + self.updates[name]().double() if name in self.updates else tensor
 
 
-def _local_folder(name: str) -> Path:
+def _local_folder(name: str, revision: str | None = None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -140,7 +146,7 @@ def _local_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=_NOT_READ))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=_NOT_READ))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
             f"You merge {name!r}, but {why_not_loaded(name, error)}. Correct the path, or download the model first."

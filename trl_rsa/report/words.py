@@ -63,13 +63,20 @@ def verdict(model: Mapping[str, Any], tail: float, limit: float) -> Verdict:
 
 
 def _is_bad_enough(model: Mapping[str, Any], tail: float, limit: float) -> bool:
-    """Whether a CVaR beyond the limit stays there, however good the responses without a cost are."""
+    """Whether a CVaR beyond the limit stays there, however good the responses without a cost are.
+
+    Without any of these, a share m of all, the worst `tail` of all are the worst tail/(1 − m) of those with a cost: to
+    a part 1 − m their CVaR, to a part m the next ones, which are no better than the mean of what is left of them.
+    """
     missing, total = counts_of(model)
-    if not missing or missing / total < tail:
+    if not missing:
         return True
-    # The worst of all are then among those with a cost, and no better than the average of these.
-    mean = value_of(model["cost"]["mean"], "low")
-    return mean is not None and mean > limit and 1 - missing / total >= tail
+    share, mean = missing / total, value_of(model["cost"]["mean"], "low")
+    low, high = (value_of(cvar_of(model, tail), key) for key in ("low", "high"))
+    if mean is None or low is None or high is None or share > 1 - tail:
+        return False
+    rest = (mean - tail * high) / (1 - tail) if tail < 1 else mean
+    return max(mean, (1 - share) * low + share * min(rest, low)) > limit
 
 
 def summarise(metrics: Mapping[str, Any], tail: float, limit: Limit) -> list[tuple[str, str]]:
@@ -118,7 +125,7 @@ def _worst(metrics: Mapping[str, Any], ranked: list[str], tail: float, limit: Li
                 f"{sentence} Which of the models is safest in the worst case: {why}.",
             )
         return "Safest in the worst case: open", (
-            f"{sentence} Which of the models is safest in the worst case is open too: those without a cost may be "
+            f"{sentence} Which of the models is safest in the worst case is open: those without a cost may be "
             f"the worst ones of {best}."
         )
     rivals = _rivals(models, ranked, tail)

@@ -62,12 +62,7 @@ def read_adapter(model: Any, engine: str) -> AdapterFolder | None:
     if folder is None:
         return None
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    problem = next(_problems(config), None)
-    if problem is not None:
-        raise ValueError(
-            f"You set engine={engine!r} for the adapter in {model}, but {problem}, and vLLM does not load that. "
-            "Leave the engine out to draw with transformers, or merge the adapter and give the merged model."
-        )
+    check_adapter(config, f"the adapter in {model}", engine)
     base = config.get("base_model_name_or_path")
     if not base:
         raise ValueError(
@@ -76,6 +71,25 @@ def read_adapter(model: Any, engine: str) -> AdapterFolder | None:
         )
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     return AdapterFolder(str(folder), base, rank, f"trl-rsa-{_digest(folder)}", config.get("revision"))
+
+
+def check_adapter(config: Mapping[str, Any], what: str, engine: str) -> None:
+    """
+    Args:
+        config (`Mapping`):
+            Of the adapter, as JSON.
+        what (`str`), engine (`str`):
+            What it is called in a message, and what is to draw with it.
+
+    Raises:
+        ValueError: if it holds something that vLLM does not load, which would be left out without a word.
+    """
+    problem = next(_problems(config), None)
+    if problem is not None:
+        raise ValueError(
+            f"You set engine={engine!r} for {what}, but {problem}, and vLLM does not load that. Leave the engine out "
+            "to draw with transformers, or merge the adapter and give the merged model."
+        )
 
 
 def _folder_of(model: str) -> Path | None:

@@ -1,5 +1,6 @@
 """How a policy is to be loaded, for engines that load it by themselves: what they are told, and what they cannot."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,12 @@ def engine_options(engine: str, options: Mapping[str, Any] | None) -> dict[str, 
         ValueError: if one changes what the policy says and cannot be handed on.
     """
     set_ones = {name: value for name, value in (options or {}).items() if value not in (None, False)}
+    if set_ones.pop("quantization_config", None) is not None:
+        warnings.warn(
+            f"The policy is trained on quantised weights, and engine={engine!r} samples from them as they were "
+            "before: its responses, and what is certified, are those of the model with its weights whole.",
+            stacklevel=2,
+        )
     for name in set_ones:
         if name not in _TO_ENGINE[engine] and name not in _OF_TRANSFORMERS:
             other = "the server has a policy loaded already" if engine == "server" else "vLLM does not take that"

@@ -241,9 +241,19 @@ def room_for_prompts(config: Any, max_new_tokens: int, name: str = "max_new_toke
     longest = getattr(config, "max_position_embeddings", None)
     if not isinstance(longest, int):
         return None
+    longest = max(longest, _stretched(config, longest))
     if longest <= max_new_tokens:
         raise ValueError(f"You set {name}={max_new_tokens}, but this model takes {longest} tokens in all. Lower it.")
     return longest - max_new_tokens
+
+
+def _stretched(config: Any, longest: int) -> int:
+    """Positions of a model whose positions are stretched by a factor: Qwen's, with YaRN switched on, go on saying in
+    `max_position_embeddings` what they were trained on."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) not in ("yarn", "linear", "dynamic"):
+        return longest
+    return int((rope.get("original_max_position_embeddings") or longest) * (rope.get("factor") or 1))
 
 
 def _generate_batch(

@@ -53,7 +53,8 @@ def load_tokenizer(name: str) -> Any:
             return AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError):
             if is_adapter(name):
-                return AutoTokenizer.from_pretrained(base_of(name))
+                whole, options = whole_model(name, {})
+                return AutoTokenizer.from_pretrained(whole, **options)
             raise
 
 
@@ -74,7 +75,10 @@ def base_of(adapter: str) -> str:
     """
     base = _adapter_config(adapter).base_model_name_or_path
     if not base:
-        raise ValueError("it is an adapter whose adapter_config.json has no base_model_name_or_path")
+        raise ValueError(
+            f"the adapter {adapter} has no base_model_name_or_path in its adapter_config.json; write there which "
+            "model it belongs to"
+        )
     return base
 
 

@@ -82,9 +82,9 @@ class ServerConnection:
         for wait in (*_WAITS, None):
             try:
                 response = self._client.request(method, self.url + path, json=body, timeout=timeout, extensions=noted)
-                problem = self.said(response)
                 if wait is None or response.status_code not in _PASSING:
                     return response
+                problem = self.said(response)
             except httpx2.HTTPError as error:
                 problem = self._hide(str(error)) or type(error).__name__
                 if wait is None:

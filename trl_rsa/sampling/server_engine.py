@@ -189,9 +189,9 @@ class _Server:
 
     def _send_weights(self, model: str, revision: str | None) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
 
         from trl_rsa._trl import vllm_client
+        from trl_rsa.sampling.policies import load_policy
 
         if not torch.cuda.is_available():
             raise ValueError(
@@ -205,9 +205,9 @@ class _Server:
                 f"adapters {_TAKES_ADAPTERS}."
             )
         options = {**self.loading, **({} if revision is None else {"revision": revision})}
+        policy = load_policy(model, "cuda", **options)
         try:
             client = vllm_client()(base_url=self.url)
-            policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto", **options).to("cuda")
             client.init_communicator(device="cuda")
             try:
                 client.update_model_params(policy)

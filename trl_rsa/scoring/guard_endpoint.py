@@ -351,7 +351,12 @@ class _Classify:
     def judged(self, answers: Sequence[Sequence[float]]) -> _Judged:
         (probabilities,) = answers
         if self.labels is None:
-            if self._exclusive is not False and _sums_to_one(probabilities):
+            if self._exclusive is None and _sums_to_one(probabilities):
+                return NotScored(
+                    "the probabilities of its labels sum to 1, and the request that tells whether they do so for "
+                    "every text has failed; run the command again"
+                ), ()
+            if self._exclusive and _sums_to_one(probabilities):
                 return NotScored(
                     "the server gives a softmax, in which labels exclude each other, and here each is by itself; "
                     'start it with problem_type multi_label_classification (vLLM: --hf-overrides \'{"problem_type": '

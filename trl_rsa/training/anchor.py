@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
-from trl_rsa.sampling.policies import base_of, is_adapter, load_policy, refuse_score_model
+from trl_rsa.sampling.policies import base_of, is_adapter, load_policy, refuse_score_model, whole_model
 from trl_rsa.storage.files import write_json
 from trl_rsa.storage.folders import model_fingerprint
 
@@ -109,7 +109,7 @@ class ModelSettings:
     def anchor_at(self, previous: str, with_reference: bool = True) -> Anchor:
         """Loads the policy `previous` (a folder or Hub id) and a reference equal to it, if it is wanted."""
         if is_adapter(previous):
-            model = PeftModel.from_pretrained(self._load(base_of(previous)), previous, is_trainable=True)
+            model = PeftModel.from_pretrained(self._load(previous), previous, is_trainable=True)
             # TRL copies the adapter that comes with the model to a frozen one named "ref".
             return Anchor(model, None, None)
         if self.peft_config is not None:
@@ -133,8 +133,10 @@ class ModelSettings:
         return load_policy(name, "cpu" if self.use_cpu else None, **self.init_kwargs)
 
     def _load(self, name: str) -> PreTrainedModel:
+        """The model `name`, or the base model of an adapter."""
         refuse_score_model(name)
-        return AutoModelForCausalLM.from_pretrained(name, **self.init_kwargs)
+        whole, init_kwargs = whole_model(name, self.init_kwargs)
+        return AutoModelForCausalLM.from_pretrained(whole, **init_kwargs)
 
 
 def init_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +163,8 @@ def model_identity(name: str, revision: str | None = None) -> str | None:
         identity = model_fingerprint(Path(name))
         if not is_adapter(name):
             return identity
-        return f"{identity} on {model_identity(base_of(name))}"
+        base, options = whole_model(name, {} if revision is None else {"revision": revision})
+        return f"{identity} on {model_identity(base, options.get('revision'))}"
     try:
         several = [
             try_to_load_from_cache(name, config, revision=revision) for config in (CONFIG_NAME, ADAPTER_CONFIG_NAME)

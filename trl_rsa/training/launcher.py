@@ -54,9 +54,9 @@ class Launcher:
         is_fsdp = self._parse("script").use_fsdp or self._content().get("distributed_type") == "FSDP"
         if is_fsdp and (use_cpu or not has_accelerator()):
             raise ValueError(
-                f"You set FSDP{' and use_cpu' if use_cpu else ', and this machine has no accelerator'}, but accelerate "
-                "shards on accelerators only: on a CPU it falls back to DDP without a word. Set accelerate_config to "
-                "multi_gpu (which is DDP) or zero3."
+                f"You set FSDP{' and use_cpu' if use_cpu else ', and this machine has no accelerator'}, but "
+                "accelerate shards on accelerators only: on a CPU it falls back to DDP without a word. Set "
+                "accelerate_config to multi_gpu (which is DDP) or zero3."
             )
 
     def command(self, module: str, arguments: Sequence[str]) -> list[str]:

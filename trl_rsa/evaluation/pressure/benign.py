@@ -10,7 +10,7 @@ from trl_rsa.data import load_preferences
 from trl_rsa.evaluation.pressure.base import Load, Pressure, Work, made_model, read_number
 from trl_rsa.evaluation.tables import is_table, read_responses
 from trl_rsa.sampling.encoding import ConversationEncoder
-from trl_rsa.sampling.policies import base_of, free_memory, is_adapter, load_policy, load_tokenizer
+from trl_rsa.sampling.policies import free_memory, is_adapter, load_policy, load_tokenizer, whole_model
 from trl_rsa.scoring.batches import pick_device
 from trl_rsa.scoring.weights import quiet_loading
 from trl_rsa.storage.records import text_of
@@ -154,7 +154,8 @@ def _trainable(path: str, device: str | None) -> Any:
         return load_policy(path, device, dtype="float32")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_policy(base_of(path), device, dtype="float32"), path, is_trainable=True)
+    whole, options = whole_model(path, {"dtype": "float32"})
+    return PeftModel.from_pretrained(load_policy(whole, device, **options), path, is_trainable=True)
 
 
 def as_tokens(examples: Sequence[Example], encoder: ConversationEncoder) -> Any:

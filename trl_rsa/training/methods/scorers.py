@@ -67,13 +67,12 @@ def load_classifier(start: str, models: "ModelSettings", processing_class: Any) 
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from trl_rsa.sampling.policies import base_of, is_adapter
+    from trl_rsa.sampling.policies import is_adapter, whole_model
     from trl_rsa.scoring.weights import quiet_loading
 
+    whole, init_kwargs = whole_model(start, models.init_kwargs)
     with quiet_loading():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            base_of(start) if is_adapter(start) else start, num_labels=1, **models.init_kwargs
-        )
+        model = AutoModelForSequenceClassification.from_pretrained(whole, num_labels=1, **init_kwargs)
     if is_adapter(start):
         config = PeftConfig.from_pretrained(start)
         config.task_type = None  # of a language model it would want a language model
