@@ -137,7 +137,7 @@ def test_the_other_copy_is_not_downloaded(tmp_path, monkeypatch):
     files = ["config.json", "consolidated.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json"]
     asked = []
 
-    def download(name, ignore_patterns):
+    def download(name, revision, ignore_patterns):
         asked.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
         return str(tmp_path)
 
