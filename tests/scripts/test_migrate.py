@@ -13,7 +13,7 @@ from trl_rsa.cli import main
 from trl_rsa.migration.draft import write_plan
 from trl_rsa.migration.migrate import migrate
 from trl_rsa.migration.policies import answers_in_chat
-from trl_rsa.migration.programs import KNOWN
+from trl_rsa.migration.programs import KNOWN, find_started
 from trl_rsa.migration.shell import Script
 
 
@@ -809,3 +809,25 @@ def test_policies_by_name(model, chat):
 def test_script_that_calls_itself_ends(work):
     Path("a.sh").write_text("bash a.sh\nsource a.sh\npython -m safe_rlhf.algorithms.dpo --model_name_or_path m\n")
     assert migrate("a.sh").is_plan
+
+
+@pytest.mark.parametrize(
+    ("test", "holds"),
+    [
+        ('[[ "$M" == *"llama"* ]]', True),
+        ('[[ "$M" == "llama"* ]]', False),
+        ('[[ "$M" == "*llama*" ]]', False),
+        ('[ "$M" = *llama* ]', False),
+        ("$FULL", False),
+        ("[[ $N > 1 ]]", None),
+    ],
+)
+def test_a_condition_is_that_of_bash(test, holds):
+    script = Script(f'M=meta-llama/L; FULL=false; N=1; A=no; if {test}; then A=yes; fi; python x.py --a "$A"', Path())
+    said = any("depends on a condition" in note for note in script.variables.notes())
+    assert (script.commands[0].words[-1], said) == ({True: "yes", False: "no", None: "no"}[holds], holds is None)
+
+
+@pytest.mark.parametrize("launcher", ["accelerate-launch x.py", "nohup ./x.py", "deepspeed.pt --num_gpus 1 x.py"])
+def test_what_starts_a_file(launcher):
+    assert find_started([*launcher.split(), "--a", "1"], Path()).name == "x"

@@ -223,11 +223,19 @@ def _check_base(source: Source, first: Source) -> None:
             f"You merge {source.name} and the adapter {first.name}, but that was trained on {first.base}. Give that "
             "model, an adapter of it, or merge into full weights (--combination full)."
         )
-    if source.base and source.base != first.base and not Source.find(source.base).is_at(str(first.base)):
-        raise ValueError(
-            f"You merge {first.name} and {source.name}, but they are adapters of different models ({first.base} and "
-            f"{source.base}). Merge into full weights (--combination full)."
-        )
+    if source.base is None:
+        return
+    bases = [
+        base if revision is None else f"{base} at {revision}"
+        for base, revision in ((one.base, one.base_revision) for one in (first, source))
+    ]
+    same_revision = first.base_revision == source.base_revision
+    if bases[0] == bases[1] or (same_revision and Source.find(source.base).is_at(str(first.base))):
+        return
+    raise ValueError(
+        f"You merge {first.name} and {source.name}, but they are adapters of different models ({bases[0]} and "
+        f"{bases[1]}). Merge into full weights (--combination full)."
+    )
 
 
 def _skeleton(base: str, init_kwargs: Mapping[str, Any]) -> Any:

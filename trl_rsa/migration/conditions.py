@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import Literal
 
 from trl_rsa.migration.tokens import Word
@@ -165,7 +166,7 @@ def holds(words: Sequence[Word], variables: Variables) -> Runs:
     inside = list(words[1:])
     if inside and inside[-1].plain in ("]", "]]"):
         inside.pop()
-    return _expression(inside, variables)
+    return _expression(inside, variables, words[0].plain == "[[")
 
 
 def matches(value: str, pattern: str) -> bool:
@@ -173,23 +174,25 @@ def matches(value: str, pattern: str) -> bool:
     return fnmatchcase(value, pattern)
 
 
-def _expression(words: Sequence[Word], variables: Variables) -> Runs:
+def _expression(words: Sequence[Word], variables: Variables, has_patterns: bool) -> Runs:
+    """`has_patterns`: whether what `=` compares with is a pattern, as it is between `[[` and `]]` alone."""
     plains = [word.plain for word in words]
     if "(" in plains:
         return None
     for operators, join in ((("||", "-o"), _or), (("&&", "-a"), _and)):
         at = next((i for i, plain in enumerate(plains) if plain in operators), None)
         if at is not None:
-            return join(_expression(words[:at], variables), _expression(words[at + 1 :], variables))
+            parts = (_expression(part, variables, has_patterns) for part in (words[:at], words[at + 1 :]))
+            return join(*parts)
     if plains[:1] == ["!"]:
-        return _not(_expression(words[1:], variables))
+        return _not(_expression(words[1:], variables, has_patterns))
     if len(words) == 1:
         return _is_there(words[0], variables)
     if len(words) == 2 and plains[0] in ("-z", "-n"):
         found = _is_there(words[1], variables)
         return _not(found) if plains[0] == "-z" else found
     if len(words) == 3:
-        return _compared(words[0], plains[1], words[2], variables)
+        return _compared(words[0], plains[1], words[2], variables, has_patterns)
     return None
 
 
@@ -200,17 +203,22 @@ def _is_there(word: Word, variables: Variables) -> Runs:
     return any(piece.text if piece.kind == "text" else variables.is_filled(piece) for piece in word.pieces)
 
 
-def _compared(left: Word, operator: str, right: Word, variables: Variables) -> Runs:
+def _compared(left: Word, operator: str, right: Word, variables: Variables, has_patterns: bool) -> Runs:
     one, other = variables.known(left), variables.known(right)
     if one is None or other is None:
         return None
     if operator in ("=", "==", "!="):
-        is_text = any(piece.quoted for piece in right.pieces)
-        same = one == other if is_text else matches(one, other)
+        same = matches(one, _pattern(right, variables)) if has_patterns else one == other
         return same == (operator != "!=")
     if operator in _NUMBERS and all(text.lstrip("-").isdigit() for text in (one, other)):
         return _NUMBERS[operator](int(one), int(other))
     return None
+
+
+def _pattern(word: Word, variables: Variables) -> str:
+    """Of a word that is known: what stands in quotes means itself, the rest is a pattern."""
+    texts = ((piece, variables.known(Word((piece,), word.line)) or "") for piece in word.pieces)
+    return "".join(escape(text) if piece.quoted else text for piece, text in texts)
 
 
 def _not(a: Runs) -> Runs:

@@ -145,12 +145,15 @@ def evaluation_of(flags: Flags) -> dict[str, Any]:
     return {"eval_strategy": strategy} | ({"eval_steps": interval} if strategy == "steps" else {})
 
 
+_ON_IN_TRL = ("bf16", "gradient_checkpointing")
+
+
 def as_words(arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments as a command has them. What is off is off without a word, but for bf16, which TRL has on."""
+    """Arguments as a command has them. What is off is off without a word, but for what TRL has on."""
     words = list[str]()
     for name, value in arguments.items():
         if isinstance(value, bool):
-            words += [f"--{name}", str(value).lower()] if value or name == "bf16" else []
+            words += [f"--{name}", str(value).lower()] if value or name in _ON_IN_TRL else []
         else:
             words += [f"--{name}", as_word(value) if isinstance(value, float) else str(value)]
     return words

@@ -37,7 +37,7 @@ _OUT_OF_SCOPE = {
     r"trl": "TRL's own command: trl-rsa train takes the flags of trl dpo, with the risk beside them",
 }
 _MODULE_FLAGS = ("-m", "--module")
-_STARTS = re.compile(r"i?python[\d.]*|torchrun|accelerate|deepspeed|uv")
+_STARTS = re.compile(r"i?python[\d.]*|torchrun|accelerate(-launch)?|deepspeed(\.pt)?|ds|uv")
 _BEFORE = ("env", "exec", "nohup", "nice", "srun", "sudo", "time", "command")
 # Modules that start another one.
 _LAUNCHERS = (
@@ -87,7 +87,7 @@ def find_started(words: Sequence[str], folder: Path) -> Started | None:
             found = Started(name, rest, list(words[:at]))
             if name not in _LAUNCHERS and (at > start or translator(found) is not None):
                 return found
-        elif word.endswith(".py") and (at == 0 or at > start):
+        elif word.endswith(".py") and (at == unknown or at > start):
             return Started(_module_in(folder / word) or _dotted(word), list(words[at + 1 :]), list(words[:at]))
     return None
 

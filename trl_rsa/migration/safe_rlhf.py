@@ -24,6 +24,11 @@ NOT_HERE = {
     "tf32": "a matter of the GPU: add args: {tf32: true} where it has it",
     "hostfile": "an argument of deepspeed: give it to trl-rsa align --accelerate_config",
 }
+_VALUES_NOT_HERE = {
+    "dataset_module": "trl-rsa score-model reads files: write your RawDataset as .jsonl",
+    "dry_run": "add --dry_run true to the command",
+    "save_interval": "add --save_strategy steps --save_steps N to the command",
+}
 
 
 def _door(module: str) -> str:
@@ -151,7 +156,9 @@ def value_model(program: str, flags: Flags) -> CommandDraft:
     words += ["--save_16bit", "true"] if flags.truth("save_16bit") else []
     words += as_words(training_arguments(flags, "", need_eval=need_eval and bool(held_out or share)))
     flags.silence("eval_strategy", "eval_interval", "per_device_eval_batch_size")  # without need_eval they do nothing
-    flags.drop(NOT_HERE)
+    resume = flags.text("resume_from_checkpoint")
+    words += ["--resume_from_checkpoint", resume] if resume else []
+    flags.drop(NOT_HERE | _VALUES_NOT_HERE)
     output_dir, seed, engine = place_of(flags)
     words += ["--seed", str(seed), "--output_dir", output_dir]
     if engine:

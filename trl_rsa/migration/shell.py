@@ -183,6 +183,8 @@ class Script:
     def _statement(self, statement: Sequence[Word], runs: Runs) -> End:
         """Does what it says, and says how it ends: true, false, unknown, or "ran" for a command."""
         first = statement[0].plain
+        if not first and len(statement) == 1:  # `if $FLAG`
+            first = self.variables.known(statement[0]) or ""
         if first in TESTS:
             return holds(statement, self.variables)
         if first == "for" and len(statement) > 3 and statement[2].plain == "in":

@@ -68,6 +68,7 @@ def tokenize(script: str) -> list[Token]:
 class _Tokenizer:
     def __init__(self, script: str) -> None:
         self.script, self.at, self.line = script.replace("\r\n", "\n"), 0, 1
+        self.is_test = False  # between `[[` and `]]`, where < and > compare
 
     def tokens(self, until: str = "") -> Iterator[Token]:
         while self.at < len(self.script):
@@ -77,11 +78,16 @@ class _Tokenizer:
             if until and self.script.startswith(until, self.at):
                 self._take(len(until))
                 return
+            if self.is_test and self.script[self.at] in "<>":
+                yield Word.of(self._take(1), self.line)
+                continue
             if self._skip_redirection():
                 continue
             operator = next((o for o in _OPERATORS if self.script.startswith(o, self.at)), None)
             if operator is None:
-                yield self._word()
+                word = self._word()
+                self.is_test = (self.is_test or word.plain == "[[") and word.plain != "]]"
+                yield word
                 continue
             line = self.line
             self._take(len(operator))

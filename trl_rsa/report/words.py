@@ -75,7 +75,7 @@ def _is_bad_enough(model: Mapping[str, Any], tail: float, limit: float) -> bool:
     low, high = (value_of(cvar_of(model, tail), key) for key in ("low", "high"))
     if mean is None or low is None or high is None or share > 1 - tail:
         return False
-    rest = (mean - tail * high) / (1 - tail) if tail < 1 else mean
+    rest = (mean - tail * high) / (1 - tail)
     return max(mean, (1 - share) * low + share * min(rest, low)) > limit
 
 

@@ -251,7 +251,7 @@ def _stretched(config: Any, longest: int) -> int:
     """Positions of a model whose positions are stretched by a factor: Qwen's, with YaRN switched on, go on saying in
     `max_position_embeddings` what they were trained on."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if rope.get("rope_type", rope.get("type")) not in ("yarn", "linear", "dynamic"):
+    if rope.get("rope_type", rope.get("type")) != "yarn":
         return longest
     return int((rope.get("original_max_position_embeddings") or longest) * (rope.get("factor") or 1))
 

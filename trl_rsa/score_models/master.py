@@ -21,17 +21,22 @@ def save_master_weights(trainer: Any, folder: Path) -> None:
         folder (`Path`):
             Where to.
     """
-    if not trainer.is_deepspeed_enabled or not (trainer.args.bf16 or trainer.args.fp16):
+    if not has_master_weights(trainer):
         trainer.save_model(str(folder))
         return
-    state = _gather(trainer)
+    state = master_weights(trainer)
     if not trainer.args.should_save:
         return
     trainer._save(str(folder), state_dict=state)
     write_dtype(folder, torch.float32)  # the model in memory says 16 bits
 
 
-def _gather(trainer: Any) -> dict[str, torch.Tensor]:
+def has_master_weights(trainer: Any) -> bool:
+    """Whether the weights that are computed with are copies of others, in float32."""
+    return trainer.is_deepspeed_enabled and (trainer.args.bf16 or trainer.args.fp16)
+
+
+def master_weights(trainer: Any) -> dict[str, torch.Tensor]:
     """From name to float32 weight; of every process but the first an empty one, as all give their pieces."""
     from deepspeed.utils import safe_get_full_fp32_param
 

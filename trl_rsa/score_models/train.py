@@ -131,6 +131,11 @@ def check_training(arguments: ScoreModelArguments, training_args: RewardConfig, 
         raise ValueError(
             "You set resume_from_checkpoint with a normalizer, but its statistics are not in a checkpoint. Start anew."
         )
+    if training_args.push_to_hub and getattr(training_args, "deepspeed_plugin", None) is not None:
+        raise ValueError(
+            "You set push_to_hub with DeepSpeed, but the trainer would push its weights in 16 bits over those that "
+            "are saved. Remove it, and upload the folder afterwards (`hf upload`)."
+        )
     if peft_config is not None and arguments.freeze_backbone:
         raise ValueError("You set freeze_backbone and use_peft, but adapters would not be trained. Set one of them.")
     # The dataset is tokenized already, and has columns that the model does not take.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trl_rsa.score_models.master import save_master_weights
+from trl_rsa.score_models.master import has_master_weights, master_weights, save_master_weights
 
 
 def save_whole(trainer: Any, folder: Path) -> None:
@@ -25,8 +25,11 @@ def save_whole(trainer: Any, folder: Path) -> None:
     if not hasattr(model, "merge_and_unload"):
         save_master_weights(trainer, folder)
         return
-    if _is_sharded(trainer):
-        merged = _merge_pieces(trainer, model)
+    if has_master_weights(trainer):
+        merged = _merge(trainer, model, master_weights(trainer), torch.float32)
+    elif _is_sharded(trainer):
+        engine = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+        merged = _merge(trainer, model, trainer.accelerator.get_state_dict(engine), model.get_base_model().dtype)
     else:
         merged = model.merge_and_unload()
     if trainer.accelerator.is_main_process:
@@ -40,12 +43,11 @@ def _is_sharded(trainer: Any) -> bool:
     return trainer.is_fsdp_enabled
 
 
-def _merge_pieces(trainer: Any, model: Any) -> Any:
-    """Merges on the first process, in its memory: no process has weights to merge adapters into. None on others."""
+def _merge(trainer: Any, model: Any, state: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Merges on the first process, in its memory, what all have given: no process has the weights to merge adapters
+    into. None on others."""
     from peft import get_peft_model
 
-    engine = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    state = trainer.accelerator.get_state_dict(engine)  # all processes give their pieces
     if not trainer.accelerator.is_main_process:
         return None
     base = model.get_base_model()
@@ -55,7 +57,7 @@ def _merge_pieces(trainer: Any, model: Any) -> Any:
             empty.score.bias = torch.nn.Parameter(torch.zeros(empty.score.out_features))
         whole = get_peft_model(empty, deepcopy(model.peft_config["default"])).float()
     whole.load_state_dict(state)
-    return whole.merge_and_unload().to(base.dtype)
+    return whole.merge_and_unload().to(dtype)
 
 
 @contextmanager
