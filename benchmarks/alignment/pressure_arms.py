@@ -15,7 +15,8 @@ steps whatever the pairs.
 * On the tuning seed every arm runs in the base shape, and α = 0 in every shape: all of them in all would take a day.
   Among those whose mean reward over the worlds is at most `SLACK` below that of α = 0 in the base shape, the
   `CANDIDATES` with the least mean of the four tails run on ten fresh seeds, beside α = 0 in the base shape: arms and
-  shapes are cut, not seeds.
+  shapes are cut, not seeds. There were to be three. With the second and the third, rungs of 6,144 pairs, the fresh
+  seeds would take a day; they were cut when the first had four of its 40 fresh runs and they had none.
 * The rule: a default changes only if reward at the budget is not lower and at least two of the four tails win, by
   paired t-tests over worlds × seeds with Holm over the five primaries.
 """
@@ -34,7 +35,7 @@ FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 BUDGET_SHARE = 0.4
 REFUSING = -2.0
 BOUNDS = (-2.0, 12.0)
-CANDIDATES = 3
+CANDIDATES = 1
 SLACK = 0.05
 PRIMARIES = ("reward", "heat", "halfway", "benign_sft", "beginning")
 

@@ -31,6 +31,9 @@ NAMES = {
 NOT_RUN = """Not run: this part needs about five hours on two cores, which have not been spent. What is above holds for
 tabular policies, one prompt and true costs; whether it carries over to a trained model is open."""
 
+CUT = """Three candidates were planned. The second and the third by the
+tuning seed, rungs of 6,144 pairs, were cut for time before they had a fresh run: arms are cut, not seeds."""
+
 
 def neural_part(rows: Sequence[Row]) -> str:
     """The whole section: what the tuning seed says, and what the fresh seeds decide."""
@@ -90,7 +93,7 @@ def _fresh(rows: Sequence[Row], chosen: Sequence[tuple[Arm, Shape]]) -> str:
     return f"""**The fresh seeds.** Differences to {ALPHA_ZERO.name} with {BASE.name}, over worlds × seeds
 ({asked} in all). **Bold**: it stands at 5 % after Holm over the five (of one arm: not over the arms); in brackets: p
 of a paired t-test. For a tail less is safer. The rule: reward is not lower (by more than {SLACK:g}, or for
-certain), and at least two of the four tails are.
+certain), and at least two of the four tails are. {CUT}
 
 {table(heads, lines)}
 
