@@ -12,6 +12,7 @@ from trl_rsa.ladder.feasibility import (
     bound_at_best,
     bound_within_the_budget,
     describe_prompts,
+    describe_train_prompts,
     least_prompts,
     too_few_prompts,
 )
@@ -109,3 +110,8 @@ def test_with_an_audit_the_labels_count():
     assert describe_prompts(enough, "certify", 2000).startswith("1900 labels on 2000 certify prompts: the bound is ")
     betting = make(**scale, audit=AuditSettings(labeller=len, labels=60, bound="betting"))
     assert "60 labels on 2000 decide prompts are too few" in too_few_prompts(betting, "decide", 2000)
+
+
+def test_few_train_prompts_are_told_what_more_were_good_for():
+    assert describe_train_prompts(100).startswith("100 train prompts. Rungs of 768 instead of 192 made models")
+    assert describe_train_prompts(768) is None

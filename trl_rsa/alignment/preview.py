@@ -9,7 +9,7 @@ from trl_rsa.alignment.manifest import Manifest
 from trl_rsa.alignment.plan import Plan, Stage, stage_of
 from trl_rsa.alignment.prepare import check_data, check_room, make_ladder, model_settings, prepare_stage
 from trl_rsa.ladder.climb import Ladder
-from trl_rsa.ladder.feasibility import describe_prompts
+from trl_rsa.ladder.feasibility import describe_prompts, describe_train_prompts
 from trl_rsa.ladder.placement import place_budgets
 from trl_rsa.sampling.policies import load_tokenizer, refuse_score_model
 from trl_rsa.storage.files import check_writable
@@ -170,11 +170,12 @@ def _describe_lengths(ready: ReadyStage, processing_class: PreTrainedTokenizerBa
 
 
 def _describe_prompt_sets(ladder: Ladder) -> list[str]:
-    """What the decide and certify prompts of each constraint can show at best; of too few the ladder itself warns."""
-    among = len(ladder.names)
-    return [
-        f"[ladder] {name}: {sentence}"
-        for name, constraint in ladder.by_name.items()
-        for split in ("decide", "certify")
-        if (sentence := describe_prompts(constraint, split, len(ladder.prompts_of(name)[split]), among))
-    ]
+    """What the decide and certify prompts of each constraint can show at best (of too few the ladder itself warns),
+    and what more train prompts would be good for."""
+    among, lines = len(ladder.names), []
+    for name, constraint in ladder.by_name.items():
+        sets = ladder.prompts_of(name)
+        shown = [describe_prompts(constraint, split, len(sets[split]), among) for split in ("decide", "certify")]
+        shown.append(describe_train_prompts(len(sets["train"])))
+        lines += [f"[ladder] {name}: {sentence}" for sentence in shown if sentence]
+    return lines

@@ -108,6 +108,21 @@ def too_few_prompts(constraint: RiskConstraint, split: str, n: int, among: int =
     )
 
 
+# Rungs of so many prompts, at four responses each, were compared with rungs of a quarter of them: PRESSURE.md.
+MANY_TRAIN_PROMPTS = 768
+
+
+def describe_train_prompts(n: int) -> str | None:
+    """What more train prompts than `n` are good for, by the pressure track; None where there are as many as there."""
+    if n >= MANY_TRAIN_PROMPTS:
+        return None
+    return (
+        f"{n} train prompts. Rungs of {MANY_TRAIN_PROMPTS} instead of {MANY_TRAIN_PROMPTS // 4} made models that were "
+        "safer when pushed (sampled hotter, half-way back, made to begin badly) at the same reward, for four times "
+        "the scored responses: benchmarks/alignment/PRESSURE.md"
+    )
+
+
 def describe_prompts(constraint: RiskConstraint, split: str, n: int, among: int = 1) -> str | None:
     """What `n` prompts can show; None where they are too few ([`too_few_prompts`]), or nothing limits the bound."""
     at_best = _at_best(constraint, split, n, among)
