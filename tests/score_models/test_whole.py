@@ -20,7 +20,7 @@ def test_merged_from_its_state(tiny_model_path, bias):
         base.score.bias = torch.nn.Parameter(torch.ones(1))
     lora = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["score"], init_lora_weights=False)
     model = get_peft_model(base, lora)
-    trainer = SimpleNamespace(is_deepspeed_enabled=False, accelerator=SimpleNamespace(is_main_process=True))
+    trainer = SimpleNamespace(args=None, accelerator=SimpleNamespace(is_main_process=True))
     found = _merge(trainer, model, deepcopy(model.state_dict()), torch.float32).state_dict()
     expected = model.merge_and_unload().state_dict()
     assert found.keys() == expected.keys() and ("score.bias" in found) is bias

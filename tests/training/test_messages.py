@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter, OrderedDict, defaultdict
 
 import pytest
 import torch
@@ -31,6 +32,35 @@ def there_and_back(value):
 def test_a_value_comes_back_as_it_was(value):
     back = there_and_back(value)
     assert type(back) is type(value) and back == value
+
+
+class Rows(list):
+    """A list of a class of its own."""
+
+
+class Words(str):
+    """A text of a class of its own."""
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (OrderedDict(b=1, a=[OrderedDict(c=2)]), {"b": 1, "a": [{"c": 2}]}),
+        (Counter({3: 2}), {3: 2}),
+        (defaultdict(list, a=[1]), {"a": [1]}),
+        (Rows([1, Rows([2])]), [1, [2]]),
+    ],
+    ids=["ordered", "counter", "default", "list"],
+)
+def test_a_list_or_dict_of_another_class_keeps_its_content(value, plain):
+    back = there_and_back({"value": value})["value"]
+    assert type(back) is type(plain) and back == plain and list(back) == list(plain)
+
+
+@pytest.mark.parametrize("value", [Words("a"), torch.nn.Parameter(torch.ones(1))], ids=["text", "parameter"])
+def test_what_would_lose_its_content_is_refused(value):
+    with pytest.raises(ValueError, match="whose content is not in its attributes: it cannot be sent"):
+        encode(value)
 
 
 def test_a_tensor_comes_back():

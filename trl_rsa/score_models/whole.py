@@ -51,7 +51,7 @@ def _merge(trainer: Any, model: Any, state: dict[str, Any], dtype: torch.dtype) 
     if not trainer.accelerator.is_main_process:
         return None
     base = model.get_base_model()
-    with _one_process_alone(trainer), torch.device("cpu"):
+    with undivided(trainer.args), torch.device("cpu"):
         empty = type(base)(base.config)
         if any(name.endswith("score.original_module.bias") for name in state):  # Safe RLHF's head has one
             empty.score.bias = torch.nn.Parameter(torch.zeros(empty.score.out_features))
@@ -61,9 +61,12 @@ def _merge(trainer: Any, model: Any, state: dict[str, Any], dtype: torch.dtype) 
 
 
 @contextmanager
-def _one_process_alone(trainer: Any) -> Iterator[None]:
-    """Under ZeRO-3 transformers divides every model that is made: the first process would wait for the others."""
-    if not trainer.is_deepspeed_enabled:
+def undivided(arguments: Any) -> Iterator[None]:
+    """Under ZeRO-3 transformers divides every model that is made, once the training arguments are there. Not here: a
+    model that no engine wraps could not be used, and one that a single process makes would wait for the others.
+    """
+    plugin = getattr(arguments, "deepspeed_plugin", None)
+    if plugin is None:
         yield
         return
     from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -72,4 +75,4 @@ def _one_process_alone(trainer: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
+        set_hf_deepspeed_config(plugin.hf_ds_config)

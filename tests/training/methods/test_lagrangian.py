@@ -12,6 +12,7 @@ from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.methods.dual_ascent import DualAscent
 from trl_rsa.training.methods.lagrangian import CostPenalty, DualAscentCallback, KnownScores
 from trl_rsa.training.methods.terms import CostTerm, RewardTerm
+from trl_rsa.training.methods.together import Together
 
 
 def cost(prompts, completions, **kwargs):
@@ -51,6 +52,25 @@ def test_a_scorer_that_scores_nothing_stops_the_training():
     assert known.__name__ == known.scorer.name and known(["p"] * 2, ["aa", "?"]) == [2.0, None]
     with pytest.raises(ValueError, match=r"You train with the cost .*, but it gave no score for any of 2 responses: "):
         known(["p"] * 2, ["?", "?"])
+
+
+def test_a_response_without_a_cost_does_not_escape_its_penalty():
+    """TRL would take the cost that is missing for 0, and the response for the best of its prompt."""
+    penalty, _ = make()
+    asked, logged = [], {}
+
+    def reward(prompts, completions, **columns):
+        asked.append(completions)
+        return [10.0 for _ in completions]
+
+    rewarded, penalised = Together([reward, penalty]).functions
+    assert (rewarded.__name__, penalised.__name__) == ("reward", "-λ·long")
+    for batch in (["aa", "?"], ["a", "aaa"]):
+        columns = {"prompts": ["p"] * 2, "completions": batch, "log_metric": logged.__setitem__}
+        last = rewarded(**columns), penalised(**columns)
+        if batch == ["aa", "?"]:
+            assert last == ([10.0, None], [-2.0, None]) and logged == {"rewards/not_scored": 0.5}
+    assert last == ([10.0, 10.0], [-1.0, -3.0]) and len(asked) == 2 and penalty.costs == [2.0, 1.0, 3.0]
 
 
 def test_a_scorer_that_raises_is_named():

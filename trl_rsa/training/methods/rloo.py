@@ -6,10 +6,14 @@ advantage per response, and the objective is not divided by 1 + λ, so that at a
 π_ref·exp((R − λC)/β), that of the ladder.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from trl_rsa.score_models.whole import undivided
 from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
 from trl_rsa.training.methods.terms import CostTerm, RewardTerm
+from trl_rsa.training.methods.together import Together
 
 
 _find = find_in_trl("rloo", "RLOO")
@@ -20,16 +24,18 @@ def _make_trainer(parts: StageParts) -> Any:
 
     rewards: list[RewardTerm] = parts.options["rewards"]
     costs: list[CostTerm] = parts.options["costs"]
-    scorers = [KnownScores(one.load()) for one in rewards]
-    penalties = [CostPenalty(one.name, KnownScores(one.load()), one.dual_ascent()) for one in costs]
+    with undivided(parts.config):
+        scorers = [KnownScores(one.load()) for one in rewards]
+        penalties = [CostPenalty(one.name, KnownScores(one.load()), one.dual_ascent()) for one in costs]
     parts.config.reward_weights = [*(one.weight for one in rewards), *(1.0 for _ in costs)]
     callback = DualAscentCallback(penalties)
     # The trainer loads the reference itself, from the folder that the policy says it comes from; of an adapter that
     # came with the model it makes a frozen copy.
-    anchor = parts.models.anchor_at(parts.start, with_reference=False)
+    anchor = parts.models.anchor_at(_folder_of(parts.start, parts.models.init_kwargs), with_reference=False)
+    parts.config.trust_remote_code = bool(parts.models.init_kwargs.get("trust_remote_code"))
     trainer = _find()[1](
         model=anchor.model,
-        reward_funcs=[*scorers, *penalties],
+        reward_funcs=Together([*scorers, *penalties]).functions,
         args=parts.config,
         train_dataset=parts.train_dataset,
         eval_dataset=parts.eval_dataset,
@@ -41,6 +47,16 @@ def _make_trainer(parts: StageParts) -> Any:
     for penalty in penalties:
         penalty.trainer = trainer
     return trainer
+
+
+def _folder_of(start: str, init_kwargs: Mapping[str, Any]) -> str:
+    """Where a revision of a model on the Hub lies: by name, the trainer would take the newest one as reference."""
+    revision = init_kwargs.get("revision")
+    if revision is None or Path(start).is_dir():
+        return start
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(start, revision=revision, token=init_kwargs.get("token"))
 
 
 def _check(title: str, config: Any, options: dict[str, Any]) -> None:
@@ -58,7 +74,7 @@ def _check(title: str, config: Any, options: dict[str, Any]) -> None:
     every = config.steps_per_generation * config.num_iterations
     steps = every // config.gradient_accumulation_steps
     is_whole = every % config.gradient_accumulation_steps == 0
-    saved = {"steps": config.save_steps, "epoch": None}.get(getattr(config.save_strategy, "value", ""), 0)
+    saved = {"steps": config.save_steps, "no": 0}.get(getattr(config.save_strategy, "value", ""))
     if steps <= 1 and is_whole:
         return
     if saved == 0 or (is_whole and saved is not None and saved >= 1 and saved % steps == 0):
