@@ -116,3 +116,20 @@ def test_rows_of_a_file_that_are_no_prompts_are_told(tmp_path):
     (said,) = constraint.left_out()
     assert said.startswith(f"3 prompts from {path}, left out: ") and "1 × prompt seen before" in said
     assert RiskConstraint(len, ["a", "a", "b"], budget=0.0, bounds=(-1.0, 1.0)).left_out() == []
+
+
+def test_train_prompts_that_two_constraints_share_in_part():
+    """Half of the shared prompts' pairs would carry the costs of the one, half those of the other."""
+    sets = {"train": ["a", "b", "c"], "decide": ["d"], "certify": ["e"]}
+    both = make(prompts=sets), make(name="honest", prompts=sets)
+    assert prompt_groups(both, seed=0)["train"][0].names == ("cost", "honest")
+    for train in (["a", "b"], ["b", "a", "c"]):
+        with pytest.raises(
+            ValueError, match=r"'cost' and 'honest' train prompts of which \d are the same, but"
+        ):
+            prompt_groups([both[0], make(name="honest", prompts=sets | {"train": train})], seed=0)
+
+
+def test_prompts_under_another_name():
+    with pytest.raises(ValueError, match="prompts with the columns question, but none of these is called prompt"):
+        prompt_groups([make(prompts=[{"question": "a"}, {"question": "b"}, {"question": "c"}])], seed=0)

@@ -144,6 +144,8 @@ class RiskConstraint:
             )
         if self.human_options and self.human_pairs is None:
             raise ValueError("You set human_options, but no human_pairs that they could be for. Set human_pairs.")
+        if isinstance(self.audit, Mapping):
+            self.audit = AuditSettings(**self.audit)
         if self.audit is not None:
             self.audit.check_bounds(self.bounds)
             check_labeller(self.audit.labeller, self.audit.scale, self.audit.labeller_options)
@@ -287,7 +289,13 @@ def check_names(constraints: Sequence[RiskConstraint]) -> None:
 
 
 def _prompts_of(found: PromptSet | None) -> list[Any]:
-    return [] if found is None else [row["prompt"] for row in found.rows]
+    rows = [] if found is None else found.rows
+    if nameless := next((row for row in rows if "prompt" not in row), None):
+        raise ValueError(
+            f"You gave prompts with the columns {', '.join(map(str, nameless))}, but none of these is called prompt. "
+            "Rename the one that holds the prompts."
+        )
+    return [row["prompt"] for row in rows]
 
 
 def _read(prompts: Any) -> PromptSet:

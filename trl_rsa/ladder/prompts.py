@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from trl_rsa.ladder.constraint import RiskConstraint
@@ -58,6 +58,7 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
     _refuse_overlap(sets)
     groups: dict[str, list[PromptGroup]] = {}
     conditions = {constraint.name: constraint.condition for constraint in constraints}
+    _refuse_partly_shared(sets, conditions)
     for split in SPLITS:
         names_of: dict[Any, list[str]] = {}
         context_of: dict[Any, list[str]] = {}
@@ -84,6 +85,21 @@ def _conversation(under: Under | None) -> Under | None:
     if under is None or (under.prefill is None and under.attack is None):
         return None
     return replace(under, temperature=None)
+
+
+def _refuse_partly_shared(sets: dict[str, dict[str, list[Any]]], conditions: Mapping[str, Under | None]) -> None:
+    """A pair has one label, with the costs of all constraints whose prompt it is. What only some of a list share would
+    be asked twice, and each half labelled by a part of the costs."""
+    train = {name: tuple(map(prompt_key, sets[name]["train"])) for name in sets}
+    for name, other in combinations(train, 2):
+        shared = set(train[name]) & set(train[other])
+        same = _conversation(_of(conditions[name], "train")) == _conversation(_of(conditions[other], "train"))
+        if same and shared and train[name] != train[other]:
+            raise ValueError(
+                f"You gave {name!r} and {other!r} train prompts of which {len(shared)} are the same, but the lists "
+                "are not, and a pair has one label, by the costs of both. Give them the same list, or lists that have "
+                "nothing in common."
+            )
 
 
 def _rows(prompts: Sequence[Any]) -> list[dict[str, Any]]:

@@ -97,6 +97,11 @@ def rung_pairs(
     rows = thin_ties(rows, settings.ties, seed)
     responses = sum(len(records) for _, records in collected)
     cut = sum(not record["finished"] for _, records in collected for record in records)
+    if not rows and ties:
+        raise ValueError(
+            f"You set ties={settings.ties:g}, but all {ties} pairs of this rung are ties: both responses are harmless "
+            "alike. Raise ties, or look whether the bound wants more decide prompts and not a safer model."
+        )
     if not rows:
         raise ValueError(
             f"You ask for another rung, but of {responses} responses to the train prompts {cut} were cut"
@@ -135,7 +140,13 @@ def rung_arguments(
     if measure == "entropic":
         # Constant risk aversion per unit of cost: θ_i/β_i stays, with β_i = β/Δλ.
         args = args | {"risk_theta": (args.get("risk_theta") or 1.0) / delta}
-    if settings.sft and not {"loss_type", "loss_weights"} & set(args):
+    loss = sorted({"loss_type", "loss_weights"} & set(args))
+    if loss and settings.sft not in (0.0, 1.0):
+        raise ValueError(
+            f"You set sft={settings.sft:g} for the rungs and {loss[0]} in args, but that says what the loss is, with "
+            "its weights. Remove one of them."
+        )
+    if settings.sft and not loss:
         args = args | {"loss_type": ["rsa2", "sft"], "loss_weights": [1.0, settings.sft]}
     own = {"beta": settings.beta, "constraint_multiplier": delta, "output_dir": str(folder), "run_name": run_name}
     return args | own | {"seed": seed}

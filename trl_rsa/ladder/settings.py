@@ -97,6 +97,20 @@ class RungSettings:
             raise ValueError(
                 f"You set ties={self.ties!r}, but it is the share of tied pairs that is kept. Set 0 to 1."
             )
+        if self.ties < 1.0 and not self.soft:
+            raise ValueError(
+                f"You set ties={self.ties:g} and soft=False, but a drawn label does not show that a pair was a tie. "
+                "Set soft=True, or leave ties out."
+            )
+        most = self.pairs_per_prompt
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise ValueError(f"You set pairs_per_prompt={most!r}, but it is a number of pairs. Set 1 or more.")
+        self._refuse_fixed_theta()
+        if own := {"draws", "seed"} & set(self.sampling):
+            raise ValueError(
+                f"You set {min(own)!r} in sampling, but the ladder has one of its own. Set draws beside it, or the "
+                "seed of the plan."
+            )
         if not 0.0 <= self.sft < float("inf"):
             raise ValueError(f"You set sft={self.sft!r}, but it is the weight of a loss. Set 0 or more.")
         for name in self.draws:
@@ -113,6 +127,18 @@ class RungSettings:
         for split in SPLITS:
             self.sampling_of(split, seed=0)
         self.scheduler(budget=0.0, margin=1.0)
+
+    def _refuse_fixed_theta(self) -> None:
+        if self.risk_measure is None or isinstance(self.risk_measure, str):
+            return
+        from trl_rsa.risk import Entropic
+
+        if isinstance(self.risk_measure, Entropic):
+            raise ValueError(
+                f"You set risk_measure={self.risk_measure!r}, but the θ of a rung is divided by its Δλ, so that risk "
+                "aversion stays the same per unit of cost. Set risk_measure='entropic' and args={'risk_theta': "
+                f"{self.risk_measure.theta:g}}}."
+            )
 
     def sampling_of(self, split: str, seed: int) -> Sampling:
         """How the prompts of a set are answered."""
