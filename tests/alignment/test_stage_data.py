@@ -117,6 +117,31 @@ def test_a_stage_does_not_evaluate_on_the_rows_that_it_trains_on(method, make, t
     assert "3 held out" in line
 
 
+def hold_out_of_a_cost(held_out, prompts, tokenizer, folder):
+    stage = Stage("harm", pku(*prompts), method="cost", held_out=held_out)
+    return load_stage_data(Plan([stage], "m", str(folder)), stage, tokenizer)
+
+
+def test_a_number_of_rows_held_out_of_a_cost_stage(tiny_tokenizer, tmp_path):
+    """At most so many, whole prompts, and fewer by less than the rows of one prompt: 3 of 20 without repetitions."""
+    rows = hold_out_of_a_cost(3, [f"the {i}" for i in range(20)], tiny_tokenizer, tmp_path)
+    assert (len(rows.train), len(rows.held_out), rows.data["held_out_pairs"]) == (17, 3, 3)
+    rows = hold_out_of_a_cost(3, [f"the {i // 2}" for i in range(20)], tiny_tokenizer, tmp_path)
+    assert (len(rows.train), len(rows.held_out)) == (18, 2)
+
+
+@pytest.mark.parametrize("held_out", [4, 100])
+def test_a_cost_stage_of_which_all_rows_would_be_held_out(held_out, tiny_tokenizer, tmp_path):
+    sentence = f"You set held_out={held_out} for the cost stage 'harm', but of its 4 rows with 4 different prompts"
+    with pytest.raises(ValueError, match=sentence):
+        hold_out_of_a_cost(held_out, "abcd", tiny_tokenizer, tmp_path)
+
+
+def test_a_share_of_a_single_prompt_is_none(tiny_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"You set held_out=0\.5 for the cost stage 'harm', but of its 2 rows with"):
+        hold_out_of_a_cost(0.5, "aa", tiny_tokenizer, tmp_path)
+
+
 def test_rows_of_the_eval_data_that_are_skipped_are_said(tiny_model_path, tmp_path):
     stage = Stage("one", pairs(*"ab"), eval_dataset=pairs("c", "d", " "), dataset_options=CHAT)
     first, second = lines_of(stage, tiny_model_path, tmp_path / "out")

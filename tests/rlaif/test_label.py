@@ -10,6 +10,7 @@ from trl_rsa.rlaif.constitution import Constitution
 from trl_rsa.rlaif.label import CHUNK, label
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.preview import preview
+from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.scoring import ChatEndpoint
 
 
@@ -226,6 +227,37 @@ def test_a_dry_run_asks_nothing(chat_server, make, tmp_path):
     assert "they cost at most" in text
 
 
+def test_rows_that_say_the_same_are_asked_for_once(chat_server, make, pairs, tmp_path):
+    """Each is written all the same. The first start asks for all, the next for none."""
+    row, other = pairs.read_text().splitlines()[:2]
+    pairs.write_text("\n".join([row, other, *[row] * 20]) + "\n")
+    server, said = chat_server(by_the_principle), []
+    for _ in range(2):
+        assert label(make(server), log=said.append)["counts"] == {"rows": 22, "written": 22, "decided": 22}
+        assert len(read(tmp_path / "out.jsonl.lines.jsonl")) == 2 and len(server.requests) == 4
+    assert [line for line in said if "already" in line] == ["22 of 22 rows are labelled already"]
+    assert not any("none of the" in line for line in said)
+
+
+@pytest.mark.parametrize("method", ["compare", "revise"])
+def test_what_a_dry_run_says_it_costs_holds_the_principle(method, chat_server, make, tmp_path):
+    """One row, and a principle of 50,000 bytes, is two requests of as many tokens at most, and a little more."""
+    text, lines = "x" * 50_000, []
+    (tmp_path / "long.yaml").write_text(f"principles: [{{compare: {text}, critique: {text}, revise: short}}]")
+    labelling = make(chat_server(by_the_principle), limit=1, options={"prompt_price": 20.0})
+    labelling.constitution, labelling.method = Constitution.from_yaml(tmp_path / "long.yaml"), method
+    labelling.__post_init__()
+    preview(labelling, log=lines.append)
+    (said,) = (line for line in lines if line.startswith("they cost at most"))
+    assert 2.0 <= float(said.split()[-1]) < 2.5
+
+
+def test_a_dry_run_knows_the_other_name_of_max_tokens(chat_server, make):
+    lines, options = [], {"extra_body": {"max_completion_tokens": 9000}, "max_tokens": 8}
+    preview(make(chat_server(by_the_principle), options=options), log=lines.append)
+    assert any(line.endswith("a reply of at most 9000 tokens") for line in lines)
+
+
 # Critique and revision
 
 
@@ -330,6 +362,21 @@ def test_a_revision_that_was_cut_is_none(chat_server, tmp_path):
     assert sum("was cut at max_tokens" in (reason or "") for reason in reasons) == 20
 
 
+def test_a_revision_that_is_empty_is_not_asked_for_again(chat_server, tmp_path):
+    """A first start with nothing but such rows ends well, and so does the second."""
+    (tmp_path / "c.yaml").write_text("principles: [{critique: Criticise it., revise: Rewrite it.}]")
+    rows = [{"prompt": f"p {i}", "response": "a bad one"} for i in range(CHUNK + 1)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = chat_server(lambda body: " ")
+    own, out, said = Constitution.from_yaml(tmp_path / "c.yaml"), tmp_path / "revised.jsonl", []
+    for _ in range(2):
+        chat = ChatEndpoint(server.url, "m", cache_dir=False, max_retries=0)
+        report = label(Labelling(str(tmp_path / "p.jsonl"), own, chat, out, method="revise"), log=said.append)
+        assert report["counts"] == {"rows": CHUNK + 1, "written": 0, "without a reply": CHUNK + 1}
+    assert len(server.requests) == CHUNK + 1
+    assert said[-1].startswith("rows without a reply are not asked for again")
+
+
 # A local model
 
 
@@ -344,6 +391,36 @@ def test_a_model_of_this_machine(save_tiny_llama, constitution, pairs, tmp_path)
     assert sum("does not fit" in reason for reason in reasons) == 1
     assert sum("has no verdict" in reason or "empty" in reason or "was cut" in reason for reason in reasons) == 40
     assert any("was cut at max_tokens" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("first", ["a " * 500, [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]])
+def test_rows_that_a_local_model_cannot_be_asked(first, save_tiny_llama, tmp_path):
+    """A chunk of such rows does not end a revision: those after it are asked."""
+    model = save_tiny_llama(max_position_embeddings=400)
+    tokenizer = load_tokenizer(model)
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    tokenizer.chat_template = refuse + tokenizer.chat_template
+    tokenizer.save_pretrained(model)
+    (tmp_path / "c.yaml").write_text("principles: [{critique: the cat, revise: the dog}]")
+    rows = [{"prompt": first, "response": f"x {i}"} for i in range(CHUNK)]
+    rows.append({"prompt": "the cat" if isinstance(first, str) else first[1:], "response": "a dog"})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own, out = Constitution.from_yaml(tmp_path / "c.yaml"), tmp_path / "revised.jsonl"
+    for _ in range(2):
+        labelling = Labelling(
+            str(tmp_path / "p.jsonl"), own, model, out, method="revise", options={"max_tokens": 4, "batch_size": 4}
+        )
+        counts = label(labelling, log=lambda line: None)["counts"]
+        assert counts["without a reply"] >= CHUNK and "not labelled yet" not in counts
+    reasons = [line["reason"] for line in read(tmp_path / "revised.jsonl.lines.jsonl")]
+    why = "does not fit" if isinstance(first, str) else "does not take the turns system, user, assistant, user (no sys"
+    assert len(reasons) == CHUNK + 1 and sum(why in (reason or "") for reason in reasons) == CHUNK
+
+
+def test_a_local_model_takes_no_fields_of_a_request(constitution, pairs, tmp_path):
+    """It would not see them. Found before the model is loaded: also by the dry run."""
+    with pytest.raises(ValueError, match="option 'extra_body', but some/model is a model in this process"):
+        Labelling(str(pairs), constitution, "some/model", tmp_path / "o.jsonl", options={"extra_body": {"seed": 1}})
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from trl_rsa.alignment.plan import Plan, Stage, args_of
 from trl_rsa.alignment.stage_rows import StageRows, check_eval_data, eval_options
 from trl_rsa.data import DataReport, fingerprint
 from trl_rsa.data.judged import JudgedData, JudgedRow, count_judgements, load_judged
+from trl_rsa.data.split import split_by_prompt
 from trl_rsa.data.templates import untemplated_key
 from trl_rsa.score_models.encoding import Encoder, encode
-from trl_rsa.score_models.rows import hold_out
+from trl_rsa.score_models.rows import hold_out, prompts_of
+from trl_rsa.storage.digests import prompt_key
 
 
 def cost_template(processing_class: PreTrainedTokenizerBase) -> str:
@@ -41,8 +43,7 @@ def load_judged_data(plan: Plan, stage: Stage, processing_class: PreTrainedToken
             "0. Give rows with them, or use the method 'reward' for a score without a zero."
         )
     if stage.held_out:
-        share = stage.held_out if stage.held_out < 1 else stage.held_out / len(rows)
-        rows, held_out = hold_out(rows, share, plan.seed)
+        rows, held_out = _split(rows, stage, plan.seed)
     train, report = _encoded(rows, loaded, encoder, plan.seed, preferred_by)
     data: StageData = {"train": report.to_dict()}
     trained, warnings, held = _keys(rows, processing_class), list[str](), None
@@ -55,6 +56,24 @@ def load_judged_data(plan: Plan, stage: Stage, processing_class: PreTrainedToken
         held, _ = _encoded(held_out, loaded, encoder, plan.seed, preferred_by)
         data["held_out_pairs"] = len(held)
     return StageRows(train, held, data, trained, warnings)
+
+
+def _split(rows: list[JudgedRow], stage: Stage, seed: int) -> tuple[list[JudgedRow], list[JudgedRow]]:
+    """Train and held out, whole prompts at a time: a share of the prompts, or at most a number of the rows."""
+    train, held_out = rows, list[JudgedRow]()
+    if stage.held_out < 1:
+        train, held_out = hold_out(rows, stage.held_out, seed)
+    elif stage.held_out < len(rows):
+        places = Dataset.from_dict({"prompt": [prompt_key(row.prompt) for row in rows], "place": range(len(rows))})
+        kept, taken = split_by_prompt(places, stage.held_out, seed)
+        train, held_out = [rows[i] for i in kept["place"]], [rows[i] for i in taken["place"]]
+    if not train or not held_out:
+        raise ValueError(
+            f"You set held_out={stage.held_out} for the cost stage {stage.name!r}, but of its {len(rows)} rows with "
+            f"{len(prompts_of(rows))} different prompts this cannot leave some to train on and some held out. Set "
+            "another size, or give more prompts."
+        )
+    return train, held_out
 
 
 def _keys(rows: Iterable[JudgedRow], processing_class: PreTrainedTokenizerBase) -> frozenset[str]:

@@ -13,6 +13,10 @@ from trl_rsa.scoring.endpoint import CHAT, CUT, Call, ChatEndpoint, EndpointErro
 from trl_rsa.scoring.scorer import pick
 
 
+# Why a conversation cannot be put to a model at all.
+REFUSED = "the judge's chat template does not take the turns"
+
+
 class LocalChat:
     """
     Answers chat requests with a model in this process, in its own chat template.
@@ -43,7 +47,12 @@ class LocalChat:
         replies: list[str | EndpointError] = [EndpointError("the reply is empty")] * len(requests)
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
-            length = len(encode_prompt(self.tokenizer, request["messages"], "chat"))
+            try:
+                length = len(encode_prompt(self.tokenizer, request["messages"], "chat"))
+            except ValueError as error:
+                roles = ", ".join(str(turn["role"]) for turn in request["messages"])
+                replies[index] = EndpointError(f"{REFUSED} {roles} ({error.__cause__ or error})")
+                continue
             if self.longest is not None and length + (request.get("max_tokens") or 512) > self.longest:
                 replies[index] = EndpointError(f"the request does not fit: {length} tokens and a reply")
                 continue

@@ -8,11 +8,13 @@ label
 └── write_result                 result.py          rows for the trainer, and counts
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.rlaif.chat import REFUSED
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Unlabelled
 from trl_rsa.rlaif.result import FeedbackLine, FeedbackReport, check_output, lines_path, write_result
@@ -26,7 +28,8 @@ from trl_rsa.storage.locks import hold_file
 
 # Pairs between two lines on disk: all of them are asked at once.
 CHUNK = 16
-_FINAL = ("has no verdict", "does not fit", "the reply is empty", CUT)
+# Asked again, these rows would fare no better.
+_FINAL = ("has no verdict", "does not fit", "the reply is empty", REFUSED, CUT)
 
 
 def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackReport:
@@ -56,11 +59,15 @@ def label(labelling: Labelling, log: Callable[[str], None] = print) -> FeedbackR
         keys = [labelling.key(row, chat) for row in source.rows]
         done: dict[str, FeedbackLine] = {line["key"]: line for line in read_lines(path)}  # type: ignore[misc]
         early = _take_early(labelling, source.rows, keys, done, chat)
-        wanted = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in done))
-        if done and len(wanted) == len(keys):
+        first: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)  # rows that say the same are asked for once
+        wanted = [index for key, index in first.items() if key not in done]
+        known = sum(key in done for key in keys)
+        if done and not known:
             progress(f"none of the {len(done)} lines in {path} is of this labelling: every row is asked for")
-        if len(wanted) < len(keys):
-            progress(f"{len(keys) - len(wanted)} of {len(keys)} rows are labelled already")
+        if known:
+            progress(f"{known} of {len(keys)} rows are labelled already")
         if early:
             progress(
                 f"{early} of them by an earlier version, which wrote down the judge's name without its address. They "
@@ -104,10 +111,12 @@ def _ask(
 ) -> str | None:
     """Fills `done`. Returns why it stopped early, if it did."""
     ask = _compare if labelling.method == "compare" else _revise
-    with LineWriter(path) as writer, progress.counting("labelled", len(rows) - len(wanted), len(rows)) as advance:
+    alike = Counter(keys)
+    known = len(rows) - sum(alike[keys[index]] for index in wanted)
+    with LineWriter(path) as writer, progress.counting("labelled", known, len(rows)) as advance:
         for start in range(0, len(wanted), CHUNK):
             chunk = wanted[start : start + CHUNK]
-            unanswered = []
+            unanswered, answered = [], 0
             for index, line in zip(chunk, ask(labelling, chat, [rows[i] for i in chunk]), strict=True):
                 if isinstance(line, NoReply):
                     unanswered.append(line.reason)
@@ -115,7 +124,8 @@ def _ask(
                 line["key"] = keys[index]
                 writer.write(line)
                 done[keys[index]] = line
-            advance(len(chunk) - len(unanswered))
+                answered += alike[keys[index]]
+            advance(answered)
             capped = next((r for r in unanswered if "(max_requests)" in r or "(max_cost)" in r), None)
             if capped or len(unanswered) == len(chunk):
                 return capped or unanswered[0]
@@ -136,7 +146,7 @@ def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> lis
         )
         for i, comparison in zip(places, found, strict=True):
             # A judge that has answered without a verdict is not asked again; one that could not be reached is.
-            if comparison.reason is not None and not any(word in comparison.reason for word in _FINAL):
+            if comparison.reason is not None and not _is_final(comparison.reason):
                 lines[i] = NoReply(comparison.reason)
                 continue
             lines[i] = {
@@ -157,9 +167,9 @@ def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list
     for own, outcome in zip(principles, revise(chat, rows, principles, settings), strict=True):
         named = ", ".join(principle.name for principle in own)
         if isinstance(outcome, NoReply):
-            # Asked again with the same max_tokens, it would be cut again; the key of a line holds them.
-            cut = CUT in outcome.reason
-            lines.append({"key": "", "principle": named, "reason": outcome.reason} if cut else outcome)
+            # The key of a line holds max_tokens: with others it is asked again.
+            final = _is_final(outcome.reason)
+            lines.append({"key": "", "principle": named, "reason": outcome.reason} if final else outcome)
             continue
         same = outcome.revised.strip() == _plain(outcome.original)
         lines.append(
@@ -173,6 +183,10 @@ def _revise(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list
             }
         )
     return lines
+
+
+def _is_final(reason: str) -> bool:
+    return any(word in reason for word in _FINAL)
 
 
 def _judge_options(labelling: Labelling) -> dict[str, Any]:
@@ -191,6 +205,8 @@ def describe(report: FeedbackReport) -> list[str]:
         lines.append("most replies hold no verdict: raise the judge's max_tokens, or take a more capable judge")
     if counts.get("with a reply that was cut"):
         lines.append("replies were cut at max_tokens: raise the judge's max_tokens")
+    if counts.get("without a reply"):
+        lines.append("rows without a reply are not asked for again; the lines beside the output say why")
     agreement, first_place, with_data = (report.get(name) for name in ("agreement", "first_place", "with_data"))
     if isinstance(agreement, float):
         lines.append(f"both orders give the same verdict in {agreement:.0%} of the pairs")

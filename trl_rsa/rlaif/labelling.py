@@ -83,7 +83,14 @@ class Labelling:
         takes = [*keyword_only(ChatEndpoint if self._is_remote() else LocalChat), *keyword_only(PairwiseJudge)]
         if self.method == "revise":
             takes.remove("repeats")  # a revision is no verdict, of which there could be several
+        if not self._is_remote():
+            takes.remove("extra_body")
         for name in self.options:
+            if name == "extra_body" and not self._is_remote():
+                raise ValueError(
+                    f"You set the judge's option 'extra_body', but {getattr(self.judge, 'model', self.judge)} is a "
+                    "model in this process, to which no request is sent that could have further fields. Remove it."
+                )
             if name not in takes:
                 raise ValueError(
                     f"You set the judge's option {name!r}, but {self.method} takes {', '.join(takes)}. Remove it."
@@ -91,7 +98,7 @@ class Labelling:
         self.principles = self.constitution.for_task(self.method)
 
     def _is_remote(self) -> bool:
-        return not isinstance(self.judge, str) or "://" in self.judge
+        return "://" in self.judge if isinstance(self.judge, str) else not isinstance(self.judge, LocalChat)
 
     def read(self) -> Source:
         """The rows."""

@@ -1,7 +1,7 @@
 """preview(): what a labelling would ask, found before anybody is asked."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trl_rsa.rlaif.labelling import Labelling
@@ -46,12 +46,25 @@ def preview(labelling: Labelling, log: Callable[[str], None] = print) -> None:
 
 def _requests(labelling: Labelling, rows: Sequence[Unlabelled]) -> tuple[int, int, int]:
     """Requests, bytes of all prompts, and tokens of a reply, each at most."""
-    longest = int(labelling.options.get("max_tokens") or 512)
+    longest = _longest_reply(labelling.options)
     if labelling.method == "compare":
         each = 2 * int(labelling.options.get("repeats") or 1)
-        size = sum(len(str([row.prompt, row.first, row.second]).encode(errors="replace")) + 2000 for row in rows)
+        size = sum(_bytes(row.prompt, row.first, row.second, labelling.principle(row).compare) + 2000 for row in rows)
         return each * len(rows), each * size, longest
     each = 2 * labelling.rounds
     drawn = sum(row.first is None for row in rows)
-    size = sum(len(str([row.prompt, row.first]).encode(errors="replace")) + 2000 + 8 * longest for row in rows)
-    return each * len(rows) + drawn, (each + 1) * size, longest
+    size = sum(_bytes(row.prompt, row.first) + 2000 + 8 * longest for row in rows)
+    # Both requests of a round hold at most what its principle says.
+    drawn_principles = (labelling.principle(row, turn) for row in rows for turn in range(labelling.rounds))
+    said = sum(_bytes(principle.critique, principle.revise) for principle in drawn_principles)
+    return each * len(rows) + drawn, (each + 1) * size + 2 * said, longest
+
+
+def _bytes(*texts: Any) -> int:
+    return len(str(texts).encode(errors="replace"))
+
+
+def _longest_reply(options: Mapping[str, Any]) -> int:
+    """As [`PairwiseJudge`] asks for it."""
+    asked = {"max_tokens": options.get("max_tokens"), **(options.get("extra_body") or {})}
+    return int(asked.get("max_completion_tokens") or asked["max_tokens"] or 512)

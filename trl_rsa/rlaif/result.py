@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from trl_rsa.rlaif.labelling import Labelling
 from trl_rsa.rlaif.pairs import Source, Unlabelled
+from trl_rsa.scoring.endpoint import CUT
 from trl_rsa.storage.files import refuse_existing, replacing, write_json
 from trl_rsa.storage.provenance import now, versions
 
@@ -127,7 +128,9 @@ def _revised(row: Unlabelled, line: FeedbackLine | None, keep_ties: bool) -> tup
     if line is None:
         return None, "not labelled yet"
     if line["reason"] is not None:
-        return None, "not changed" if "revised" in line else "with a reply that was cut"
+        if "revised" in line:
+            return None, "not changed"
+        return None, "with a reply that was cut" if CUT in line["reason"] else "without a reply"
     original: Any = line["original"]
     revised: Any = line["revised"]
     if isinstance(original, str) and not isinstance(row.prompt, str):  # it was drawn: pairs are of one kind

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl import RewardTrainer
 
@@ -65,7 +66,7 @@ class ScoreModelTrainer(RewardTrainer):
         tokens, ends, outputs = self._logits(model, inputs["input_ids"], inputs["attention_mask"])
         if self.normalizer is not None:
             if model.training:
-                self.normalizer.update(self.accelerator.gather(ends.detach().flatten()))
+                self.normalizer.update(_of_all_processes(ends))
             tokens, ends = self.normalizer(tokens), self.normalizer(ends)
         weights, rows = inputs["head_weights"], inputs["rows"]  # [N, heads], a number
         losses = {
@@ -156,6 +157,11 @@ class ScoreModelTrainer(RewardTrainer):
 
     def _log(self, name: str, value: Tensor) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(float(value.detach()))
+
+
+def _of_all_processes(values: Tensor) -> Tensor:  # [...] -> [N]
+    """Gathered as objects: rows have one response or two, so that the processes have different numbers of them."""
+    return torch.tensor(gather_object(values.detach().flatten().tolist()), dtype=torch.float64)
 
 
 def _head(model: Any) -> Any:

@@ -1,8 +1,9 @@
 """Python values as JSON and back, to hand a request to another process without pickle.
 
-Numbers, texts, lists and mappings are themselves. Everything else is a mapping with one of the keys below: a tuple, a
-set, a dtype, a tensor, an enumeration's member, a function or class by `module:name`, or an object by its class and
-its attributes. Reading sets attributes and calls nothing but imports.
+Numbers, texts, lists and dicts are themselves; a list or dict of another class comes back as a plain one. Everything
+else is a mapping with one of the keys below: a tuple, a set, a dtype, a tensor, an enumeration's member, a function or
+class by `module:name`, or an object by its class and its attributes. Reading sets attributes and calls nothing but
+imports.
 """
 
 import enum
@@ -16,6 +17,9 @@ import torch
 TUPLE, SET, DTYPE, TENSOR, MEMBER, NAME, OBJECT, MAPPING = (
     *("$tuple", "$set", "$dtype", "$tensor", "$member", "$name", "$object", "$mapping"),
 )
+
+# Of a subclass of these the attributes alone would be an empty one.
+_CONTENT = (str, bytes, bytearray, int, float, complex, tuple, set, frozenset, torch.Tensor)
 
 
 def encode(value: Any, where: str = "the request") -> Any:
@@ -33,9 +37,9 @@ def encode(value: Any, where: str = "the request") -> Any:
         return {MEMBER: _name(type(value), where), "member": value.name}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, list) and type(value) is list:
+    if isinstance(value, list):
         return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if type(value) is dict:
+    if isinstance(value, dict):
         return _encode_mapping(value, where)
     if type(value) is tuple:
         return {TUPLE: [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]}
@@ -62,6 +66,8 @@ def _encode_mapping(value: Mapping[Any, Any], where: str) -> Any:
 
 
 def _encode_object(value: Any, where: str) -> Any:
+    if isinstance(value, _CONTENT):
+        raise _cannot(value, where, "whose content is not in its attributes")
     state = getattr(value, "__dict__", None)
     if not isinstance(state, dict) or hasattr(type(value), "__slots__"):
         raise _cannot(value, where, "which has no attributes that could be written down")
