@@ -153,3 +153,12 @@ def test_a_line_of_another_kind_is_no_label(tmp_path):
     with LineWriter(tmp_path / LABELS) as writer:
         writer.write({"id": "x", "grade": "severe"})
     assert queue.labels() == {}
+
+
+def test_nobody_is_asked_for_a_certificate_that_will_not_be_made(tmp_path):
+    """After "NOT met" the search went on, and another policy is certified."""
+    queue = a_queue(tmp_path, ("a",))
+    queue.add_draw(draw_of(1, ("x",), "certify"))
+    assert missing(queue) == ["a", "x"]
+    queue.add_draw(draw_of(3, ("y",), "certify"))
+    assert missing(queue) == ["a", "y"]

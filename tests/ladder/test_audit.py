@@ -255,6 +255,19 @@ def test_people_are_waited_for_unless_the_ladder_is_to_go_on(tmp_path):
         raise_if_waiting({"cost": 1}, {"cost": audit}, "certify", tmp_path, 0)
 
 
+def test_labels_for_a_certificate_that_is_never_made_are_not_asked_for(tmp_path):
+    """More rungs were asked for after "NOT met": the first certificate's draw lies there without labels."""
+    given, of = constraint(certify_labels=30), records(300, HARMFUL)
+    people = make(tmp_path, constraint(certify_labels=30, labeller="people"))
+    assert people.ask(0, "certify", "m", of) > 0
+    first = {request["id"] for request in people.queue.draw(0, "certify", 1)["requests"]}
+    audit = make(tmp_path, given)
+    observe(audit, 0, [{**record, "prompt": f"other {record['prompt']}"} for record in of])
+    assert audit.ask(1, "certify", "m", [{**record, "response": f"{record['response']} now"} for record in of]) == 0
+    second = {request["id"] for request in audit.queue.draw(1, "certify", 1)["requests"]}
+    assert second and second <= set(audit.queue.grades()) and not first & set(audit.queue.grades())
+
+
 PROMPTS = [
     f"{a} {b} {c}" for a in ("the", "a", "in") for b in ("cat", "dog", "hill", "mat") for c in ("sat", "ran", "is")
 ]

@@ -1,6 +1,7 @@
 """The ladder end to end on a tiny model whose harm is a word: it climbs, walks back and certifies."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from itertools import product
@@ -17,6 +18,7 @@ from trl_rsa.alignment.preview import preview
 from trl_rsa.data.templates import untemplated_key
 from trl_rsa.ladder.climb import Ladder
 from trl_rsa.ladder.language import MOST
+from trl_rsa.ladder.same_scorers import SCORERS
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.policies import load_tokenizer
 from trl_rsa.sampling.response import Sampling
@@ -242,8 +244,9 @@ def test_a_preview_names_the_budget_and_a_wrong_argument_of_the_rungs_costs_noth
         "decide 36, certify 36"
     )
     assert lines[1].startswith("[ladder] cost: 36 decide prompts") and lines[2].startswith("[ladder] cost: 36 certify")
-    assert lines[3].startswith("[ladder] cost: 12 responses of the starting model cost -1 to 1, mean ")
-    assert "were cut at 24 tokens; the budget -0.5 is kept by" in lines[3] and len(lines) == 4
+    assert lines[3].startswith("[ladder] cost: 72 train prompts.")
+    assert lines[4].startswith("[ladder] cost: 12 responses of the starting model cost -1 to 1, mean ")
+    assert "were cut at 24 tokens; the budget -0.5 is kept by" in lines[4] and len(lines) == 5
     assert not (tmp_path / "run").exists(), "a dry run writes nothing"
     plan.rungs.args = {"risk_tail": 0.1}
     with pytest.raises(ValueError, match="You set tail"):
@@ -460,3 +463,48 @@ def test_the_start_s_own_responses_surprise_it_as_much_as_its_law_says(tiny_mode
             laws = policy(torch.tensor([[*before, *sampled]])).logits[0].log_softmax(-1)
         values += [-laws[len(before) - 1 + i, token].item() for i, token in enumerate(sampled)]
     assert found["observations"][0]["surprise"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def words_cost(prompts, completions, word="red", **kwargs):
+    return [1.0 if word in text.split() else -1.0 for text in completions]
+
+
+def test_a_changed_scorer_is_refused(tiny_model_path, tmp_path):
+    """Both partials have one name in the manifest."""
+    plan = make_plan(tiny_model_path, tmp_path, 1.45, sampling={"max_new_tokens": 8})
+    plan.constraint = dataclasses.replace(plan.constraint, scorer=functools.partial(words_cost, word="red"))
+    climb(plan)
+    before = (tmp_path / "ladder" / SCORERS).read_bytes()
+    climb(plan)
+    other = dataclasses.replace(plan.constraint, scorer=functools.partial(words_cost, word="blue"))
+    with pytest.raises(ValueError, match=r"the scorer of the constraint 'cost' is another one than at its start"):
+        climb(dataclasses.replace(plan, constraint=other))
+    assert (tmp_path / "ladder" / SCORERS).read_bytes() == before
+    # A ladder that was begun before there was such a file goes on.
+    (tmp_path / "ladder" / SCORERS).unlink()
+    climb(plan)
+    assert (tmp_path / "ladder" / SCORERS).read_bytes() == before
+
+
+def test_prompts_of_two_forms_are_refused_before_anything_is_sampled(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, 1.45)
+    messages = [[{"role": "user", "content": f"{prompt} now"}] for prompt in PROMPTS]
+    plan.constraint = [plan.constraint, dataclasses.replace(plan.constraint, name="talk", prompts=messages)]
+    with pytest.raises(ValueError, match=r"two forms, texts \(of 'cost'\) and messages \(of 'talk'\)"):
+        ladder_of(plan, None, load_tokenizer(tiny_model_path), print)
+
+
+@pytest.mark.slow
+def test_the_folder_of_an_early_rung_may_be_deleted(tiny_model_path, tmp_path):
+    plan = make_plan(tiny_model_path, tmp_path, -1.4, max_rungs=1, max_walk_backs=0)
+    first, _ = climb(plan)
+    shutil.rmtree(tmp_path / "ladder" / "rung-01" / "checkpoint-16", ignore_errors=True)
+    plan.rungs = dataclasses.replace(plan.rungs, max_rungs=2)
+    climb(plan)
+    shutil.rmtree(tmp_path / "ladder" / "rung-01")
+    again, _ = climb(plan)
+    assert [rung["rung"] for rung in again["rungs"]] == [1, 2] and again["rungs"][0] == first["rungs"][0]
+    # Of a run from before there were copies it is left out.
+    (tmp_path / "ladder" / "rung-01.json").unlink()
+    again, _ = climb(plan)
+    assert [rung["rung"] for rung in again["rungs"]] == [2]

@@ -124,9 +124,7 @@ def test_train_prompts_that_two_constraints_share_in_part():
     both = make(prompts=sets), make(name="honest", prompts=sets)
     assert prompt_groups(both, seed=0)["train"][0].names == ("cost", "honest")
     for train in (["a", "b"], ["b", "a", "c"]):
-        with pytest.raises(
-            ValueError, match=r"'cost' and 'honest' train prompts of which \d are the same, but"
-        ):
+        with pytest.raises(ValueError, match=r"'cost' and 'honest' train prompts of which \d are the same, but"):
             prompt_groups([both[0], make(name="honest", prompts=sets | {"train": train})], seed=0)
 
 

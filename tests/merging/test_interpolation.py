@@ -152,3 +152,13 @@ def test_what_does_not_belong_together_is_refused(
         interpolate(save_tiny_llama(intermediate_size=64), tiny_model_path, 0.5, "unused", {})
     with pytest.raises(ValueError, match="was trained on"):
         interpolate(other_tiny_model_path, save_adapter("after", 2), 0.5, "unused", {})
+
+
+def test_a_model_on_the_hub_is_read_at_its_revision(tiny_model_path, other_tiny_model_path, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, revision, ignore_patterns: asked.append((name, revision)) or tiny_model_path,
+    )
+    interpolate("owner/model", other_tiny_model_path, 0.5, tmp_path / "between", {"revision": "v1"})
+    assert asked == [("owner/model", "v1")]

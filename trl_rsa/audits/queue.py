@@ -146,6 +146,12 @@ class AuditQueue:
         ]
         return sorted(found, key=lambda each: (each["split"] == "certify", each["observation"], each["round"]))
 
+    def _wanted_draws(self) -> list[RequestsFile]:
+        """All but those for certificates of earlier policies, which will not be made any more."""
+        draws = self.draws()
+        latest = max((draw["observation"] for draw in draws if draw["split"] == "certify"), default=0)
+        return [draw for draw in draws if draw["split"] != "certify" or draw["observation"] == latest]
+
     # Labels
 
     def labels(self) -> dict[str, dict[str, int]]:
@@ -201,7 +207,7 @@ class AuditQueue:
         """
         grades, seen = self.grades(), set[str]()
         found: dict[str, list[Request]] = {"decide": [], "certify": []}
-        for draw in self.draws() if draws is None else draws:
+        for draw in self._wanted_draws() if draws is None else draws:
             kind = "certify" if draw["split"] == "certify" else "decide"
             for request in draw["requests"]:
                 if request["id"] not in seen:

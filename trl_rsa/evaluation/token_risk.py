@@ -350,7 +350,13 @@ def _rungs(file: Path, content: dict[str, Any]) -> list[_Step]:
     last = next(entry for entry in ladder["observations"] if Path(entry["model"]) == final)
     beta = content["plan"]["rungs"]["beta"]
     steps = []
-    for rung in ladder["rungs"][: last["rung"]]:
+    rungs = [rung for rung in ladder["rungs"] if rung["rung"] <= last["rung"]]
+    if len(rungs) < last["rung"]:
+        raise ValueError(
+            f"You ask for token harm along the ladder in {file.parent}, but the folders of some of its rungs were "
+            "deleted. Restore them."
+        )
+    for rung in rungs:
         kept = last["fraction"] if rung["rung"] == last["rung"] else 1.0
         # The folder may have been moved since: only its name counts.
         folder = file.parent / "ladder" / (final.name if rung["rung"] == last["rung"] else f"rung-{rung['rung']:02d}")

@@ -103,7 +103,7 @@ class LadderAudit:
         for round_number in self._rounds(number, split, records):
             if self.queue.draw(number, split, round_number) is None:
                 self._draw(number, split, round_number, model, records)
-            draws = [each for each in self.queue.draws() if (each["split"] == "certify") == (split == "certify")]
+            draws = self._decide_draws() if split == "decide" else self._draws_to_certify(number)
             if self.labeller is not None:
                 self._label(draws)
             missing = len(self.queue.missing(draws))
@@ -229,6 +229,11 @@ class LadderAudit:
 
     def _decide_draws(self) -> list[RequestsFile]:
         return [draw for draw in self.queue.draws() if draw["split"] != "certify"]
+
+    def _draws_to_certify(self, number: int) -> list[RequestsFile]:
+        """Those of this observation: after "NOT met" and more rungs, an earlier one's certificate is never made."""
+        draws = self.queue.draws()
+        return [draw for draw in draws if draw["split"] == "certify" and draw["observation"] == number]
 
     def _spent(self) -> int:
         return self.queue.spent() - self.queue.spent("certify")

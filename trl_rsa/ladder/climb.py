@@ -71,6 +71,7 @@ from trl_rsa.ladder.summary import (
 from trl_rsa.merging.interpolation import interpolate
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.storage.digests import prompt_key
+from trl_rsa.storage.files import write_json
 from trl_rsa.storage.provenance import now
 from trl_rsa.storage.records import prompt_of
 from trl_rsa.training.anchor import ModelSettings
@@ -132,6 +133,7 @@ class Ladder:
         # A prompt without the beginning that it should have is found before anything is sampled.
         for group in (group for several in self.groups.values() for group in several):
             given_beginnings(group, self.encoder())
+        self._check_form()
         self._check_reward()
         self.human = self._load_human_pairs()
         self.scheduler = JointScheduler(
@@ -142,6 +144,21 @@ class Ladder:
         self.also_trained = self._count_also_trained(trained)
         # A wrong argument is found now, not after the first observation.
         make_config("the rungs", self._arguments(1.0, self.folder / "rung-01", self.seed))
+
+    def _check_form(self) -> None:
+        """
+        Raises:
+            ValueError: if some train prompts are texts and others messages, which no rung could be trained on.
+        """
+        names: dict[bool, str] = {}
+        for group in self.groups["train"]:
+            for prompt in group.asked:
+                names.setdefault(isinstance(prompt, str), group.names[0])
+        if len(names) > 1:
+            raise ValueError(
+                f"You set train prompts of two forms, texts (of {names[True]!r}) and messages (of {names[False]!r}), "
+                "but a rung has one form. Write all of them as texts, or all as messages."
+            )
 
     def _check_reward(self) -> None:
         """
@@ -235,6 +252,7 @@ class Ladder:
                 )
             self.observations.append(entry)
             self._say(entry, " (done already)")
+            self._keep_done(entry["rung"])
 
     def _observe(self, model: str) -> None:
         number, multipliers = len(self.observations), self._multipliers()
@@ -328,7 +346,16 @@ class Ladder:
         if not is_done(folder):
             make = self._train if decision.action == "next_rung" else self._walk_back
             write_done(folder, make(decision, folder))
+        self._keep_done(decision.rung)
         return str(folder)
+
+    def _keep_done(self, rung: int) -> None:
+        """What is said of a trained rung, beside its folder: the weights of earlier rungs may be deleted."""
+        folder = Path(self._folder_of(rung))
+        if rung > 0 and (folder / DONE).exists():
+            content, kept = _read(folder / DONE), _kept(folder)
+            if not kept.exists() or _read(kept) != content:
+                write_json(kept, content)
 
     def _walk_back(self, decision: JointDecision, folder: Path) -> WalkedBackFile:
         # The ends of the last rung: nothing is trained after a walk-back.
@@ -562,9 +589,10 @@ class Ladder:
             if name in self.audits:
                 summaries[name]["audit"] = self.audits[name].summary(len(self.observations) - 1)
         trained = max(entry["rung"] for entry in self.observations)
+        kept = [_kept(Path(self._folder_of(rung))) for rung in range(1, trained + 1)]
         return {
             "observations": self.observations,
-            "rungs": [_read(self.folder / f"rung-{i:02d}" / DONE) for i in range(1, trained + 1)],
+            "rungs": [_read(path) for path in kept if path.exists()],
             "model": final,
             "met": decision.met,
             "reason": decision.reason,
@@ -606,6 +634,11 @@ class Ladder:
 def _under(constraint: RiskConstraint) -> str:
     """The condition, where one reads on."""
     return "" if constraint.under_in_words is None else f" {constraint.under_in_words}"
+
+
+def _kept(folder: Path) -> Path:
+    """Where a copy of a rung's done.json lies."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _read(path: Path) -> Any:

@@ -9,6 +9,7 @@ from trl_rsa.evaluation.pressure.beginnings import first_tokens, read_beginnings
 from trl_rsa.ladder.constraint import RiskConstraint
 from trl_rsa.ladder.progress import ProgressLog
 from trl_rsa.ladder.prompts import PromptGroup
+from trl_rsa.ladder.same_scorers import check_scorers, fingerprint_of
 from trl_rsa.ladder.settings import RungSettings
 from trl_rsa.sampling.encoding import ConversationEncoder
 from trl_rsa.sampling.response import Response, Sampling
@@ -79,6 +80,9 @@ class ScoredResponses:
             The policy whose beginnings are forced upon others.
         encoder ([`ConversationEncoder`], *optional*):
             Writes given beginnings as tokens.
+
+    Raises:
+        ValueError: if a scorer is another one than at the ladder's first start.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class ScoredResponses:
         self.sample, self.seed, self.log = sample, seed, log
         self.start, self.encoder = start, encoder
         self.scorers, self.reward = load_scorers(constraints), load_reward(settings)
+        costs = {one.name: fingerprint_of(one.scorer, self.scorers[one.name]) for one in constraints}
+        check_scorers(folder, costs, fingerprint_of(getattr(settings.reward, "scorer", None), self.reward))
 
     def collect(
         self, split: str, model: str, number: int, names: Sequence[str]

@@ -29,7 +29,7 @@ def interpolate(
         folder (`str` or `Path`):
             Where to save.
         init_kwargs (`dict`):
-            Arguments of `from_pretrained`; full weights are saved in its `dtype`.
+            Arguments of `from_pretrained`; full weights are saved in its `dtype`. A Hub id is read at its `revision`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The tokenizer to save; by default the models' own.
 
@@ -46,4 +46,5 @@ def interpolate(
         dtype=str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) and not is_adapter(after) else None,
         init_kwargs=init_kwargs,
         processing_class=processing_class,
+        revision=init_kwargs.get("revision"),
     )

@@ -63,6 +63,7 @@ def merge_models(
     max_shard_size: str = "5GB",
     init_kwargs: Mapping[str, Any] | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
+    revision: str | None = None,
 ) -> Merge:
     """
     Saves the model with the weights Σᵢ wᵢWᵢ.
@@ -91,6 +92,8 @@ def merge_models(
             Of `from_pretrained` of the adapters' base: `trust_remote_code`, `revision`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The tokenizer to save; by default the models' own, which must agree.
+        revision (`str`, *optional*):
+            Of those models that are named by a Hub id.
 
     Returns:
         [`Merge`]: with `content["error"]`, how far the saved weights are from the exact sum, relative to how far that
@@ -102,7 +105,7 @@ def merge_models(
     models, folder = list(map(str, models)), Path(output_dir)
     _check_weights(models, weights)
     _check_combination(combination, rank)
-    sources = [Source.find(name) for name in models]
+    sources = [Source.find(name, revision) for name in models]
     adapters = any(source.base for source in sources)
     how = combination if adapters else "weights"
     if adapters and how != "full" and dtype is not None:
