@@ -14,6 +14,7 @@ from benchmarks.alignment.pressure_arms import (
     ALPHA_ZERO,
     ARMS,
     BASE,
+    CANDIDATES,
     FORCED,
     PRIMARIES,
     SHAPES,
@@ -142,7 +143,7 @@ def test_candidates():
     assert (HEAT, BASE) not in choice.candidates(tuning_rows(heat=0.1, reward=0.5))
     assert choice.candidates(tuning_rows()[:-1]) == []
     cells = list(track.test_cells(tuning_rows(heat=0.1)))
-    assert len(cells) == len(TEST_SEEDS) * len(WORLDS) * 4 and cells[0][2:] == (ALPHA_ZERO, BASE)
+    assert len(cells) == len(TEST_SEEDS) * len(WORLDS) * (1 + CANDIDATES) and cells[0][2:] == (ALPHA_ZERO, BASE)
 
 
 @pytest.mark.parametrize(

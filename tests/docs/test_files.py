@@ -44,6 +44,7 @@ from trl_rsa.ladder.audit_files import AuditSummary, CalibrationFile
 from trl_rsa.ladder.observations import ObservationRecord
 from trl_rsa.ladder.observe import BeginningLine, ResponseRecord
 from trl_rsa.ladder.progress import ProgressLog
+from trl_rsa.ladder.same_scorers import ScorersFile
 from trl_rsa.ladder.summary import TrainedRungFile, WalkedBackFile
 from trl_rsa.merging.card import MergedModel, MergeFile
 from trl_rsa.merging.merge import merge_models
@@ -280,6 +281,7 @@ def check_alignment(folder: Path) -> None:
     check_json(folder / "00-start/complete.json", StartFile)
     check_json(folder / "01-helpful/checkpoint-2/complete.json", CheckpointFile)
     check_json(folder / "ladder/rung-01/done.json", TrainedRungFile)
+    check_json(folder / "ladder/scorers.json", ScorersFile)
     (walked_back,) = folder.glob("ladder/rung-01-at-*")
     check_json(walked_back / "done.json", WalkedBackFile)
     check_lines(folder / "constraint.jsonl", ObservationRecord)

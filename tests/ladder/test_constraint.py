@@ -119,13 +119,21 @@ def test_rows_of_a_file_that_are_no_prompts_are_told(tmp_path):
 
 
 def test_train_prompts_that_two_constraints_share_in_part():
-    """Half of the shared prompts' pairs would carry the costs of the one, half those of the other."""
+    """A pair has one label, by the costs of both: asked twice, each half would carry the costs of one of them."""
     sets = {"train": ["a", "b", "c"], "decide": ["d"], "certify": ["e"]}
-    both = make(prompts=sets), make(name="honest", prompts=sets)
-    assert prompt_groups(both, seed=0)["train"][0].names == ("cost", "honest")
-    for train in (["a", "b"], ["b", "a", "c"]):
-        with pytest.raises(ValueError, match=r"'cost' and 'honest' train prompts of which \d are the same, but"):
-            prompt_groups([both[0], make(name="honest", prompts=sets | {"train": train})], seed=0)
+
+    def groups_of(*train):
+        found = prompt_groups([make(prompts=sets), make(name="honest", prompts=sets | {"train": list(train)})], seed=0)
+        return [(group.names, group.scored, group.prompts) for group in found["train"]]
+
+    both = ("cost", "honest")
+    assert groups_of("a", "b", "c") == groups_of("b", "a", "c") == [(both, both, ["a", "b", "c"])]
+    assert groups_of("x") == [(("cost",), ("cost",), ["a", "b", "c"]), (("honest",), ("honest",), ["x"])]
+    assert groups_of("c", "x", "a") == [
+        (both, both, ["a", "c"]),
+        (("cost",), ("cost",), ["b"]),
+        (("honest",), ("honest",), ["x"]),
+    ]
 
 
 def test_prompts_under_another_name():

@@ -89,3 +89,20 @@ def test_what_is_recorded_is_not_made_again(make, tmp_path):
             assert {key: record[key] for key in whole} == whole
     assert asked == [(["c", "d", "e"], 3)], "the three that are missing, once"
     assert json.loads(lines[0])["cost"] == json.loads(lines[0])["costs"]["cost"], "other readers find the one cost"
+
+
+def test_what_a_part_of_two_lists_shares_is_sampled_once_and_has_both_costs(make, tmp_path):
+    cost, other = Counted(), Counted()
+    shared = SETS | {"train": [*SETS["train"], "x"]}
+    responses, asked = make(constraint(cost), constraint(other, shared, name="honest"))
+    found = responses.collect("train", "m", 0, ["cost", "honest"])
+    assert [(sorted(records[0]["costs"]), group.prompts) for group, records in found] == [
+        (["cost", "honest"], SETS["train"]),
+        (["honest"], ["x"]),
+    ]
+    assert [prompts for prompts, _ in asked] == [SETS["train"], ["x"]]
+    more = SETS | {"train": ["x"]}
+    responses, _ = make(constraint(cost, shared), constraint(other, more, name="honest"))
+    responses.collect("train", "m", 1, ["cost", "honest"])
+    names = sorted(path.name for path in tmp_path.glob("01-train*.jsonl"))
+    assert names == ["01-train-cost-of-cost+honest.jsonl", "01-train-cost-of-cost.jsonl"]

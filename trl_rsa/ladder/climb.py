@@ -604,7 +604,7 @@ class Ladder:
 
     def prompts_of(self, name: str) -> dict[str, Sequence[Any]]:
         """The prompts of a constraint, by set."""
-        return {split: next(g.prompts for g in self.groups[split] if name in g.names) for split in SPLITS}
+        return {split: [p for g in self.groups[split] if name in g.names for p in g.prompts] for split in SPLITS}
 
     def describe_prompts(self, name: str) -> dict[str, PromptSetSummary]:
         """Counts and fingerprints of the constraint's prompts, by set."""

@@ -143,8 +143,7 @@ class ScoredResponses:
         given = given_beginnings(group, encoder)
         if given is not None:
             return given
-        which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
-        path = self.folder / f"beginnings-{split}{which}.jsonl"
+        path = self.folder / f"beginnings-{split}{self._which(group, split)}.jsonl"
         lines = {line["prompt_number"]: cast(BeginningLine, line) for line in read_lines(path)}
         done = {(number, 0) for number in lines}
         sampling = replace(self.settings.sampling_of(split, self.seed), draws=1, max_new_tokens=under.prefill)
@@ -164,8 +163,16 @@ class ScoredResponses:
         return [first_tokens(encoder, line["response"], under.prefill, line["token_ids"]) for line in several]
 
     def _file_name(self, group: PromptGroup, split: str, number: int) -> str:
-        which = "" if len(self.groups[split]) == 1 else f"-{group.names[0]}"
-        return f"{number:02d}-{split}{which}.jsonl"
+        return f"{number:02d}-{split}{self._which(group, split)}.jsonl"
+
+    def _which(self, group: PromptGroup, split: str) -> str:
+        """What tells the group's file from those of others."""
+        first, groups = group.names[0], self.groups[split]
+        if len(groups) == 1:
+            return ""
+        if sum(other.names[0] == first for other in groups) == 1:
+            return f"-{first}"
+        return f"-{first}-of-{'+'.join(group.scored)}"  # parts of its list are shared with others
 
     def _scored(
         self, batch: Sequence[Response], group: PromptGroup, split: str, model: str

@@ -1,8 +1,8 @@
 """Which constraints hold on which prompts, under which condition: what several share is sampled once for all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 from trl_rsa.ladder.constraint import RiskConstraint
@@ -13,7 +13,7 @@ from trl_rsa.storage.digests import prompt_key
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one set, and the names of the constraints that have exactly these, under one condition.
+    """Prompts of one set, and the names of the constraints that have these, under one condition.
 
     Args:
         prompts (`Sequence`):
@@ -56,24 +56,50 @@ def prompt_groups(constraints: Sequence[RiskConstraint], seed: int) -> dict[str,
     sets = {constraint.name: constraint.split_prompts(seed) for constraint in constraints}
     categories = {key: category for constraint in constraints for key, category in constraint.categories().items()}
     _refuse_overlap(sets)
-    groups: dict[str, list[PromptGroup]] = {}
     conditions = {constraint.name: constraint.condition for constraint in constraints}
-    _refuse_partly_shared(sets, conditions)
+    groups: dict[str, list[PromptGroup]] = {}
     for split in SPLITS:
-        names_of: dict[Any, list[str]] = {}
-        context_of: dict[Any, list[str]] = {}
-        for name in sets:
-            keys, under = tuple(map(prompt_key, sets[name][split])), _of(conditions[name], split)
-            names_of.setdefault((keys, under), []).append(name)
-            context_of.setdefault((keys, _conversation(under)), []).append(name)
+        under_of = {name: _of(conditions[name], split) for name in sets}
+        prompts_of = {name: sets[name][split] for name in sets}
+        shared = _shared_in_part if split == "train" else _shared_whole
         groups[split] = []
-        for (keys, under), names in names_of.items():
-            prompts, scored = sets[names[0]][split], context_of[keys, _conversation(under)]
+        for names, under, prompts, scored in shared(prompts_of, under_of):
             asked = prompts if under is None else [row["prompt"] for row in under.prompts(_rows(prompts), seed)]
-            groups[split].append(
-                PromptGroup(prompts, tuple(names), categories, under, asked, tuple(scored if split == "train" else ()))
-            )
+            groups[split].append(PromptGroup(prompts, names, categories, under, asked, scored))
     return groups
+
+
+# Names of constraints, their condition, their prompts, and all constraints whose costs the responses get.
+_Shared = Iterator[tuple[tuple[str, ...], Under | None, list[Any], tuple[str, ...]]]
+
+
+def _shared_whole(prompts_of: Mapping[str, Sequence[Any]], under_of: Mapping[str, Under | None]) -> _Shared:
+    """Constraints with the same list of prompts, each estimated on its own list."""
+    names_of: dict[Any, list[str]] = {}
+    for name, prompts in prompts_of.items():
+        names_of.setdefault((tuple(map(prompt_key, prompts)), under_of[name]), []).append(name)
+    for (_, under), names in names_of.items():
+        yield tuple(names), under, list(prompts_of[names[0]]), ()
+
+
+def _shared_in_part(prompts_of: Mapping[str, Sequence[Any]], under_of: Mapping[str, Under | None]) -> _Shared:
+    """Prompts that the same constraints have. A pair has one label, by the costs of all constraints whose prompt it
+    is: what only a part of two lists shares is a group by itself.
+    """
+    holders: dict[Any, list[str]] = {}  # by prompt and conversation
+    for name, prompts in prompts_of.items():
+        for prompt in prompts:
+            holders.setdefault((prompt_key(prompt), _conversation(under_of[name])), []).append(name)
+    parts: dict[Any, tuple[dict[str, None], dict[str, Any]]] = {}
+    for name, prompts in prompts_of.items():
+        under = under_of[name]
+        for prompt in prompts:
+            key = prompt_key(prompt)
+            names, found = parts.setdefault((tuple(holders[key, _conversation(under)]), under), ({}, {}))
+            names[name] = None
+            found[key] = prompt
+    for (scored, under), (names, found) in parts.items():
+        yield tuple(names), under, list(found.values()), scored
 
 
 def _of(under: Under | None, split: str) -> Under | None:
@@ -85,21 +111,6 @@ def _conversation(under: Under | None) -> Under | None:
     if under is None or (under.prefill is None and under.attack is None):
         return None
     return replace(under, temperature=None)
-
-
-def _refuse_partly_shared(sets: dict[str, dict[str, list[Any]]], conditions: Mapping[str, Under | None]) -> None:
-    """A pair has one label, with the costs of all constraints whose prompt it is. What only some of a list share would
-    be asked twice, and each half labelled by a part of the costs."""
-    train = {name: tuple(map(prompt_key, sets[name]["train"])) for name in sets}
-    for name, other in combinations(train, 2):
-        shared = set(train[name]) & set(train[other])
-        same = _conversation(_of(conditions[name], "train")) == _conversation(_of(conditions[other], "train"))
-        if same and shared and train[name] != train[other]:
-            raise ValueError(
-                f"You gave {name!r} and {other!r} train prompts of which {len(shared)} are the same, but the lists "
-                "are not, and a pair has one label, by the costs of both. Give them the same list, or lists that have "
-                "nothing in common."
-            )
 
 
 def _rows(prompts: Sequence[Any]) -> list[dict[str, Any]]:
