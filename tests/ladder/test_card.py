@@ -25,7 +25,7 @@ def test_card_and_copy_follow_the_certificate(model):
     """After a corrected label there is another one. What others have added to the card stays."""
     add_certificates(model, *certificate(model, "CERTIFIED. Once."), "met")
     card = model / "README.md"
-    added = "<!-- trl-rsa evaluation: begin -->\n## Evaluation\n"
+    added = "## My notes\n\n<!-- trl-rsa evaluation: begin -->\n## Evaluation\n"
     card.write_text(f"{card.read_text()}\n{added}")
     for _ in range(2):
         add_certificates(model, *certificate(model, "NOT CERTIFIED. Twice."), "met")

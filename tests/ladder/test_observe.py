@@ -106,3 +106,6 @@ def test_what_a_part_of_two_lists_shares_is_sampled_once_and_has_both_costs(make
     responses.collect("train", "m", 1, ["cost", "honest"])
     names = sorted(path.name for path in tmp_path.glob("01-train*.jsonl"))
     assert names == ["01-train-cost-of-cost+honest.jsonl", "01-train-cost-of-cost.jsonl"]
+    # Of a ladder before this, "00-train-honest.jsonl" held the whole list.
+    names = sorted(path.name for path in tmp_path.glob("00-train*.jsonl"))
+    assert names == ["00-train-cost-of-cost+honest.jsonl", "00-train-honest-of-honest.jsonl"]

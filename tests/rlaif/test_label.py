@@ -417,6 +417,17 @@ def test_rows_that_a_local_model_cannot_be_asked(first, save_tiny_llama, tmp_pat
     assert len(reasons) == CHUNK + 1 and sum(why in (reason or "") for reason in reasons) == CHUNK
 
 
+def test_a_judge_whose_template_takes_none_of_the_rows_is_an_error(save_tiny_llama, constitution, pairs, tmp_path):
+    """Nothing is written down for good: the template can be mended."""
+    model = save_tiny_llama(max_position_embeddings=400)
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = "{{ raise_exception('nothing at all') }}"
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ValueError, match=r"but the judge's chat template does not take the turns .*: 0 are labelled"):
+        label(Labelling(str(pairs), constitution, model, tmp_path / "o.jsonl"), log=lambda line: None)
+    assert not read(tmp_path / "o.jsonl.lines.jsonl")
+
+
 def test_a_local_model_takes_no_fields_of_a_request(constitution, pairs, tmp_path):
     """It would not see them. Found before the model is loaded: also by the dry run."""
     with pytest.raises(ValueError, match="option 'extra_body', but some/model is a model in this process"):

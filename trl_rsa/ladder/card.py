@@ -9,8 +9,10 @@ from trl_rsa.storage.files import replacing
 
 
 BEGIN = "<!-- trl-rsa certificate -->"
-# It ends where another of our sections begins, or with the card.
-_SECTION = re.compile(rf"{re.escape(BEGIN)}.*?(?=^<!-- trl-rsa |^Walked back: |\Z)", re.DOTALL | re.MULTILINE)
+# It ends where something else begins: another of our sections, or a heading of anybody's.
+_SECTION = re.compile(
+    rf"{re.escape(BEGIN)}\n## .*?(?=^<!-- trl-rsa |^Walked back: |^#{{1,2}} |\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def add_certificates(folder: Path, certificates: Mapping[str, Path], content: Mapping[str, Any], reason: str) -> None:

@@ -170,7 +170,8 @@ class ScoredResponses:
         first, groups = group.names[0], self.groups[split]
         if len(groups) == 1:
             return ""
-        if sum(other.names[0] == first for other in groups) == 1:
+        # Whole lists, as they always were called.
+        if all(sum(name in other.names for other in groups) == 1 for name in group.scored):
             return f"-{first}"
         return f"-{first}-of-{'+'.join(group.scored)}"  # parts of its list are shared with others
 

@@ -21,6 +21,7 @@ from trl_rsa.merging.card import MergeFile, describe_merge, read_merge, same_mer
 from trl_rsa.merging.checks import check_models, common_tokenizer
 from trl_rsa.merging.sources import AdaptedWeights, Source, Weights
 from trl_rsa.merging.streaming import average_weights
+from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.storage.folders import sync_folder
 from trl_rsa.storage.locks import hold_folder
 
@@ -105,7 +106,7 @@ def merge_models(
     models, folder = list(map(str, models)), Path(output_dir)
     _check_weights(models, weights)
     _check_combination(combination, rank)
-    sources = [Source.find(name, revision) for name in models]
+    sources = [Source.find(name, None if revision is None or is_adapter(name) else revision) for name in models]
     adapters = any(source.base for source in sources)
     how = combination if adapters else "weights"
     if adapters and how != "full" and dtype is not None:

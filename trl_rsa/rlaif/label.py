@@ -113,6 +113,7 @@ def _ask(
     ask = _compare if labelling.method == "compare" else _revise
     alike = Counter(keys)
     known = len(rows) - sum(alike[keys[index]] for index in wanted)
+    refused: list[FeedbackLine] = []
     with LineWriter(path) as writer, progress.counting("labelled", known, len(rows)) as advance:
         for start in range(0, len(wanted), CHUNK):
             chunk = wanted[start : start + CHUNK]
@@ -122,14 +123,19 @@ def _ask(
                     unanswered.append(line.reason)
                     continue
                 line["key"] = keys[index]
-                writer.write(line)
-                done[keys[index]] = line
-                answered += alike[keys[index]]
+                refused.append(line)
+                if not done and REFUSED in (line["reason"] or ""):
+                    continue  # perhaps it takes none: then nothing is to be written down for good
+                for one in refused:
+                    writer.write(one)
+                    done[one["key"]] = one
+                    answered += alike[one["key"]]
+                refused.clear()
             advance(answered)
             capped = next((r for r in unanswered if "(max_requests)" in r or "(max_cost)" in r), None)
             if capped or len(unanswered) == len(chunk):
                 return capped or unanswered[0]
-    return None
+    return str(refused[0]["reason"]) if refused else None
 
 
 def _compare(labelling: Labelling, chat: Any, rows: Sequence[Unlabelled]) -> list[FeedbackLine | NoReply]:

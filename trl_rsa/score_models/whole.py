@@ -51,7 +51,7 @@ def _merge(trainer: Any, model: Any, state: dict[str, Any], dtype: torch.dtype) 
     if not trainer.accelerator.is_main_process:
         return None
     base = model.get_base_model()
-    with undivided(trainer.args), torch.device("cpu"):
+    with undivided(), torch.device("cpu"):
         empty = type(base)(base.config)
         if any(name.endswith("score.original_module.bias") for name in state):  # Safe RLHF's head has one
             empty.score.bias = torch.nn.Parameter(torch.zeros(empty.score.out_features))
@@ -61,18 +61,16 @@ def _merge(trainer: Any, model: Any, state: dict[str, Any], dtype: torch.dtype) 
 
 
 @contextmanager
-def undivided(arguments: Any) -> Iterator[None]:
+def undivided() -> Iterator[None]:
     """Under ZeRO-3 transformers divides every model that is made, once the training arguments are there. Not here: a
     model that no engine wraps could not be used, and one that a single process makes would wait for the others.
     """
-    plugin = getattr(arguments, "deepspeed_plugin", None)
-    if plugin is None:
-        yield
-        return
-    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+    from transformers.integrations import deepspeed
 
-    unset_hf_deepspeed_config()
+    # As it is: accelerate has filled in what its configuration leaves open.
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        set_hf_deepspeed_config(plugin.hf_ds_config)
+        deepspeed._hf_deepspeed_config_weak_ref = before

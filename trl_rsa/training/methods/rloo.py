@@ -6,17 +6,19 @@ advantage per response, and the objective is not divided by 1 + λ, so that at a
 π_ref·exp((R − λC)/β), that of the ladder.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.score_models.whole import undivided
+from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
 from trl_rsa.training.methods.terms import CostTerm, RewardTerm
 from trl_rsa.training.methods.together import Together
 
 
 _find = find_in_trl("rloo", "RLOO")
+_NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "consolidated*"]
 
 
 def _make_trainer(parts: StageParts) -> Any:
@@ -24,14 +26,14 @@ def _make_trainer(parts: StageParts) -> Any:
 
     rewards: list[RewardTerm] = parts.options["rewards"]
     costs: list[CostTerm] = parts.options["costs"]
-    with undivided(parts.config):
+    with undivided():
         scorers = [KnownScores(one.load()) for one in rewards]
         penalties = [CostPenalty(one.name, KnownScores(one.load()), one.dual_ascent()) for one in costs]
     parts.config.reward_weights = [*(one.weight for one in rewards), *(1.0 for _ in costs)]
     callback = DualAscentCallback(penalties)
     # The trainer loads the reference itself, from the folder that the policy says it comes from; of an adapter that
     # came with the model it makes a frozen copy.
-    anchor = parts.models.anchor_at(_folder_of(parts.start, parts.models.init_kwargs), with_reference=False)
+    anchor = parts.models.anchor_at(_reference_of(parts.start, parts.models), with_reference=False)
     parts.config.trust_remote_code = bool(parts.models.init_kwargs.get("trust_remote_code"))
     trainer = _find()[1](
         model=anchor.model,
@@ -49,14 +51,17 @@ def _make_trainer(parts: StageParts) -> Any:
     return trainer
 
 
-def _folder_of(start: str, init_kwargs: Mapping[str, Any]) -> str:
-    """Where a revision of a model on the Hub lies: by name, the trainer would take the newest one as reference."""
-    revision = init_kwargs.get("revision")
-    if revision is None or Path(start).is_dir():
+def _reference_of(start: str, models: ModelSettings) -> str:
+    """Of a revision of a model on the Hub, the folder: by name, the trainer would take the newest one as reference.
+    With an adapter there is no other model.
+    """
+    revision = models.init_kwargs.get("revision")
+    if revision is None or models.peft_config is not None or Path(start).is_dir() or is_adapter(start):
         return start
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(start, revision=revision, token=init_kwargs.get("token"))
+    places: dict[str, Any] = {name: models.init_kwargs.get(name) for name in ("cache_dir", "token")}
+    return snapshot_download(start, revision=revision, ignore_patterns=_NOT_READ, **places)
 
 
 def _check(title: str, config: Any, options: dict[str, Any]) -> None:
