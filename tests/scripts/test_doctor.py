@@ -1,5 +1,6 @@
 """`trl-rsa doctor`: versions for a bug report, and the exit status for a plan."""
 
+import os
 import subprocess
 import sys
 
@@ -119,3 +120,16 @@ def test_another_trl_is_tried_with_a_warning_where_that_is_allowed():
     tried = start("1.17.0", TRL_RSA_ALLOW_UNTESTED_TRL="1")
     assert (tried.returncode, tried.stdout) == (0, "False\n"), tried.stderr
     assert "You have TRL 1.17.0, with which this trl-rsa is not tested" in tried.stderr
+
+
+def test_the_lock_of_a_killed_build_is_named(tmp_path, monkeypatch, capsys):
+    """DeepSpeed would wait for it without a word."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "py311_cpu/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert main(["doctor"]) == 0
+    assert "was killed" not in capsys.readouterr().out  # it may be going on
+    os.utime(lock, (0, 0))
+    assert main(["doctor"]) == 0
+    assert f"runs would wait for it. Delete {lock}" in capsys.readouterr().out

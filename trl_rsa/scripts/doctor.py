@@ -1,14 +1,18 @@
 """`trl-rsa doctor`: what is installed, what is available here, and what a plan lacks on this machine."""
 
 import argparse
+import os
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from trl_rsa.scripts._command import add_plan
 from trl_rsa.storage.provenance import versions
 
 
 MISSING = 3  # exit status: the plan lacks something here
+_LONGEST_BUILD = 1800.0  # seconds
 
 _EPILOG = """\
 exit status:
@@ -56,7 +60,7 @@ def abilities() -> Iterator[tuple[str, str]]:
     yield "accelerators", _accelerators()
     yield "bfloat16", _bfloat16()
     yield "single, multi_gpu, fsdp2", "yes, with torch"
-    yield "zero1 … zero3", _needs("deepspeed", 'pip install "trl-rsa[deepspeed]"')
+    yield "zero1 … zero3", _deepspeed()
     yield "4-bit weights", _needs("bitsandbytes", 'pip install "trl-rsa[quantization]"')
     yield "Triton kernels", _triton()
     yield "engine: vllm", _needs("vllm", "pip install vllm")
@@ -72,6 +76,17 @@ def _print(title: str, lines: dict[str, str]) -> None:
 
 def _needs(package: str, remedy: str) -> str:
     return f"yes, {package} is installed" if find_spec(package) else f"no. {remedy}"
+
+
+def _deepspeed() -> str:
+    """torch takes the lock of a build that was killed for one that goes on: every later run waits without a word."""
+    said = _needs("deepspeed", 'pip install "trl-rsa[deepspeed]"')
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+    long_ago = time.time() - _LONGEST_BUILD
+    stale = next((lock for lock in built.glob("**/lock") if lock.stat().st_mtime < long_ago), None)
+    if stale is None:
+        return said
+    return f"{said}, but a build of one of its parts was killed, and runs would wait for it. Delete {stale}"
 
 
 def _triton() -> str:
