@@ -304,6 +304,14 @@ def test_safedpo(work, tiny_model_path, capsys):
     assert "[1/1] safe: " in dry_run(text, capsys)
 
 
+def command_of(name, capsys):
+    """The one command that a script becomes, and what is said of it."""
+    assert main(["migrate", name]) == 0
+    shown = capsys.readouterr()
+    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    return command, shown.err
+
+
 def test_cost_model_behind_a_python_file(work, capsys):
     Path("_launch.py").write_text('import runpy\nrunpy.run_module("safe_rlhf.values.cost", run_name="__main__")\n')
     name = script(
@@ -312,12 +320,10 @@ def test_cost_model_behind_a_python_file(work, capsys):
         "  --regularization 0.001 \\\n"
         "  --output_dir cm --bf16 True && python cm/zero_to_fp32.py cm cm/pytorch_model.bin\n"
     )
-    assert main(["migrate", name]) == 0
-    shown = capsys.readouterr()
-    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    command, said = command_of(name, capsys)
     assert command.startswith("trl-rsa score-model --objective cost --model_name_or_path tiny/llama --data PKU-")
     assert "--layout beaver" in command and "--normalizer" not in command and "--regularization 0.001" in command
-    assert "zero_to_fp32 is not needed" in shown.err and "no such flag" not in shown.err
+    assert "zero_to_fp32 is not needed" in said and "no such flag" not in said
     _understood(command)
 
 
@@ -333,8 +339,7 @@ def test_a_cost_model_trains_on_the_rows_that_it_did(work, capsys, flags, held_o
     name = script(
         f"torchrun -m safe_rlhf.values.cost --model_name_or_path m --train_datasets PKU-SafeRLHF/train {flags}\n"
     )
-    assert main(["migrate", name]) == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#") and line]
+    command, _ = command_of(name, capsys)
     assert held_out in command
     _understood(command)
 
@@ -344,15 +349,13 @@ def test_a_loss_of_a_fork_is_named_and_not_passed_on(work, capsys):
         "deepspeed --num_nodes 2 --num_gpus 8 --hostfile h --master_port 1 --module safe_rlhf.values.cost \\\n"
         "  --train_datasets PKU-SafeRLHF/train --model_name_or_path m --loss_type sequence-wise-bt\n"
     )
-    assert main(["migrate", name]) == 0
-    shown = capsys.readouterr()
-    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    command, said = command_of(name, capsys)
     assert "--loss_type sequence-wise " in command
-    assert "no equivalent: --loss_type sequence-wise-bt: here it is sequence-wise or token-wise" in shown.err
-    assert "no equivalent: --num_nodes 2: one machine trains here" in shown.err
-    assert "no equivalent: --num_gpus 8: add --num_processes N" in shown.err
-    assert "no equivalent: --hostfile h: one machine" in shown.err and "master_port" not in shown.err
-    assert "it takes the same flags" not in shown.err
+    assert "no equivalent: --loss_type sequence-wise-bt: here it is sequence-wise or token-wise" in said
+    assert "no equivalent: --num_nodes 2: one machine trains here" in said
+    assert "no equivalent: --num_gpus 8: add --num_processes N" in said
+    assert "no equivalent: --hostfile h: one machine" in said and "master_port" not in said
+    assert "it takes the same flags" not in said
     _understood(command)
 
 
@@ -428,13 +431,11 @@ def test_a_value_model_is_evaluated_as_before_and_keeps_its_digits(work, capsys)
         "  --eval_datasets PKU-SafeRLHF/test --need_eval --eval_strategy steps --eval_interval 100 --save_16bit \\\n"
         "  --per_device_eval_batch_size 32 --learning_rate 1.2345678e-5 --normalize_score_during_training True\n"
     )
-    assert main(["migrate", name]) == 0
-    shown = capsys.readouterr()
-    (command,) = [line for line in shown.out.splitlines() if not line.startswith("#") and line]
+    command, said = command_of(name, capsys)
     for words in ("--eval_strategy steps --eval_steps 100", "--per_device_eval_batch_size 32", "--save_16bit true"):
         assert words in command
     assert "--learning_rate 1.2345678e-05" in command
-    assert "no equivalent: --normalize_score_during_training True: the script gives no --normalizer_type" in shown.err
+    assert "no equivalent: --normalize_score_during_training True: the script gives no --normalizer_type" in said
     _understood(command)
 
 

@@ -11,11 +11,9 @@ import torch
 from safetensors import safe_open
 
 from trl_rsa.sampling.policies import is_adapter, load_tokenizer, whole_model
-from trl_rsa.storage.hub import why_not_loaded
+from trl_rsa.storage.hub import NOT_READ, why_not_loaded
 
 
-# "consolidated*": the same weights again, under the names of their maker's own code.
-_NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "consolidated*"]
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "adapter_model", "consolidated")
 # What two models may differ in and still be one architecture.
 _FREE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "auto_map")
@@ -146,7 +144,7 @@ def _local_folder(name: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=_NOT_READ))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_READ))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
             f"You merge {name!r}, but {why_not_loaded(name, error)}. Correct the path, or download the model first."

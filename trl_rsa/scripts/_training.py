@@ -78,6 +78,23 @@ def check_resumed(resume: str | bool | None, training_args: Any, run: str) -> Pa
     return checkpoint
 
 
+def train_to_the_end(trainer: Any, checkpoint: Path | None, resume: str | bool | None) -> None:
+    """Trains from the checkpoint that [`check_resumed`] found, or what `resume` says; a run that had ended is loaded.
+
+    Raises:
+        ValueError: if trained weights are not numbers.
+    """
+    from trl_rsa._finite import check_finite
+    from trl_rsa.training.checkpoints import has_ended, load_last
+
+    if checkpoint is not None and has_ended(checkpoint, trainer.args):
+        trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
+        load_last(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=resume if checkpoint is None else str(checkpoint))
+    check_finite(trainer.model, "this training")
+
+
 def _newest(output_dir: Path, process: int) -> str | None:
     """The newest checkpoint, or of those that this package has written the newest that was written to its end."""
     from transformers.trainer_utils import get_last_checkpoint

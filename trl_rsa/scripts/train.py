@@ -15,7 +15,6 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
-from trl_rsa._finite import check_finite
 from trl_rsa.config import RSAConfig
 from trl_rsa.sampling.policies import refuse_score_model
 from trl_rsa.scripts._command import run_command
@@ -23,11 +22,17 @@ from trl_rsa.scripts._datasets import PreferenceScriptArguments, load_pairs
 from trl_rsa.scripts._launch import HELP
 from trl_rsa.scripts._parser import ScreenParser
 from trl_rsa.scripts._training import INTERRUPTED as INTERRUPTED
-from trl_rsa.scripts._training import check_resumed, checkpoint_to_resume, identity_of, launch_training
+from trl_rsa.scripts._training import (
+    check_resumed,
+    checkpoint_to_resume,
+    identity_of,
+    launch_training,
+    train_to_the_end,
+)
 from trl_rsa.storage.hub import why_not_loaded
 from trl_rsa.trainer import RSATrainer
 from trl_rsa.training.anchor import model_identity
-from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last, refuse_pieces
+from trl_rsa.training.checkpoints import CheckpointMarker, refuse_pieces
 from trl_rsa.training.configuration import check_config
 from trl_rsa.training.launcher import Launcher
 
@@ -123,12 +128,7 @@ def main(args: tuple[PreferenceScriptArguments, RSAConfig, ModelConfig, DatasetM
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
         ]
-    if checkpoint is not None and has_ended(checkpoint, training_args):
-        trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
-        load_last(trainer, checkpoint)
-    else:
-        trainer.train(resume_from_checkpoint=resume if checkpoint is None else str(checkpoint))
-    check_finite(trainer.model, "this training")
+    train_to_the_end(trainer, checkpoint, resume)
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
     if training_args.push_to_hub:

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 
+# Of a repository: weights in forms that transformers does not load, or the same ones once more.
+NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "consolidated*"]
+
+
 def is_path(text: str) -> bool:
     """Whether `text` can only be a path: it is not written as an id on the Hub is."""
     path = Path(text)

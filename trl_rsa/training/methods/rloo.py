@@ -11,6 +11,7 @@ from typing import Any
 
 from trl_rsa.sampling.policies import is_adapter
 from trl_rsa.score_models.whole import undivided
+from trl_rsa.storage.hub import NOT_READ
 from trl_rsa.training.anchor import ModelSettings
 from trl_rsa.training.methods.method import Method, StageParts, find_in_trl
 from trl_rsa.training.methods.terms import CostTerm, RewardTerm
@@ -18,7 +19,6 @@ from trl_rsa.training.methods.together import Together
 
 
 _find = find_in_trl("rloo", "RLOO")
-_NOT_READ = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "consolidated*"]
 
 
 def _make_trainer(parts: StageParts) -> Any:
@@ -61,7 +61,7 @@ def _reference_of(start: str, models: ModelSettings) -> str:
     from huggingface_hub import snapshot_download
 
     places: dict[str, Any] = {name: models.init_kwargs.get(name) for name in ("cache_dir", "token")}
-    return snapshot_download(start, revision=revision, ignore_patterns=_NOT_READ, **places)
+    return snapshot_download(start, revision=revision, ignore_patterns=NOT_READ, **places)
 
 
 def _check(title: str, config: Any, options: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_rsa._finite import check_finite
 from trl_rsa.compat.safe_rlhf.command_line import KNOWN_AS, add_switch, add_training_flags, run
 from trl_rsa.compat.safe_rlhf.pairs import check_names, import_datasets, load_pairs
 from trl_rsa.compat.safe_rlhf.training import start, training_arguments
@@ -115,10 +114,10 @@ def _train(args: argparse.Namespace, config: Any) -> None:
 
     from trl_rsa.score_models.master import save_master_weights
     from trl_rsa.score_models.model import round_weights
-    from trl_rsa.scripts._training import check_resumed, identity_of
+    from trl_rsa.scripts._training import check_resumed, identity_of, train_to_the_end
     from trl_rsa.trainer import RSATrainer
     from trl_rsa.training.anchor import model_identity
-    from trl_rsa.training.checkpoints import CheckpointMarker, has_ended, load_last, refuse_pieces
+    from trl_rsa.training.checkpoints import CheckpointMarker, refuse_pieces
 
     tokenizer = _load(AutoTokenizer, args.model_name_or_path, args.trust_remote_code)
     if tokenizer.eos_token is None:
@@ -156,12 +155,7 @@ def _train(args: argparse.Namespace, config: Any) -> None:
         callbacks=[CheckpointMarker(None, run)],
     )
     refuse_pieces(trainer)
-    if checkpoint is not None and has_ended(checkpoint, config):
-        trainer.accelerator.print(f"{checkpoint} is the last step of this run: nothing is left to train.")
-        load_last(trainer, checkpoint)
-    else:
-        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint if checkpoint is None else str(checkpoint))
-    check_finite(trainer.model, "this training")
+    train_to_the_end(trainer, checkpoint, config.resume_from_checkpoint)
     save_master_weights(trainer, Path(args.output_dir))
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
