@@ -82,18 +82,29 @@ def check_names(specs: Sequence[str], preferred_by: str) -> None:
 def write_rows(spec: str, seed: int, folder: Path) -> str:
     """A dataset that a user has defined as a file of PKU-SafeRLHF's columns, and its path; any other stays a name."""
     from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
-    from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
 
     name, share, count, path = split_spec(spec)
     if not RawDataset.is_defined(name):
         return spec
-    raw = RawDataset.load(name, **({} if path is None else {"path": path}))
-    places = draw(len(raw), share if count is None else Fraction(count, -1), name, seed)
-    rows = [row_of(raw[int(i)]) for i in sorted(places)]
+    every = _rows_of(name, path)
+    rows = [every[i] for i in _places(len(every), share, count, name, seed)]
     file = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', spec)}.jsonl"
     # Flags may be numpy's.
     file.write_text("".join(json.dumps(row, default=bool) + "\n" for row in rows), encoding="utf-8")
     return str(file)
+
+
+def _rows_of(name: str, path: str | None) -> list[dict[str, Any]]:
+    from trl_rsa.compat.safe_rlhf.datasets.base import RawDataset
+
+    return [row_of(sample) for sample in RawDataset.load(name, **({} if path is None else {"path": path}))]
+
+
+def _places(n: int, share: float, count: int | None, name: str, seed: int) -> list[int]:
+    """Which of `n` a proportion or a number of Safe RLHF's is."""
+    from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
+
+    return sorted(int(i) for i in draw(n, share if count is None else Fraction(count, -1), name, seed))
 
 
 def _load(spec: str, options: dict[str, Any]) -> Any:
@@ -104,17 +115,12 @@ def _load(spec: str, options: dict[str, Any]) -> Any:
         if name in KNOWN_SPECS:
             return load_preferences(parse_dataset_spec(spec), **options)
         return load_preferences(name, **options)
-    from trl_rsa.compat.safe_rlhf.datasets.tokenized import draw
-
-    raw = RawDataset.load(name, **({} if path is None else {"path": path}))
-    rows = [row_of(sample) for sample in raw]
+    rows = _rows_of(name, path)
     _check_judgement(rows, name, options["preferred_by"])
     data = load_preferences(rows, format="pku-safe-rlhf", **options)
     if count is None and share == 1.0:
         return data
-    proportion = share if count is None else Fraction(count, -1)
-    places = draw(len(data.dataset), proportion, name, options["seed"])
-    dataset = data.dataset.select(sorted(places))
+    dataset = data.dataset.select(_places(len(data.dataset), share, count, name, options["seed"]))
     built = data.counts.pairs_built
     counts = replace(
         data.counts,
